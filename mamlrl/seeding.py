@@ -1,0 +1,94 @@
+"""One run seed, and a named stream of random numbers for every purpose.
+
+A stream is a function of (seed, name, iteration, adaptation step, task): nothing is carried from one draw to the
+next. A run is therefore resumed by its iteration number alone, and what a task experiences does not depend on how
+tasks are grouped, threaded or spread over processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import torch
+
+
+class Stream(IntEnum):
+    """The purposes that randomness serves. Numbers are part of what a seed means: never renumber."""
+
+    INITIALISATION = 0
+    TASKS = 1
+    ENVIRONMENT = 2
+    ACTIONS = 3
+    CURVATURE = 4
+    EVALUATION = 5
+
+
+@dataclass(frozen=True)
+class Streams:
+    """The random streams of a run.
+
+    Args:
+        seed: the run seed, >= 0.
+        prefix: leading key of every stream; gives evaluation streams of its own.
+    """
+
+    seed: int
+    prefix: tuple[int, ...] = ()
+
+    def evaluation(self) -> Streams:
+        """The streams of held-out evaluation, disjoint from those of training."""
+        return Streams(self.seed, (*self.prefix, int(Stream.EVALUATION)))
+
+    def sequence(self, *key: int) -> np.random.SeedSequence:
+        """The seed sequence of one stream, such as ``sequence(Stream.ACTIONS, iteration, step, task)``."""
+        return np.random.SeedSequence(self.seed, spawn_key=(*self.prefix, *map(int, key)))
+
+    def numpy(self, *key: int) -> np.random.Generator:
+        """A NumPy generator on one stream."""
+        return np.random.default_rng(self.sequence(*key))
+
+    def torch(self, *key: int) -> torch.Generator:
+        """A CPU torch generator on one stream."""
+        seed = int(self.sequence(*key).generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return torch.Generator().manual_seed(seed)
+
+    def rollouts(self, iteration: int, step: int) -> RolloutStreams:
+        """The streams of one round of rollouts: adaptation step `step` of meta-iteration `iteration`."""
+        return RolloutStreams(self, iteration, step)
+
+
+@dataclass(frozen=True)
+class RolloutStreams:
+    """Environment seeds and action noise of one round of rollouts, drawn task by task."""
+
+    streams: Streams
+    iteration: int
+    step: int
+
+    def reset_seeds(self, num_tasks: int, rollouts: int) -> np.ndarray:
+        """Environment reset seeds, uint32 [M, B]."""
+        return np.stack(
+            [
+                self.streams.sequence(Stream.ENVIRONMENT, self.iteration, self.step, task).generate_state(rollouts)
+                for task in range(num_tasks)
+            ]
+        )
+
+    def _action_rng(self, task: int) -> np.random.Generator:
+        return self.streams.numpy(Stream.ACTIONS, self.iteration, self.step, task)
+
+    def normal_noise(self, num_tasks: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Standard normal noise, float32 [M, *shape]."""
+        noise = np.empty((num_tasks, *shape), np.float32)
+        for task in range(num_tasks):
+            self._action_rng(task).standard_normal(out=noise[task], dtype=np.float32)
+        return noise
+
+    def uniform_noise(self, num_tasks: int, shape: tuple[int, ...]) -> np.ndarray:
+        """Uniform noise in [0, 1), float32 [M, *shape]."""
+        noise = np.empty((num_tasks, *shape), np.float32)
+        for task in range(num_tasks):
+            self._action_rng(task).random(out=noise[task], dtype=np.float32)
+        return noise
