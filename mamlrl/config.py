@@ -1,0 +1,197 @@
+"""Every setting of a run, as frozen dataclasses with the docstring of each field beneath it.
+
+The docstrings are the help of the command line. Values are checked on construction: a setting out of range raises
+`ConfigError`, which names the field, the value and what would be right.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be right."""
+
+
+def _require(valid: bool, name: str, value: object, expected: str) -> None:
+    if not valid:
+        raise ConfigError(f"{name} is {value!r}; it must be {expected}")
+
+
+@dataclass(frozen=True)
+class EnvironmentConfig:
+    """The task family and how its episodes are run."""
+
+    horizon: int = 100
+    """Time steps after which an episode is cut off."""
+    action_scale: float = 1.0
+    """Policy units that span half of the action range: a policy action of +-action_scale reaches the bounds."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the environment's constructor."""
+    vectorization: Literal["auto", "sync", "async"] = "auto"
+    """How copies of the environment run: auto takes the family's own vector environment where it has one."""
+
+    def __post_init__(self) -> None:
+        _require(self.horizon >= 1, "environment.horizon", self.horizon, "at least 1 time step")
+        _require(self.action_scale > 0, "environment.action_scale", self.action_scale, "positive")
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The policy network. A discrete action space gets a categorical head, a continuous one a Gaussian."""
+
+    hidden_sizes: tuple[int, ...] = (100, 100)
+    """Units of each hidden layer."""
+    activation: Literal["tanh", "relu"] = "tanh"
+    """Nonlinearity of the hidden layers."""
+    initial_std: float = 1.0
+    """Standard deviation of the Gaussian policy at the start, in policy units."""
+    min_std: float = 1e-6
+    """Lower bound of the standard deviation, in policy units."""
+
+    def __post_init__(self) -> None:
+        _require(all(n >= 1 for n in self.hidden_sizes), "policy.hidden_sizes", self.hidden_sizes, "at least 1 each")
+        _require(self.min_std > 0, "policy.min_std", self.min_std, "positive")
+        _require(
+            self.initial_std >= self.min_std, "policy.initial_std", self.initial_std, "at least policy.min_std"
+        )
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How much experience one meta-iteration collects, and how advantages are estimated from it."""
+
+    tasks: int = 20
+    """Tasks in the meta-batch (M)."""
+    rollouts: int = 20
+    """Rollouts per task and adaptation step (B)."""
+    discount: float = 0.99
+    """Discount factor of the return."""
+    gae_lambda: float = 1.0
+    """Lambda of generalised advantage estimation; 1 is the discounted return minus the baseline."""
+
+    def __post_init__(self) -> None:
+        _require(self.tasks >= 1, "sampling.tasks", self.tasks, "at least 1")
+        _require(self.rollouts >= 1, "sampling.rollouts", self.rollouts, "at least 1")
+        _require(0 <= self.discount <= 1, "sampling.discount", self.discount, "in [0, 1]")
+        _require(0 <= self.gae_lambda <= 1, "sampling.gae_lambda", self.gae_lambda, "in [0, 1]")
+
+
+@dataclass(frozen=True)
+class AdaptationConfig:
+    """The inner loop: how a policy adapts to one task."""
+
+    steps: int = 1
+    """Gradient steps on a task (K), each on fresh rollouts."""
+    step_size: float = 0.1
+    """Step size of the inner gradient step (alpha)."""
+    inner_loss: Literal["likelihood_ratio", "log_prob"] = "likelihood_ratio"
+    """Inner surrogate. Both have the policy gradient as their gradient; likelihood_ratio also has the right second
+    derivative on the sampled data, log_prob (the MAML paper's code) leaves out the outer product of the score."""
+    first_order: bool = False
+    """Take the Jacobian of the inner step as the identity (first-order MAML)."""
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1, "adaptation.steps", self.steps, "at least 1")
+        _require(self.step_size >= 0, "adaptation.step_size", self.step_size, "at least 0")
+
+
+@dataclass(frozen=True)
+class TrustRegionConfig:
+    """The outer step: TRPO on the adapted policies."""
+
+    max_kl: float = 0.01
+    """Limit of the mean KL divergence of the adapted policies, in nats."""
+    cg_iterations: int = 10
+    """Conjugate-gradient iterations at most."""
+    cg_damping: float = 1e-5
+    """Multiple of the identity added to the curvature."""
+    cg_tolerance: float = 1e-10
+    """Squared residual norm, relative to the squared gradient norm, at which conjugate gradient stops."""
+    backtrack_ratio: float = 0.8
+    """Factor between one step length of the line search and the next."""
+    max_backtracks: int = 15
+    """Step lengths that the line search tries before it gives the step up."""
+    curvature_fraction: float = 1.0
+    """Share of the time steps, drawn at random each iteration, that curvature products use; 1 is exact. Gradient,
+    loss and KL always use all of them."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_kl > 0, "trust_region.max_kl", self.max_kl, "positive")
+        _require(self.cg_iterations >= 1, "trust_region.cg_iterations", self.cg_iterations, "at least 1")
+        _require(self.cg_damping >= 0, "trust_region.cg_damping", self.cg_damping, "at least 0")
+        _require(self.cg_tolerance >= 0, "trust_region.cg_tolerance", self.cg_tolerance, "at least 0")
+        _require(0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)")
+        _require(self.max_backtracks >= 1, "trust_region.max_backtracks", self.max_backtracks, "at least 1")
+        _require(
+            0 < self.curvature_fraction <= 1,
+            "trust_region.curvature_fraction",
+            self.curvature_fraction,
+            "in (0, 1]",
+        )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """Held-out evaluation during training."""
+
+    every: int = 0
+    """Meta-iterations between evaluations; 0 never evaluates."""
+    tasks: int = 40
+    """Held-out tasks, drawn once per run from a stream of their own."""
+    rollouts: int = 20
+    """Rollouts per task and gradient step."""
+    steps: int = 3
+    """Gradient steps on each task; the step size is halved after the first, as in the MAML paper."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, "eval.every", self.every, "at least 0")
+        _require(self.tasks >= 1, "eval.tasks", self.tasks, "at least 1")
+        _require(self.rollouts >= 1, "eval.rollouts", self.rollouts, "at least 1")
+        _require(self.steps >= 1, "eval.steps", self.steps, "at least 1")
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """What a run leaves behind to be resumed and used."""
+
+    every: int = 1
+    """Meta-iterations between checkpoints."""
+    keep: int = 2
+    """Most recent checkpoints kept, besides the best."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 1, "checkpoint.every", self.every, "at least 1")
+        _require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of one run."""
+
+    env: str = "mamlrl/Navigation2D-v0"
+    """Gymnasium id of the task family, with its module where it has to be imported (my_package.my_module:MyTasks-v0)."""
+    learner: str = "maml"
+    """Meta-learner, a row of mamlrl.learners.LEARNERS."""
+    seed: int = 1
+    """Seed of every random stream of the run."""
+    iterations: int = 100
+    """Meta-iterations."""
+    device: str = "cpu"
+    """Device that the policies and the meta-update live on: cpu or cuda."""
+    threads: int = 0
+    """Threads of the simulation and of tensor arithmetic; 0 takes all processors."""
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
+    trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def __post_init__(self) -> None:
+        _require(bool(self.env), "env", self.env, "a Gymnasium id")
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        _require(self.iterations >= 1, "iterations", self.iterations, "at least 1")
+        _require(self.threads >= 0, "threads", self.threads, "at least 0")
