@@ -39,8 +39,10 @@ class EnvironmentConfig:
 
 @dataclass(frozen=True)
 class PolicyConfig:
-    """The policy network. A discrete action space gets a categorical head, a continuous one a Gaussian."""
+    """The policy network."""
 
+    network: Literal["auto", "gaussian_mlp", "categorical_mlp"] = "auto"
+    """Kind of policy; auto takes the one that fits the action space."""
     hidden_sizes: tuple[int, ...] = (100, 100)
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"

@@ -1,0 +1,118 @@
+"""Returns, the linear feature baseline, and generalised advantage estimation, for all tasks at once in float64."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mamlrl.config import SamplingConfig
+from mamlrl.structs import Batch, Rollouts
+
+RIDGE = 1e-5
+"""Regulariser of the baseline's normal equations (rllab's value)."""
+
+
+class Advantages(NamedTuple):
+    """Outcome of `estimate_advantages`."""
+
+    advantages: Tensor
+    """[M, B, T] float64, 0 on padding, not normalised"""
+    explained_variance: Tensor
+    """[M], share of the variance of the returns that the baseline explains"""
+
+
+def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
+    """G_t = r_t + discount G_{t+1} along the last dimension; rewards are 0 after the end of a rollout."""
+    returns = torch.empty_like(rewards)
+    running = torch.zeros_like(rewards[..., 0])
+    for t in reversed(range(rewards.shape[-1])):
+        running = rewards[..., t] + discount * running
+        returns[..., t] = running
+    return returns
+
+
+def baseline_features(observations: Tensor) -> Tensor:
+    """[o, o^2, t, t^2, t^3, 1] with o clipped to +-10 and t in units of 100 steps, [M, B, T, 2 O + 4].
+
+    Duan et al. 2016, "Benchmarking deep reinforcement learning", section 6.1 (linear feature baseline).
+    """
+    clipped = observations.double().clamp(-10, 10)
+    num_steps = clipped.shape[2]
+    time = torch.arange(num_steps, dtype=torch.float64, device=clipped.device) / 100
+    powers = torch.stack([time, time**2, time**3, torch.ones_like(time)], dim=-1)
+    return torch.cat([clipped, clipped.square(), powers.expand(*clipped.shape[:2], -1, -1)], dim=-1)
+
+
+def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """Values [M, B, T] of a ridge regression of the returns on the features, one per task, over valid rows.
+
+    Solves (X^T X + ridge I) w = X^T y by Cholesky factorisation, which the ridge keeps possible whatever the rows.
+    """
+    valid = (features * mask.unsqueeze(-1)).flatten(1, 2)
+    gram = valid.mT @ valid
+    gram.diagonal(dim1=-2, dim2=-1).add_(RIDGE)
+    moments = valid.mT @ returns.flatten(1).unsqueeze(-1)
+    weights = torch.cholesky_solve(moments, torch.linalg.cholesky(gram))
+    return (valid @ weights).view_as(returns)
+
+
+def generalized_advantages(
+    rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float
+) -> Tensor:
+    """A_t = sum_k (discount lambda)^k delta_{t+k}, delta_t = r_t + discount V_{t+1} - V_t (Schulman et al. 2016).
+
+    The value after the last step of a rollout is 0, at a time limit too: the horizon belongs to the task, and the
+    baseline sees the time.
+    """
+    next_values = torch.zeros_like(values)
+    next_values[..., :-1] = values[..., 1:] * mask[..., 1:]
+    deltas = (rewards + discount * next_values - values) * mask
+    return discounted_returns(deltas, discount * gae_lambda) * mask
+
+
+def estimate_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Advantages:
+    """Fit the baseline to each task's own rollouts and estimate the advantages with it."""
+    mask = rollouts.mask.double()
+    rewards = rollouts.rewards.double() * mask
+    returns = discounted_returns(rewards, discount) * mask
+    values = fit_baseline(baseline_features(rollouts.observations), returns, mask)
+    advantages = generalized_advantages(rewards, values, mask, discount, gae_lambda)
+    _, returns_variance = _masked_moments(returns, mask)
+    _, error_variance = _masked_moments((returns - values) * mask, mask)
+    return Advantages(advantages, 1 - error_variance / returns_variance.clamp(min=1e-12))
+
+
+def normalize(advantages: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and standard deviation 1 over the valid rows of each task; 0 on padding."""
+    mean, variance = _masked_moments(advantages, mask)
+    return (advantages - mean[:, None, None]) / (variance.sqrt()[:, None, None] + 1e-8) * mask
+
+
+def _masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance [M] over the valid rows of each task."""
+    count = mask.sum((1, 2))
+    mean = (values * mask).sum((1, 2)) / count
+    variance = ((values - mean[:, None, None]).square() * mask).sum((1, 2)) / count
+    return mean, variance
+
+
+def make_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, dict[str, float]]:
+    """Rows for a policy-gradient loss, with normalised advantages; and what the baseline was worth.
+
+    Returns:
+        The batch, in the precision of the rollouts, and the metric `baseline/explained_variance` (mean over tasks).
+    """
+    mask = rollouts.mask.double()
+    advantages, explained = estimate_advantages(rollouts, config.discount, config.gae_lambda)
+    weights = mask / mask.sum((1, 2), keepdim=True)
+    dtype = rollouts.observations.dtype
+    batch = Batch(
+        observations=rollouts.observations.flatten(1, 2),
+        actions=rollouts.actions.flatten(1, 2),
+        log_probs=rollouts.log_probs.flatten(1, 2),
+        advantages=normalize(advantages, mask).flatten(1, 2).to(dtype),
+        weights=weights.flatten(1, 2).to(dtype),
+    )
+    return batch, {"baseline/explained_variance": float(explained.mean())}

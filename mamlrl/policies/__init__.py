@@ -1,0 +1,45 @@
+"""Policies. A new one is a new file and a row in POLICIES."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from gymnasium import spaces
+
+from mamlrl.config import PolicyConfig
+from mamlrl.errors import UserError
+from mamlrl.policies.base import Policy
+from mamlrl.policies.categorical_mlp import CategoricalMLP
+from mamlrl.policies.gaussian_mlp import GaussianMLP
+
+POLICIES: dict[str, Callable[[PolicyConfig, int, int], Policy]] = {
+    "gaussian_mlp": GaussianMLP,
+    "categorical_mlp": CategoricalMLP,
+}
+
+
+def make_policy(
+    config: PolicyConfig, observation_space: spaces.Space, action_space: spaces.Space
+) -> Policy:
+    """The configured policy for an environment's spaces.
+
+    Args:
+        config: `network: auto` takes the Gaussian policy for a Box of actions, the categorical one for Discrete.
+        observation_space: a Box, flattened to O numbers.
+        action_space: a one-dimensional Box or a Discrete space.
+
+    Raises:
+        UserError: a space that no policy fits, or a policy that does not fit the action space.
+    """
+    if not isinstance(observation_space, spaces.Box):
+        raise UserError(f"observation space {observation_space} is not supported; it must be a Box")
+    continuous = isinstance(action_space, spaces.Box) and len(action_space.shape) == 1
+    if not continuous and not isinstance(action_space, spaces.Discrete):
+        raise UserError(f"action space {action_space} is not supported; it must be a 1-d Box or Discrete")
+    fitting = "gaussian_mlp" if continuous else "categorical_mlp"
+    name = fitting if config.network == "auto" else config.network
+    if name != fitting:
+        raise UserError(f"policy.network is {name!r}, but action space {action_space} needs {fitting!r}")
+    num_actions = action_space.shape[0] if isinstance(action_space, spaces.Box) else int(action_space.n)
+    return POLICIES[name](config, math.prod(observation_space.shape), num_actions)

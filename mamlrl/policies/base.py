@@ -1,0 +1,56 @@
+"""What a policy is: a network over stacked parameters and an action distribution on its outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mamlrl.distributions import Distribution
+from mamlrl.structs import Params
+
+
+class Linearization(Protocol):
+    """A network at fixed parameters and inputs. See `mamlrl.policies.mlp.LinearizedMLP`."""
+
+    outputs: Tensor
+
+    def pushforward(self, tangent: Params) -> Tensor:
+        """Jacobian-vector product, [M, R, Z]."""
+        ...
+
+    def pullback(self, cotangent: Tensor) -> Params:
+        """Vector-Jacobian product per task, stacked Params."""
+        ...
+
+    def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
+        """Hessian of a loss on the outputs, as a function of a tangent."""
+        ...
+
+
+class Policy(Protocol):
+    """A stochastic policy. It holds no parameters: they are handed to it, stacked or shared."""
+
+    distribution: Distribution
+
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Initial parameters, float32, on the CPU."""
+        ...
+
+    def initial_state(self, num_tasks: int, rollouts: int) -> Any:
+        """What the policy remembers at the start of a rollout (None for a policy without memory)."""
+        ...
+
+    def step(self, params: Params, observations: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Distribution parameters [M, B, Z] for observations [M, B, O], and the new state."""
+        ...
+
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        """Distribution parameters [M, R, Z] for rows [M, R, O]; differentiable."""
+        ...
+
+    def linearize(self, params: Params, observations: Tensor) -> Linearization:
+        """The policy's outputs on rows [M, R, O] with products of their derivatives."""
+        ...

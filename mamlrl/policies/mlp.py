@@ -1,0 +1,226 @@
+"""A multilayer perceptron over stacked parameters, and its derivatives by hand.
+
+Meta-gradients need products with Jacobians of the network and with Hessians of a loss on its outputs, tens of times
+at the same parameters and inputs. `LinearizedMLP` computes the activations once and each product by one forward and
+one reverse sweep over them (Pearlmutter 1994, "Fast exact multiplication by the Hessian"): about twice as fast as
+automatic double backward, and equal to it to rounding. Tests compare the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mamlrl.structs import Params
+
+Activation = Literal["tanh", "relu"]
+
+
+def stack(params: Params, num_tasks: int, shapes: dict[str, tuple[int, ...]]) -> Params:
+    """Give every leaf the leading dimension M (a view where it lacks it)."""
+    return {
+        name: params[name] if params[name].dim() > len(shape) else params[name].expand(num_tasks, *shape)
+        for name, shape in shapes.items()
+    }
+
+
+@dataclass(frozen=True)
+class MLP:
+    """x -> tanh or ReLU layers -> linear outputs, optionally followed by free outputs that ignore the input.
+
+    Parameters are ``weight_0`` [O, H], ``bias_0`` [H], ... and, with free outputs, ``free`` [F].
+
+    Args:
+        sizes: units of every layer, inputs and outputs included.
+        activation: nonlinearity of the hidden layers.
+        free_outputs: F, outputs that are parameters themselves (a state-independent log std).
+    """
+
+    sizes: tuple[int, ...]
+    activation: Activation = "tanh"
+    free_outputs: int = 0
+
+    @property
+    def num_layers(self) -> int:
+        """Weight matrices."""
+        return len(self.sizes) - 1
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter, without the leading M."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        for layer in range(self.num_layers):
+            shapes[f"weight_{layer}"] = (self.sizes[layer], self.sizes[layer + 1])
+            shapes[f"bias_{layer}"] = (self.sizes[layer + 1],)
+        if self.free_outputs:
+            shapes["free"] = (self.free_outputs,)
+        return shapes
+
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Xavier-uniform weights (Glorot and Bengio 2010), zero biases and zero free outputs, float32."""
+        params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
+        for name, leaf in params.items():
+            if name.startswith("weight"):
+                torch.nn.init.xavier_uniform_(leaf, generator=generator)
+        return params
+
+    def forward(self, params: Params, inputs: Tensor) -> Tensor:
+        """Outputs [M, R, Z] on inputs [M, R, O]; differentiable. Parameters are stacked or shared by all tasks."""
+        params = stack(params, inputs.shape[0], self.shapes)
+        hidden = inputs
+        for layer in range(self.num_layers):
+            hidden = torch.baddbmm(params[f"bias_{layer}"].unsqueeze(1), hidden, params[f"weight_{layer}"])
+            if layer < self.num_layers - 1:
+                hidden = hidden.tanh_() if self.activation == "tanh" else hidden.relu_()  # autograd allows it
+        if self.free_outputs:
+            free = params["free"].unsqueeze(1).expand(-1, hidden.shape[1], -1)
+            hidden = torch.cat([hidden, free], dim=-1)
+        return hidden
+
+    def linearize(self, params: Params, inputs: Tensor) -> LinearizedMLP:
+        """The network at fixed parameters and inputs, ready for derivative products."""
+        return LinearizedMLP(self, params, inputs)
+
+
+class LinearizedMLP:
+    """An MLP at fixed parameters and inputs: its outputs, and products with its derivatives.
+
+    Everything here is free of autograd. Work space is allocated once and used again by every product.
+
+    Attributes:
+        outputs: [M, R, Z].
+    """
+
+    @torch.no_grad()
+    def __init__(self, network: MLP, params: Params, inputs: Tensor):
+        self._network = network
+        params = stack(params, inputs.shape[0], network.shapes)
+        layers = range(network.num_layers)
+        self._weights = [params[f"weight_{layer}"].detach() for layer in layers]
+        self._inputs = [inputs]  # the input of every layer
+        self._slopes: list[Tensor] = []  # derivative of every hidden activation
+        self._work: dict[tuple[str, int], Tensor] = {}
+        for layer in layers:
+            values = torch.bmm(self._inputs[layer], self._weights[layer])
+            values += params[f"bias_{layer}"].unsqueeze(1)
+            if layer < network.num_layers - 1:
+                self._inputs.append(self._activate(values))
+        if network.free_outputs:
+            values = torch.cat([values, params["free"].unsqueeze(1).expand(-1, inputs.shape[1], -1)], dim=-1)
+        self.outputs = values
+
+    def _activate(self, values: Tensor) -> Tensor:
+        """Apply the activation in place and remember its derivative."""
+        if self._network.activation == "tanh":
+            hidden = values.tanh_()
+            slope = torch.mul(hidden, hidden).neg_().add_(1)
+        else:
+            hidden = values.relu_()
+            slope = (hidden > 0).to(hidden.dtype)
+        self._slopes.append(slope)
+        return hidden
+
+    def _buffer(self, purpose: str, layer: int) -> Tensor:
+        """Work space as large as the inputs of a layer."""
+        key = (purpose, layer)
+        if key not in self._work:
+            self._work[key] = torch.empty_like(self._inputs[layer])
+        return self._work[key]
+
+    @torch.no_grad()
+    def pushforward(self, tangent: Params) -> Tensor:
+        """Jacobian-vector product: derivative of the outputs along `tangent` (stacked or shared), [M, R, Z]."""
+        return self._sweep_tangents(tangent)[0]
+
+    def _sweep_tangents(self, tangent: Params) -> tuple[Tensor, list[Tensor]]:
+        """Derivatives along `tangent` of the outputs and of every hidden layer."""
+        num_tasks, num_rows = self._inputs[0].shape[:2]
+        tangent = stack(tangent, num_tasks, self._network.shapes)
+        hidden_tangents: list[Tensor] = []
+        last = self._network.num_layers - 1
+        for layer in range(self._network.num_layers):
+            weight, bias = tangent[f"weight_{layer}"], tangent[f"bias_{layer}"].unsqueeze(1)
+            if layer < last:
+                values = torch.bmm(self._inputs[layer], weight, out=self._buffer("tangent", layer + 1))
+            else:
+                values = torch.bmm(self._inputs[layer], weight)
+            if layer > 0:
+                values.baddbmm_(hidden_tangents[-1], self._weights[layer])
+            values += bias
+            if layer < last:
+                hidden_tangents.append(values.mul_(self._slopes[layer]))
+        if self._network.free_outputs:
+            values = torch.cat([values, tangent["free"].unsqueeze(1).expand(-1, num_rows, -1)], dim=-1)
+        return values, hidden_tangents
+
+    @torch.no_grad()
+    def pullback(self, cotangent: Tensor) -> Params:
+        """Vector-Jacobian product per task: gradient of sum(outputs * cotangent), stacked Params."""
+        gradient, cotangent = self._free_gradient(cotangent)
+        for layer in reversed(range(self._network.num_layers)):
+            self._accumulate(gradient, layer, self._inputs[layer], cotangent)
+            if layer > 0:
+                error = self._buffer("error", layer)
+                cotangent = torch.bmm(cotangent, self._weights[layer].mT, out=error).mul_(self._slopes[layer - 1])
+        return self._ordered(gradient)
+
+    def _ordered(self, params: Params) -> Params:
+        """The leaves in the network's order, whatever order they were computed in."""
+        return {name: params[name] for name in self._network.shapes}
+
+    def _free_gradient(self, cotangent: Tensor) -> tuple[Params, Tensor]:
+        """Split a cotangent of the outputs into the gradient of the free outputs and the network's part."""
+        if not self._network.free_outputs:
+            return {}, cotangent
+        width = self._network.sizes[-1]
+        return {"free": cotangent[..., width:].sum(1)}, cotangent[..., :width].contiguous()
+
+    @staticmethod
+    def _accumulate(gradient: Params, layer: int, inputs: Tensor, errors: Tensor) -> None:
+        """Gradient of one layer from its inputs and from the errors at its pre-activations."""
+        gradient[f"weight_{layer}"] = torch.bmm(inputs.mT, errors)
+        gradient[f"bias_{layer}"] = errors.sum(1)
+
+    @torch.no_grad()
+    def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
+        """Hessian of a loss on the outputs, as a function that multiplies it with a tangent.
+
+        With z the outputs and L the loss,  H v = J^T (d2L/dz2) J v + sum_z dL/dz d2z/dtheta2 v.
+
+        Args:
+            cotangent: dL/dz [M, R, Z] at these parameters.
+            output_hessian: multiplies d2L/dz2 with a tangent of the outputs, [M, R, Z] -> [M, R, Z].
+
+        Returns:
+            A function from tangents (stacked or shared) to stacked Params.
+        """
+        _, error = self._free_gradient(cotangent)
+        errors = {self._network.num_layers - 1: error}  # at the pre-activations of every layer
+        bends: dict[int, Tensor] = {}  # what curves: error at the activation times f'' / f'
+        for layer in reversed(range(1, self._network.num_layers)):
+            error = torch.bmm(error, self._weights[layer].mT)
+            if self._network.activation == "tanh":
+                bends[layer] = (error * self._inputs[layer]).mul_(-2)  # tanh'' = -2 tanh tanh'
+            error = errors[layer - 1] = error.mul_(self._slopes[layer - 1])
+
+        @torch.no_grad()
+        def product(tangent: Params) -> Params:
+            output_tangent, hidden_tangents = self._sweep_tangents(tangent)
+            stacked = stack(tangent, output_tangent.shape[0], self._network.shapes)
+            result, change = self._free_gradient(output_hessian(output_tangent))
+            for layer in reversed(range(self._network.num_layers)):
+                self._accumulate(result, layer, self._inputs[layer], change)
+                if layer == 0:
+                    break
+                result[f"weight_{layer}"].baddbmm_(hidden_tangents[layer - 1].mT, errors[layer])
+                change = torch.bmm(change, self._weights[layer].mT, out=self._buffer("error", layer))
+                change.baddbmm_(errors[layer], stacked[f"weight_{layer}"].mT).mul_(self._slopes[layer - 1])
+                if layer in bends:
+                    change.addcmul_(bends[layer], hidden_tangents[layer - 1])
+            return self._ordered(result)
+
+        return product

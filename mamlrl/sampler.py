@@ -1,0 +1,125 @@
+"""Rollouts of all tasks in lock step: M x B environments, one batched forward pass a time step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+
+from mamlrl.config import EnvironmentConfig
+from mamlrl.errors import NonFiniteError
+from mamlrl.policies.base import Policy
+from mamlrl.seeding import RolloutStreams
+from mamlrl.structs import Params, Rollouts
+
+
+def to_environment_actions(actions: np.ndarray, space: spaces.Space, action_scale: float) -> np.ndarray:
+    """Map policy actions to the action space: [-action_scale, action_scale] onto the bounds, clipped there.
+
+    Discrete actions pass through.
+    """
+    if not isinstance(space, spaces.Box):
+        return actions
+    center, half_range = (space.high + space.low) / 2, (space.high - space.low) / 2
+    return center + half_range * np.clip(actions / action_scale, -1.0, 1.0)
+
+
+@torch.no_grad()
+def collect(
+    envs: VectorEnv,
+    policy: Policy,
+    params: Params,
+    tasks: np.ndarray,
+    streams: RolloutStreams,
+    config: EnvironmentConfig,
+) -> Rollouts:
+    """Collect B = num_envs / M rollouts on each of M tasks.
+
+    Environment m * B + b runs rollout b of task m. A rollout that ends early is held by the vector environment and
+    masked here.
+
+    Args:
+        envs: vector environment of `mamlrl.envs.base.make_task_envs`.
+        policy: the policy.
+        params: its parameters, shared by all tasks or stacked.
+        tasks: [M, P].
+        streams: environment seeds and action noise.
+        config: horizon and action scale.
+
+    Raises:
+        NonFiniteError: the policy or the environment produced a number that is not finite.
+    """
+    num_tasks, horizon = len(tasks), config.horizon
+    rollouts = envs.num_envs // num_tasks
+    leaf = next(iter(params.values()))
+    device, dtype = leaf.device, leaf.dtype
+    distribution = policy.distribution
+    draw = streams.normal_noise if distribution.noise == "normal" else streams.uniform_noise
+    noise = torch.from_numpy(draw(num_tasks, (horizon, rollouts, *distribution.noise_shape))).to(device, dtype)
+
+    observation_dim = int(np.prod(envs.single_observation_space.shape or (1,)))
+    observations = torch.empty(horizon, num_tasks, rollouts, observation_dim, dtype=dtype)
+    rewards = np.zeros((horizon, envs.num_envs))
+    terminated = np.zeros((horizon, envs.num_envs), bool)
+    mask = np.zeros((horizon, envs.num_envs), bool)
+    outputs, actions = [], []
+
+    seeds = streams.reset_seeds(num_tasks, rollouts).reshape(-1).tolist()
+    observation, _ = envs.reset(seed=seeds, options={"task": np.repeat(tasks, rollouts, axis=0)})
+    alive = np.ones(envs.num_envs, bool)
+    memory = policy.initial_state(num_tasks, rollouts)
+    for t in range(horizon):
+        observations[t] = torch.from_numpy(observation.reshape(num_tasks, rollouts, -1))
+        output, memory = policy.step(params, observations[t].to(device), memory)
+        action = distribution.sample(output, noise[:, t])
+        outputs.append(output)
+        actions.append(action)
+        env_action = to_environment_actions(
+            action.flatten(0, 1).cpu().numpy(), envs.single_action_space, config.action_scale
+        )
+        observation, rewards[t], terminations, truncations, _ = envs.step(env_action)
+        mask[t] = alive
+        terminated[t] = terminations & alive
+        alive = alive & ~(terminations | truncations)
+        if not alive.any():
+            break
+
+    num_steps = len(actions)  # of the longest rollout
+
+    def by_task(steps: np.ndarray) -> torch.Tensor:
+        """[T, N] of numpy to [M, B, T]."""
+        by_step = torch.from_numpy(steps[:num_steps]).view(num_steps, num_tasks, rollouts)
+        return by_step.permute(1, 2, 0).to(device, dtype).contiguous()
+
+    sampled_actions = torch.stack(actions, dim=2)
+    result = Rollouts(
+        observations=observations[:num_steps].permute(1, 2, 0, 3).contiguous().to(device),
+        actions=sampled_actions,
+        log_probs=distribution.log_prob(torch.stack(outputs, dim=2), sampled_actions),
+        rewards=by_task(rewards),
+        terminated=by_task(terminated),
+        mask=by_task(mask),
+        final_observations=torch.from_numpy(observation.reshape(num_tasks, rollouts, -1)).to(device, dtype),
+    )
+    _check_finite(result, envs)
+    return result
+
+
+def _check_finite(rollouts: Rollouts, envs: VectorEnv) -> None:
+    name = envs.spec.id if envs.spec is not None else type(envs).__name__
+    if not rollouts.actions.isfinite().all():
+        raise NonFiniteError(
+            "the policy's actions are not finite; a smaller adaptation.step_size or trust_region.max_kl keeps the "
+            "parameters bounded"
+        )
+    for field in ("observations", "rewards", "final_observations"):
+        if not getattr(rollouts, field).isfinite().all():
+            raise NonFiniteError(
+                f"environment {name} returned {field.replace('_', ' ')} that are not finite (NaN or infinite)"
+            )
+
+
+def mean_returns(rollouts: Rollouts) -> torch.Tensor:
+    """Mean undiscounted return of each task's rollouts, [M]."""
+    return (rollouts.rewards * rollouts.mask).sum(-1).mean(-1)
