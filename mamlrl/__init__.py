@@ -9,6 +9,6 @@ import os
 # instead of 8192, which is up to half of the time of a small matrix product.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
-from mamlrl import envs as envs  # noqa: E402  # importing registers the environments
+from mamlrl import envs as envs  # importing registers the environments
 
 __version__ = "0.1.0"

@@ -67,7 +67,7 @@ def loss_at(policy: Policy, params: Params, batch: Batch, loss: Loss) -> LossAtP
 
 
 def descend(params: Params, gradient: Params, step_size: float) -> Params:
-    """params - step_size * gradient; shared params become stacked."""
+    """Params - step_size * gradient; shared params become stacked."""
     return {name: params[name] - step_size * leaf for name, leaf in gradient.items()}
 
 

@@ -53,10 +53,18 @@ class PolicyConfig:
     """Lower bound of the standard deviation, in policy units."""
 
     def __post_init__(self) -> None:
-        _require(all(n >= 1 for n in self.hidden_sizes), "policy.hidden_sizes", self.hidden_sizes, "at least 1 each")
+        _require(
+            all(n >= 1 for n in self.hidden_sizes),
+            "policy.hidden_sizes",
+            self.hidden_sizes,
+            "at least 1 each",
+        )
         _require(self.min_std > 0, "policy.min_std", self.min_std, "positive")
         _require(
-            self.initial_std >= self.min_std, "policy.initial_std", self.initial_std, "at least policy.min_std"
+            self.initial_std >= self.min_std,
+            "policy.initial_std",
+            self.initial_std,
+            "at least policy.min_std",
         )
 
 
@@ -124,7 +132,9 @@ class TrustRegionConfig:
         _require(self.cg_iterations >= 1, "trust_region.cg_iterations", self.cg_iterations, "at least 1")
         _require(self.cg_damping >= 0, "trust_region.cg_damping", self.cg_damping, "at least 0")
         _require(self.cg_tolerance >= 0, "trust_region.cg_tolerance", self.cg_tolerance, "at least 0")
-        _require(0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)")
+        _require(
+            0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)"
+        )
         _require(self.max_backtracks >= 1, "trust_region.max_backtracks", self.max_backtracks, "at least 1")
         _require(
             0 < self.curvature_fraction <= 1,

@@ -65,9 +65,7 @@ class MAML:
     ) -> tuple[LearnerState, dict[str, float]]:
         """One TRPO step on theta."""
         objective = AdaptedSurrogate(self, state.params, meta_batch, generator)
-        theta, stats = trust_region_step(
-            objective, flatten(state.params), objective.loss, self.trust_region
-        )
+        theta, stats = trust_region_step(objective, flatten(state.params), objective.loss, self.trust_region)
         params = unflatten(theta, state.params) if stats.accepted else state.params
         metrics = {f"trust_region/{name}": float(value) for name, value in stats._asdict().items()}
         return LearnerState(params), metrics
@@ -84,6 +82,8 @@ class AdaptedSurrogate:
 
     Attributes:
         loss: the surrogate at theta.
+        query: the query batch, with log-probabilities of the adapted policies at theta.
+        old_outputs: outputs of the adapted policies at theta on the query batch.
     """
 
     def __init__(self, learner: MAML, params: Params, meta_batch: MetaBatch, generator: torch.Generator):
@@ -91,11 +91,11 @@ class AdaptedSurrogate:
         self._support = meta_batch.support
         self._points, self._path = self._adapt(params)
         old_policy = learner.policy.linearize(self._points[-1], meta_batch.query.observations)
-        self._old_outputs = old_policy.outputs
+        self.old_outputs = old_policy.outputs
         # ratios are taken to the policy as computed here, so that at theta they are 1 to the last bit
         log_probs = learner.policy.distribution.log_prob(old_policy.outputs, meta_batch.query.actions)
-        self._query = meta_batch.query._replace(log_probs=log_probs)
-        self._surrogate = loss_on(old_policy, learner.policy, self._query, likelihood_ratio_loss)
+        self.query = meta_batch.query._replace(log_probs=log_probs)
+        self._surrogate = loss_on(old_policy, learner.policy, self.query, likelihood_ratio_loss)
         self._curvature = self._make_curvature(generator)
         self.loss = float(mean_over_tasks(self._surrogate.loss))
 
@@ -114,19 +114,19 @@ class AdaptedSurrogate:
         """The curvature on all rows, or on the configured share of them."""
         learner, fraction = self._learner, self._learner.trust_region.curvature_fraction
         if fraction == 1:
-            return Curvature(learner.policy, self._path, self._surrogate.linearization, self._query.weights)
+            return Curvature(learner.policy, self._path, self._surrogate.linearization, self.query.weights)
         hessians = []
         if not learner.settings.first_order:
             for point, batch in zip(self._points, self._support, strict=False):
                 rows = draw_rows(batch, fraction, generator)
                 hessians.append(loss_at(learner.policy, point, rows, learner.inner_loss).hessian())
-        query = draw_rows(self._query, fraction, generator)
+        query = draw_rows(self.query, fraction, generator)
         adapted = learner.policy.linearize(self._points[-1], query.observations)
         path = AdaptationPath(hessians, learner.settings.step_size)
         return Curvature(learner.policy, path, adapted, query.weights)
 
     def gradient(self) -> Tensor:
-        """g = 1/M sum_i J_i^T grad S_i(phi_i), [D]."""
+        """G = 1/M sum_i J_i^T grad S_i(phi_i), [D]."""
         return flatten(mean_params_over_tasks(self._path.pullback(self._surrogate.gradient())))
 
     def fisher_vector_product(self, vector: Tensor) -> Tensor:
@@ -140,9 +140,9 @@ class AdaptedSurrogate:
         params = unflatten(point, self._points[0])
         for batch in self._support:
             params = learner.adapt(params, batch)
-        outputs = policy.outputs(params, self._query.observations)
-        losses = likelihood_ratio_loss(policy.distribution, outputs, self._query)
-        kl = mean_kl(policy.distribution, self._old_outputs, outputs, self._query.weights)
+        outputs = policy.outputs(params, self.query.observations)
+        losses = likelihood_ratio_loss(policy.distribution, outputs, self.query)
+        kl = mean_kl(policy.distribution, self.old_outputs, outputs, self.query.weights)
         return float(mean_over_tasks(losses)), float(mean_over_tasks(kl))
 
 

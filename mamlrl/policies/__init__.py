@@ -19,9 +19,7 @@ POLICIES: dict[str, Callable[[PolicyConfig, int, int], Policy]] = {
 }
 
 
-def make_policy(
-    config: PolicyConfig, observation_space: spaces.Space, action_space: spaces.Space
-) -> Policy:
+def make_policy(config: PolicyConfig, observation_space: spaces.Space, action_space: spaces.Space) -> Policy:
     """The configured policy for an environment's spaces.
 
     Args:
