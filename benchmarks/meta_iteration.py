@@ -105,9 +105,7 @@ def time_iterations(config: Config, threads: int, repeats: int) -> list[dict[str
         with watch("update"):
             generator = streams.torch(Stream.CURVATURE, iteration)
             with watch("meta_gradient"):
-                objective = maml.AdaptedSurrogate(
-                    learner, state.params, MetaBatch((support,), query), generator
-                )
+                objective = maml.AdaptedSurrogate(learner, state.params, MetaBatch((support,), query), generator)
                 gradient = objective.gradient()
             objective.gradient = lambda gradient=gradient: gradient
             objective.fisher_vector_product = watch.wrap("cg", objective.fisher_vector_product)
@@ -117,9 +115,7 @@ def time_iterations(config: Config, threads: int, repeats: int) -> list[dict[str
             )
             del objective
         state = learner.init(maml.unflatten(theta, state.params))
-        timings.append(
-            {**watch.seconds, "iteration": time.perf_counter() - start, "tries": stats.backtracks + 1}
-        )
+        timings.append({**watch.seconds, "iteration": time.perf_counter() - start, "tries": stats.backtracks + 1})
     envs.close()
     return timings[1:]
 
@@ -147,12 +143,8 @@ def main() -> None:
     """Time a workload and print the split."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workload", choices=WORKLOADS, default="W2")
-    parser.add_argument(
-        "--curvature_fraction", type=float, default=1.0, help="share of rows in curvature products"
-    )
-    parser.add_argument(
-        "--threads", type=int, default=os.cpu_count(), help="threads of physics and arithmetic"
-    )
+    parser.add_argument("--curvature_fraction", type=float, default=1.0, help="share of rows in curvature products")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of physics and arithmetic")
     parser.add_argument("--repeats", type=int, default=5, help="timed meta-iterations, after one to warm up")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()

@@ -58,9 +58,7 @@ def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     return (valid @ weights).view_as(returns)
 
 
-def generalized_advantages(
-    rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float
-) -> Tensor:
+def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float) -> Tensor:
     """A_t = sum_k (discount lambda)^k delta_{t+k}, delta_t = r_t + discount V_{t+1} - V_t (Schulman et al. 2016).
 
     The value after the last step of a rollout is 0, at a time limit too: the horizon belongs to the task, and the

@@ -132,9 +132,7 @@ class TrustRegionConfig:
         _require(self.cg_iterations >= 1, "trust_region.cg_iterations", self.cg_iterations, "at least 1")
         _require(self.cg_damping >= 0, "trust_region.cg_damping", self.cg_damping, "at least 0")
         _require(self.cg_tolerance >= 0, "trust_region.cg_tolerance", self.cg_tolerance, "at least 0")
-        _require(
-            0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)"
-        )
+        _require(0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)")
         _require(self.max_backtracks >= 1, "trust_region.max_backtracks", self.max_backtracks, "at least 1")
         _require(
             0 < self.curvature_fraction <= 1,

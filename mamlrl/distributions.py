@@ -86,9 +86,7 @@ class DiagonalGaussian:
         """Log density: -1/2 sum(((a - mu) / sigma)^2 + 2 log sigma + log 2 pi)."""
         mean, log_std = self._mean_and_log_std(outputs)
         deviations = (actions - mean) * torch.exp(-log_std)
-        return -0.5 * (deviations.square() + 2 * log_std).sum(-1) - 0.5 * self.action_dim * math.log(
-            2 * math.pi
-        )
+        return -0.5 * (deviations.square() + 2 * log_std).sum(-1) - 0.5 * self.action_dim * math.log(2 * math.pi)
 
     def kl(self, outputs: Tensor, new_outputs: Tensor) -> Tensor:
         """KL(old || new): sum(log(s'/s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2)."""

@@ -56,9 +56,7 @@ def collect(
     device, dtype = leaf.device, leaf.dtype
     distribution = policy.distribution
     draw = streams.normal_noise if distribution.noise == "normal" else streams.uniform_noise
-    noise = torch.from_numpy(draw(num_tasks, (horizon, rollouts, *distribution.noise_shape))).to(
-        device, dtype
-    )
+    noise = torch.from_numpy(draw(num_tasks, (horizon, rollouts, *distribution.noise_shape))).to(device, dtype)
 
     observation_dim = int(np.prod(envs.single_observation_space.shape or (1,)))
     observations = torch.empty(horizon, num_tasks, rollouts, observation_dim, dtype=dtype)

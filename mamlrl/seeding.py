@@ -71,9 +71,7 @@ class RolloutStreams:
         """Environment reset seeds, uint32 [M, B]."""
         return np.stack(
             [
-                self.streams.sequence(Stream.ENVIRONMENT, self.iteration, self.step, task).generate_state(
-                    rollouts
-                )
+                self.streams.sequence(Stream.ENVIRONMENT, self.iteration, self.step, task).generate_state(rollouts)
                 for task in range(num_tasks)
             ]
         )

@@ -25,9 +25,7 @@ class Linearization(Protocol):
         """Vector-Jacobian product per task, stacked Params."""
         ...
 
-    def hessian(
-        self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]
-    ) -> Callable[[Params], Params]:
+    def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
         """Hessian of a loss on the outputs, as a function of a tangent."""
         ...
 

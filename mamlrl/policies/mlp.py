@@ -165,9 +165,7 @@ class LinearizedMLP:
             self._accumulate(gradient, layer, self._inputs[layer], cotangent)
             if layer > 0:
                 error = self._buffer("error", layer)
-                cotangent = torch.bmm(cotangent, self._weights[layer].mT, out=error).mul_(
-                    self._slopes[layer - 1]
-                )
+                cotangent = torch.bmm(cotangent, self._weights[layer].mT, out=error).mul_(self._slopes[layer - 1])
         return self._ordered(gradient)
 
     def _ordered(self, params: Params) -> Params:
@@ -188,9 +186,7 @@ class LinearizedMLP:
         gradient[f"bias_{layer}"] = errors.sum(1)
 
     @torch.no_grad()
-    def hessian(
-        self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]
-    ) -> Callable[[Params], Params]:
+    def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
         """Hessian of a loss on the outputs, as a function that multiplies it with a tangent.
 
         With z the outputs and L the loss,  H v = J^T (d2L/dz2) J v + sum_z dL/dz d2z/dtheta2 v.

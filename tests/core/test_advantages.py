@@ -18,9 +18,7 @@ from mamlrl.config import SamplingConfig
 from mamlrl.structs import Rollouts
 
 
-def random_rollouts(
-    generator: torch.Generator, num_tasks: int = 2, rollouts: int = 4, steps: int = 6
-) -> Rollouts:
+def random_rollouts(generator: torch.Generator, num_tasks: int = 2, rollouts: int = 4, steps: int = 6) -> Rollouts:
     lengths = torch.randint(1, steps + 1, (num_tasks, rollouts), generator=generator)
     mask = (torch.arange(steps) < lengths.unsqueeze(-1)).double()
     shape = (num_tasks, rollouts, steps)

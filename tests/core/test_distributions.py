@@ -26,9 +26,7 @@ both = pytest.mark.parametrize("distribution", [GAUSSIAN, CATEGORICAL], ids=["ga
 def test_log_prob_entropy_and_kl_equal_torch_distributions(distribution, generator):
     old, new = random_outputs(distribution, generator), random_outputs(distribution, generator)
     actions = reference(distribution, old).sample()
-    torch.testing.assert_close(
-        distribution.log_prob(new, actions), reference(distribution, new).log_prob(actions)
-    )
+    torch.testing.assert_close(distribution.log_prob(new, actions), reference(distribution, new).log_prob(actions))
     torch.testing.assert_close(distribution.entropy(new), reference(distribution, new).entropy())
     expected = torch.distributions.kl_divergence(reference(distribution, old), reference(distribution, new))
     torch.testing.assert_close(distribution.kl(old, new), expected)

@@ -67,12 +67,8 @@ def test_meta_gradient_and_evaluation_equal_a_task_loop(kind, steps, loss, activ
     torch.testing.assert_close(objective.gradient(), expected)
 
     elsewhere = flatten(params) + 0.02 * torch.randn(vector.shape, generator=generator)
-    expected_values = reference_objective(
-        learner, params, elsewhere.clone().requires_grad_(), meta_batch, objective
-    )
-    assert objective.evaluate(elsewhere) == pytest.approx(
-        [value.item() for value in expected_values], rel=1e-10
-    )
+    expected_values = reference_objective(learner, params, elsewhere.clone().requires_grad_(), meta_batch, objective)
+    assert objective.evaluate(elsewhere) == pytest.approx([value.item() for value in expected_values], rel=1e-10)
 
 
 @kinds
@@ -84,9 +80,7 @@ def test_meta_gradient_equals_central_differences(kind, steps, generator):
     for _ in range(5):
         direction = torch.randn(theta.shape, generator=generator)
         h = 1e-5  # error h^2 from truncation, 1e-16 / h from rounding
-        difference = (
-            objective.evaluate(theta + h * direction)[0] - objective.evaluate(theta - h * direction)[0]
-        )
+        difference = objective.evaluate(theta + h * direction)[0] - objective.evaluate(theta - h * direction)[0]
         assert float(gradient @ direction) == pytest.approx(difference / (2 * h), rel=1e-6, abs=1e-8)
 
 
@@ -197,9 +191,7 @@ def test_curvature_on_drawn_rows_is_the_exact_product_of_those_rows(generator):
             return learner.inner_loss(learner.policy.distribution, outputs, batch).sum()
 
         jacobian = torch.eye(len(theta)) - 0.3 * torch.autograd.functional.hessian(inner, theta)
-        phi = flatten(
-            {name: leaf[task] for name, leaf in learner.adapt(params, meta_batch.support[0]).items()}
-        )
+        phi = flatten({name: leaf[task] for name, leaf in learner.adapt(params, meta_batch.support[0]).items()})
 
         def kl(p, task=task, phi=phi):
             def outputs(q):

@@ -31,9 +31,7 @@ def test_likelihood_ratio_adds_the_outer_product_of_the_score(generator):
     single = batch._replace(**{name: leaf[:, row : row + 1] for name, leaf in batch._asdict().items()})
 
     def hessian(loss):
-        return torch.func.hessian(lambda z: loss(policy.distribution, z.view(1, 1, -1), single).sum())(
-            outputs
-        )
+        return torch.func.hessian(lambda z: loss(policy.distribution, z.view(1, 1, -1), single).sum())(outputs)
 
     score = torch.func.grad(lambda z: policy.distribution.log_prob(z, single.actions[0, 0]))(outputs)
     factor = single.weights[0, 0] * single.advantages[0, 0]
@@ -52,9 +50,7 @@ def test_a_loss_is_the_mean_over_valid_rows(kind, loss, generator):
     for task in range(2):
         valid = batch.weights[task] > 0
         log_probs = policy.distribution.log_prob(outputs, batch.actions)[task, valid]
-        credit = (
-            torch.ones_like(log_probs) if loss == "likelihood_ratio" else log_probs
-        )  # the ratio is 1 here
+        credit = torch.ones_like(log_probs) if loss == "likelihood_ratio" else log_probs  # the ratio is 1 here
         torch.testing.assert_close(losses[task], -(credit * batch.advantages[task, valid]).mean())
 
 

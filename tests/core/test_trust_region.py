@@ -19,9 +19,7 @@ def positive_definite(size: int, generator: torch.Generator) -> torch.Tensor:
 class Quadratic:
     """Loss g x + a |x|^2 / 2 and divergence x^T H x / 2: every step of the trust region is known in closed form."""
 
-    def __init__(
-        self, gradient: torch.Tensor, hessian: torch.Tensor, curvature: float = 0.0, shift: float = 0.0
-    ):
+    def __init__(self, gradient: torch.Tensor, hessian: torch.Tensor, curvature: float = 0.0, shift: float = 0.0):
         self._gradient, self._hessian, self._curvature, self._shift = gradient, hessian, curvature, shift
         self.points: list[torch.Tensor] = []
 
