@@ -1,0 +1,345 @@
+"""What all task families share: spaces of tasks, the vector environment and the single environment made from it.
+
+Shapes: N rows (environments in lock step), O observation, A action, P task parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import EzPickle, seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Infos = dict[str, Any]
+
+
+class TaskSpace(spaces.Box):
+    """Box of task vectors, float64 [P]."""
+
+    def __init__(self, low: ArrayLike, high: ArrayLike):
+        low, high = np.atleast_1d(np.asarray(low, np.float64)), np.atleast_1d(np.asarray(high, np.float64))
+        super().__init__(low, high, dtype=np.float64)
+
+    def accepts(self, tasks: Array) -> Mask:
+        """Which of the tasks [N, P] lie in the space, [N]; NaN never does."""
+        return ((tasks >= self.low) & (tasks <= self.high)).all(axis=1)
+
+
+class DirectionSpace(TaskSpace):
+    """The two directions -1 (backward) and +1 (forward), as task vectors of one number."""
+
+    def __init__(self) -> None:
+        super().__init__(-1.0, 1.0)
+
+    def accepts(self, tasks: Array) -> Mask:
+        """Which of the tasks [N, 1] are -1 or +1, [N]."""
+        return (np.abs(tasks) == 1.0).all(axis=1)
+
+    def contains(self, x: Any) -> bool:
+        """Whether x is [-1.] or [1.]."""
+        return super().contains(x) and bool(self.accepts(np.asarray(x)[None])[0])
+
+    def sample(self, mask: None = None, probability: None = None) -> Array:
+        """Draw a direction, both equally likely."""
+        return self.np_random.choice((-1.0, 1.0), size=1)
+
+    def __repr__(self) -> str:
+        return "DirectionSpace({-1, 1})"
+
+
+class TaskVectorEnv(VectorEnv, EzPickle):
+    """N copies of one family's environment in lock step, each row with its own task and random generator.
+
+    A family gives the spaces and six methods: `sample_tasks`, `_start_rows`, `_advance`, `_observe`, `_draw_row` and, if
+    there is something to release, `close_extras`. Everything else is here.
+
+    Episodes do not restart by themselves (`AutoresetMode.DISABLED`). A row whose episode has ended is held until it is
+    reset: its observation is repeated, its reward is 0 and its flags stay.
+
+    Args:
+        observation_space: of one row.
+        action_space: of one row. Actions outside of it are clipped.
+        task_space: the tasks that a row accepts.
+        num_envs: rows (N).
+        max_episode_steps: time steps after which a row is truncated; None for no limit.
+        render_mode: None or "rgb_array".
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium declares it so)
+        "render_modes": ["rgb_array"],
+        "render_fps": 20,
+        "autoreset_mode": AutoresetMode.DISABLED,
+    }
+    task_space: TaskSpace
+    single_action_space: spaces.Box
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> TaskVectorEnv:
+        """Remember the arguments: simulations and GL contexts do not pickle, so a copy is built anew from them."""
+        self = super().__new__(cls)
+        EzPickle.__init__(self, *args, **kwargs)
+        return self
+
+    def __init__(
+        self,
+        observation_space: spaces.Box,
+        action_space: spaces.Box,
+        task_space: TaskSpace,
+        num_envs: int,
+        max_episode_steps: int | None,
+        render_mode: str | None,
+    ):
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps is {max_episode_steps}; it must be at least 1, or None")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode is {render_mode!r}; it must be None or 'rgb_array'")
+        self.num_envs, self.max_episode_steps, self.render_mode = num_envs, max_episode_steps, render_mode
+        self.single_observation_space, self.single_action_space = observation_space, action_space
+        self.observation_space = batch_space(observation_space, num_envs)
+        self.action_space = batch_space(action_space, num_envs)
+        self.task_space = task_space
+        self.tasks: Array = np.full((num_envs, *task_space.shape), np.nan)
+        self.generators: list[np.random.Generator] = []
+        self._task_given = np.zeros(num_envs, bool)
+        self._elapsed = np.zeros(num_envs, np.int64)
+        # A row that was never reset counts as ended: it is held.
+        self._terminated, self._truncated = np.ones(num_envs, bool), np.zeros(num_envs, bool)
+        self._all_alive = False
+
+    # What a family implements.
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n tasks of the family's distribution, [n, P]."""
+        raise NotImplementedError
+
+    def _start_rows(self, rows: NDArray[np.intp]) -> None:
+        """Put the rows into start states drawn from `self.generators`."""
+        raise NotImplementedError
+
+    def _advance(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+        """Advance the rows (None: all) by a time step.
+
+        Returns:
+            Reward [N], termination [N] and infos of all rows; what it says of rows not advanced is not used.
+        """
+        raise NotImplementedError
+
+    def _observe(self) -> Array:
+        """Observations of the current states, a new array [N, O]."""
+        raise NotImplementedError
+
+    def _draw_row(self, row: int) -> NDArray[np.uint8]:
+        """Picture of a row, [height, width, 3]."""
+        raise NotImplementedError
+
+    # The Gymnasium interface.
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, Infos]:
+        """Start new episodes.
+
+        A task that was given stays until another is given; while none was, every reset draws one from the row's
+        generator.
+
+        Args:
+            seed: seeds row i with seed + i; or N seeds; None goes on with the rows' generators.
+            options: "task", [N, P] or [P] for all rows; "reset_mask", bool [N]: the rows to reset, the others stay
+                as they are.
+
+        Returns:
+            Observations [N, O] and infos, which hold the tasks.
+
+        Raises:
+            ValueError: the number of seeds, the mask or a task is wrong.
+        """
+        options = options or {}
+        rows = self._rows_to_reset(options.get("reset_mask"))
+        self._seed_rows(rows, seed)
+        self._set_tasks(rows, options.get("task"))
+        self._start_rows(rows)
+        self._elapsed[rows] = 0
+        # Replaced, not written to: step() has handed out the old arrays.
+        self._terminated, self._truncated = self._terminated.copy(), self._truncated.copy()
+        self._terminated[rows] = self._truncated[rows] = False
+        self._all_alive = not (self._terminated.any() or self._truncated.any())
+        reset = np.zeros(self.num_envs, bool)
+        reset[rows] = True
+        return self._observe(), {"task": self.tasks.copy(), "_task": reset}
+
+    def step(self, actions: ArrayLike) -> tuple[Array, Array, Mask, Mask, Infos]:
+        """Advance all rows whose episode has not ended; hold the others.
+
+        Args:
+            actions: [N, A].
+
+        Returns:
+            Observations [N, O], rewards [N], terminated [N], truncated [N] and infos: arrays over rows, each with a
+            mask "_name" of the rows that were advanced.
+
+        Raises:
+            ValueError: the actions' shape is wrong.
+            ResetNeeded: no row was ever reset.
+        """
+        if not self.generators:
+            raise ResetNeeded("step() was called before reset()")
+        actions = np.asarray(actions, np.float64)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions have shape {actions.shape}; they must have {self.action_space.shape}")
+        actions = np.clip(actions, self.single_action_space.low, self.single_action_space.high)
+        alive = ~(self._terminated | self._truncated)
+        if self._all_alive:
+            rewards, terminated, infos = self._advance(actions, None)
+        else:
+            rewards, terminated, infos = self._advance(actions, np.flatnonzero(alive))
+            rewards = np.where(alive, rewards, 0.0)
+            terminated = np.where(alive, terminated, self._terminated)
+        self._elapsed += alive
+        self._terminated = terminated
+        if self.max_episode_steps is None:
+            self._truncated = np.zeros(self.num_envs, bool)
+        else:
+            self._truncated = self._elapsed >= self.max_episode_steps
+        self._all_alive = not (self._terminated.any() or self._truncated.any())
+        infos.update({f"_{name}": alive for name in infos})
+        return self._observe(), rewards, self._terminated, self._truncated, infos
+
+    def render(self) -> tuple[NDArray[np.uint8], ...] | None:
+        """Pictures of all rows, or None without a render mode."""
+        if self.render_mode is None:
+            return None
+        return tuple(self.render_row(row) for row in range(self.num_envs))
+
+    def render_row(self, row: int) -> NDArray[np.uint8]:
+        """Picture of one row, [height, width, 3].
+
+        Raises:
+            IndexError: there is no such row.
+            ResetNeeded: the row was never reset.
+        """
+        if not 0 <= row < self.num_envs:
+            raise IndexError(f"row is {row}; it must be in [0, {self.num_envs})")
+        if np.isnan(self.tasks[row]).any():
+            raise ResetNeeded("render() was called before reset()")
+        return self._draw_row(row)
+
+    # Mechanics of reset().
+
+    def _rows_to_reset(self, mask: Mask | None) -> NDArray[np.intp]:
+        if mask is None:
+            return np.arange(self.num_envs)
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != bool:
+            raise ValueError(
+                f"options['reset_mask'] is {mask.dtype} of shape {mask.shape}; it must be bool of shape"
+                f" ({self.num_envs},)"
+            )
+        return np.flatnonzero(mask)
+
+    def _seed_rows(self, rows: NDArray[np.intp], seed: int | Sequence[int] | None) -> None:
+        if not self.generators:
+            # Most often all of them are replaced at once below, so the first reset pays for them only where needed.
+            fresh = range(self.num_envs) if seed is None else set(range(self.num_envs)).difference(rows.tolist())
+            self.generators = [None] * self.num_envs  # type: ignore[list-item]
+            for row in fresh:
+                self.generators[row] = seeding.np_random()[0]
+        if seed is None:
+            return
+        if isinstance(seed, (int, np.integer)):
+            seed = range(int(seed), int(seed) + self.num_envs)
+        if len(seed) != self.num_envs:
+            raise ValueError(f"seed has {len(seed)} entries; it must be one number or {self.num_envs} of them")
+        for row in rows.tolist():
+            self.generators[row] = seeding.np_random(int(seed[row]))[0]
+
+    def _set_tasks(self, rows: NDArray[np.intp], task: ArrayLike | None) -> None:
+        if task is None:
+            for row in rows[~self._task_given[rows]]:
+                self.tasks[row] = self.sample_tasks(1, self.generators[row])[0]
+            return
+        tasks = np.asarray(task, np.float64)
+        if tasks.shape == self.task_space.shape:
+            tasks = np.broadcast_to(tasks, self.tasks.shape)
+        if tasks.shape != self.tasks.shape:
+            raise ValueError(
+                f"options['task'] has shape {tasks.shape}; it must have {self.task_space.shape} or {self.tasks.shape}"
+            )
+        rejected = rows[~self.task_space.accepts(tasks[rows])]
+        if rejected.size:
+            row = rejected[0]
+            raise ValueError(f"the task {tasks[row]} of row {row} is not in the task space {self.task_space}")
+        self.tasks[rows] = tasks[rows]
+        self._task_given[rows] = True
+
+
+class TaskEnv(gymnasium.Env, EzPickle):
+    """One environment: the family's vector environment with a single row, so that the two cannot disagree.
+
+    It does not truncate: `gymnasium.make` adds the time limit.
+
+    Args:
+        render_mode: None or "rgb_array".
+        **kwargs: the family's arguments.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
+    vector_class: ClassVar[type[TaskVectorEnv]]
+
+    def __init__(self, render_mode: str | None = None, **kwargs: Any):
+        EzPickle.__init__(self, render_mode=render_mode, **kwargs)
+        self._rows = self.vector_class(num_envs=1, render_mode=render_mode, **{"num_threads": 1} | kwargs)
+        self.metadata = {**self.metadata, "render_fps": self._rows.metadata["render_fps"]}
+        self.observation_space = self._rows.single_observation_space
+        self.action_space = self._rows.single_action_space
+        self.task_space = self._rows.task_space
+        self.render_mode = render_mode
+
+    @property
+    def task(self) -> Array:
+        """The current task, [P]; NaN before the first reset."""
+        return self._rows.tasks[0].copy()
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n tasks of the family's distribution, [n, P]."""
+        return self._rows.sample_tasks(n, rng)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Infos]:
+        """Start an episode; options may hold a "task" [P], which stays until another is given.
+
+        Raises:
+            ValueError: the task is not in the task space.
+        """
+        super().reset(seed=seed)
+        self._rows.generators = [self.np_random]
+        observations, infos = self._rows.reset(options=options)
+        return observations[0], _of_single_row(infos)
+
+    def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, Infos]:
+        """Advance by a time step; the action [A] is clipped to its bounds."""
+        observations, rewards, terminated, _, infos = self._rows.step(np.asarray(action)[None])
+        return observations[0], float(rewards[0]), bool(terminated[0]), False, _of_single_row(infos)
+
+    def render(self) -> NDArray[np.uint8] | None:
+        """Picture of the environment, [height, width, 3], or None without a render mode."""
+        return None if self.render_mode is None else self._rows.render_row(0)
+
+    def close(self) -> None:
+        """Release the renderer."""
+        self._rows.close()
+
+
+def _of_single_row(infos: Infos) -> Infos:
+    return {name: values[0] for name, values in infos.items() if not name.startswith("_")}

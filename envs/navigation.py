@@ -1,0 +1,108 @@
+"""2D navigation: a point moves to a goal that it cannot see.
+
+Source: Finn, Abbeel, Levine (2017), "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", section 5.3.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv
+
+
+class Navigation2DVectorEnv(TaskVectorEnv):
+    """N points in lock step; see `Navigation2DEnv` for the environment."""
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        num_threads: int = 0,  # of the simulator; numpy needs none
+        *,
+        max_step: float = 0.1,
+        goal_range: float = 0.5,
+        goal_radius: float = 0.01,
+    ):
+        for name, value in (("max_step", max_step), ("goal_range", goal_range), ("goal_radius", goal_radius)):
+            if not value > 0:
+                raise ValueError(f"{name} is {value}; it must be positive")
+        super().__init__(
+            observation_space=spaces.Box(-np.inf, np.inf, (2,), np.float64),
+            action_space=spaces.Box(-max_step, max_step, (2,), np.float64),
+            task_space=TaskSpace([-goal_range] * 2, [goal_range] * 2),
+            num_envs=num_envs,
+            max_episode_steps=max_episode_steps,
+            render_mode=render_mode,
+        )
+        self._goal_radius = goal_radius
+        self._positions = np.zeros((num_envs, 2))
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n goals, uniform in the square, [n, 2]."""
+        return rng.uniform(self.task_space.low, self.task_space.high, (n, 2))
+
+    def _start_rows(self, rows: NDArray[np.intp]) -> None:
+        self._positions[rows] = 0.0
+
+    def _advance(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+        rows_or_all = slice(None) if rows is None else rows
+        self._positions[rows_or_all] += actions[rows_or_all]
+        offsets = self._positions - self.tasks
+        distances = np.sqrt(np.square(offsets).sum(axis=1))
+        arrived = (np.abs(offsets) < self._goal_radius).all(axis=1)
+        return -distances, arrived, {"distance": distances}
+
+    def _observe(self) -> Array:
+        return self._positions.copy()
+
+
+class Navigation2DEnv(TaskEnv):
+    """A point on the plane has to reach a goal that only the reward tells of.
+
+    ## Description
+    The point starts at the origin and moves by a bounded step in each coordinate. Tasks differ in the goal, which is
+    uniform in a square around the origin. The policy does not observe it.
+
+    ## Action Space
+    `Box(-max_step, max_step, (2,), float64)`; larger actions are clipped, each coordinate by itself.
+
+    | Num | Action | Min | Max | Unit |
+    |---|---|---|---|---|
+    | 0 | move along x | -max_step | max_step | position (m) |
+    | 1 | move along y | -max_step | max_step | position (m) |
+
+    ## Observation Space
+    `Box(-inf, inf, (2,), float64)`
+
+    | Num | Observation | Min | Max | Unit |
+    |---|---|---|---|---|
+    | 0 | x | -inf | inf | position (m) |
+    | 1 | y | -inf | inf | position (m) |
+
+    ## Rewards
+    `reward = -|position - goal|`, the Euclidean distance after the move. `info["distance"]` is the distance.
+
+    ## Starting State
+    The origin.
+
+    ## Episode End
+    Terminated when both coordinates are within `goal_radius` of the goal. Truncated after 100 time steps by
+    `gymnasium.make`. Ending early is a gain, since every step costs.
+
+    ## Arguments
+    | Parameter | Type | Default | Description |
+    |---|---|---|---|
+    | `max_step` | float | 0.1 | largest move per coordinate and time step (m) |
+    | `goal_range` | float | 0.5 | goals are uniform in [-goal_range, goal_range]^2 (m) |
+    | `goal_radius` | float | 0.01 | tolerance of arrival per coordinate (m) |
+
+    The task is the goal [2], given by `reset(options={"task": goal})`.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    vector_class = Navigation2DVectorEnv
