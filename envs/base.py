@@ -59,8 +59,8 @@ class DirectionSpace(TaskSpace):
 class TaskVectorEnv(VectorEnv, EzPickle):
     """N copies of one family's environment in lock step, each row with its own task and random generator.
 
-    A family gives the spaces and six methods: `sample_tasks`, `_start_rows`, `_advance`, `_observe`, `_draw_row` and, if
-    there is something to release, `close_extras`. Everything else is here.
+    A family gives the spaces and the methods `sample_tasks`, `_start_rows`, `_advance`, `_observe` and `_draw_row`
+    (and `close_extras` if there is something to release). Everything else is here.
 
     Episodes do not restart by themselves (`AutoresetMode.DISABLED`). A row whose episode has ended is held until it is
     reset: its observation is repeated, its reward is 0 and its flags stay.
