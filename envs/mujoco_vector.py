@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import gymnasium.envs.mujoco
 import mujoco
@@ -14,14 +13,12 @@ from gymnasium import spaces
 from mujoco.batch import Batch
 from numpy.typing import NDArray
 
-from .base import Array, Infos, TaskSpace, TaskVectorEnv
+from .base import Array, TaskSpace, TaskVectorEnv
 
 MODEL_FOLDER = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
 
-def load_model(
-    file_name: str, add_sensors: Callable[[mujoco.MjSpec], None] | None = None
-) -> mujoco.MjModel:
+def load_model(file_name: str, add_sensors: Callable[[mujoco.MjSpec], None] | None = None) -> mujoco.MjModel:
     """Compile one of Gymnasium's models, with further sensors if wanted.
 
     The half-cheetah's file scales its total mass in a way that MuJoCo deprecates. Compiled from a specification, the
