@@ -64,6 +64,18 @@ class Stopwatch:
         return timed
 
 
+def timed_objective(watch: Stopwatch) -> type[maml.AdaptedSurrogate]:
+    """The objective of the meta-step with its parts on the stopwatch."""
+
+    class TimedObjective(maml.AdaptedSurrogate):
+        __init__ = watch.wrap("meta_gradient", maml.AdaptedSurrogate.__init__)
+        gradient = watch.wrap("meta_gradient", maml.AdaptedSurrogate.gradient)
+        fisher_vector_product = watch.wrap("cg", maml.AdaptedSurrogate.fisher_vector_product)
+        evaluate = watch.wrap("line_search", maml.AdaptedSurrogate.evaluate)
+
+    return TimedObjective
+
+
 def workload_config(workload: str, curvature_fraction: float) -> Config:
     """The settings of a workload."""
     env, horizon, step_size = WORKLOADS[workload]
@@ -87,7 +99,7 @@ def time_iterations(config: Config, threads: int, repeats: int) -> list[dict[str
     learner = maml.MAML(policy, config)
     streams = Streams(config.seed)
     state = learner.init(policy.init_params(streams.torch(Stream.INITIALISATION)))
-    timings = []
+    timings, original = [], maml.AdaptedSurrogate
     for iteration in trange(repeats + 1, desc="meta-iterations"):
         watch = Stopwatch()
         start = time.perf_counter()
@@ -102,20 +114,13 @@ def time_iterations(config: Config, threads: int, repeats: int) -> list[dict[str
             rollouts = collect(envs, policy, adapted, tasks, streams.rollouts(iteration, 1), settings)
         with watch("advantages"):
             query, _ = make_batch(rollouts, sampling)
+        maml.AdaptedSurrogate = timed_objective(watch)
         with watch("update"):
             generator = streams.torch(Stream.CURVATURE, iteration)
-            with watch("meta_gradient"):
-                objective = maml.AdaptedSurrogate(learner, state.params, MetaBatch((support,), query), generator)
-                gradient = objective.gradient()
-            objective.gradient = lambda gradient=gradient: gradient
-            objective.fisher_vector_product = watch.wrap("cg", objective.fisher_vector_product)
-            objective.evaluate = watch.wrap("line_search", objective.evaluate)
-            theta, stats = maml.trust_region_step(
-                objective, maml.flatten(state.params), objective.loss, config.trust_region
-            )
-            del objective
-        state = learner.init(maml.unflatten(theta, state.params))
-        timings.append({**watch.seconds, "iteration": time.perf_counter() - start, "tries": stats.backtracks + 1})
+            state, metrics = learner.meta_step(state, MetaBatch((support,), query), generator)
+        maml.AdaptedSurrogate = original
+        tries = metrics["trust_region/backtracks"] + 1
+        timings.append({**watch.seconds, "iteration": time.perf_counter() - start, "tries": tries})
     envs.close()
     return timings[1:]
 
