@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from mamlrl.config import EnvironmentConfig, PolicyConfig, SamplingConfig
+from mamlrl.envs.base import make_task_envs
+from mamlrl.errors import NonFiniteError
+from mamlrl.policies import make_policy
+from mamlrl.sampler import collect, mean_returns, to_environment_actions
+from mamlrl.seeding import Streams
+from mamlrl.structs import Params
+
+HORIZON = 30
+CONFIG = EnvironmentConfig(horizon=HORIZON)
+
+
+def setup(num_tasks: int, rollouts: int, env: str = "mamlrl/Navigation2D-v0", **kwargs):
+    envs = make_task_envs(env, num_tasks * rollouts, HORIZON, kwargs, num_threads=1)
+    policy = make_policy(PolicyConfig(), envs.single_observation_space, envs.single_action_space)
+    params = {
+        name: leaf + 0.1 * torch.randn(leaf.shape, generator=torch.Generator().manual_seed(3))
+        for name, leaf in policy.init_params(torch.Generator().manual_seed(0)).items()
+    }
+    return envs, policy, params
+
+
+def some_tasks(num_tasks: int) -> np.ndarray:
+    return np.random.default_rng(5).uniform(-0.5, 0.5, (num_tasks, 2))
+
+
+def stacked(params: Params, num_tasks: int) -> Params:
+    return {name: leaf.expand(num_tasks, *leaf.shape).clone() for name, leaf in params.items()}
+
+
+def test_shapes_masks_and_log_probs():
+    envs, policy, params = setup(3, 4, goal_radius=0.1)
+    rollouts = collect(envs, policy, params, some_tasks(3), Streams(1).rollouts(0, 0), CONFIG)
+    steps = rollouts.mask.shape[2]
+    assert rollouts.observations.shape == (3, 4, steps, 2) and rollouts.actions.shape == (3, 4, steps, 2)
+    assert rollouts.final_observations.shape == (3, 4, 2) and steps <= HORIZON
+    mask = rollouts.mask
+    assert 0 < mask.sum() < mask.numel(), "some rollouts must end early for this test to mean something"
+    assert (mask[..., 1:] <= mask[..., :-1]).all() and (mask[..., 0] == 1).all()
+    assert (rollouts.rewards[mask == 0] == 0).all() and (rollouts.terminated[mask == 0] == 0).all()
+    ends = rollouts.terminated.sum(-1)
+    lengths = mask.sum(-1)
+    assert torch.equal(ends == 1, lengths < steps) or (ends[lengths == steps] <= 1).all()
+    outputs = policy.outputs(params, rollouts.observations.flatten(1, 2))
+    expected = policy.distribution.log_prob(outputs, rollouts.actions.flatten(1, 2)).detach()
+    torch.testing.assert_close(rollouts.log_probs.flatten(1, 2), expected, atol=2e-5, rtol=1e-5)
+
+
+def test_rewards_and_observations_equal_a_loop_over_single_environments():
+    import gymnasium
+
+    envs, policy, params = setup(2, 3, goal_radius=0.1)
+    tasks, streams = some_tasks(2), Streams(1).rollouts(4, 1)
+    rollouts = collect(envs, policy, params, tasks, streams, CONFIG)
+    seeds = streams.reset_seeds(2, 3)
+    env = gymnasium.make("mamlrl/Navigation2D-v0", goal_radius=0.1, max_episode_steps=HORIZON)
+    for task in range(2):
+        for rollout in range(3):
+            observation, _ = env.reset(seed=int(seeds[task, rollout]), options={"task": tasks[task]})
+            for t in range(int(rollouts.mask[task, rollout].sum())):
+                recorded = rollouts.observations[task, rollout, t].numpy()
+                np.testing.assert_array_equal(observation.astype(np.float32), recorded)
+                action = rollouts.actions[task, rollout, t].numpy()
+                assert isinstance(env.action_space, spaces.Box)
+                observation, reward, terminated, truncated, _ = env.step(
+                    to_environment_actions(action, env.action_space, 1.0)
+                )
+                assert np.float32(reward) == rollouts.rewards[task, rollout, t].numpy()
+            assert terminated or truncated
+            assert bool(rollouts.terminated[task, rollout].sum()) == terminated
+
+
+def test_what_a_task_experiences_does_not_depend_on_its_company():
+    tasks = some_tasks(4)
+    envs, policy, params = setup(4, 3)
+    together = collect(envs, policy, params, tasks, Streams(1).rollouts(0, 0), CONFIG)
+    envs, _, _ = setup(2, 3)
+    fewer = collect(envs, policy, params, tasks[:2], Streams(1).rollouts(0, 0), CONFIG)
+    for all_tasks, first_tasks in zip(together, fewer, strict=True):
+        torch.testing.assert_close(all_tasks[:2], first_tasks, atol=1e-5, rtol=1e-5)
+
+
+def test_shared_and_stacked_parameters_sample_the_same():
+    envs, policy, params = setup(3, 2)
+    tasks, streams = some_tasks(3), Streams(1).rollouts(0, 0)
+    shared = collect(envs, policy, params, tasks, streams, CONFIG)
+    separate = collect(envs, policy, stacked(params, 3), tasks, streams, CONFIG)
+    for a, b in zip(shared, separate, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_same_stream_same_bits_other_stream_other_noise():
+    envs, policy, params = setup(2, 2)
+    tasks = some_tasks(2)
+    first, again, other = (
+        collect(envs, policy, params, tasks, Streams(seed).rollouts(0, 0), CONFIG) for seed in (1, 1, 2)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.actions, other.actions)
+
+
+def test_policy_actions_map_onto_the_bounds():
+    space = spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32))
+    actions = np.array([[0.0, 0.0], [10.0, 5.0], [-20.0, -10.0]])
+    expected = [[0.0, 2.0], [1.0, 3.0], [-1.0, 0.0]]
+    np.testing.assert_allclose(to_environment_actions(actions, space, 10.0), expected)
+    assert to_environment_actions(np.array([1, 2]), spaces.Discrete(3), 1.0).tolist() == [1, 2]
+
+
+class Poisoned:
+    """A vector environment whose rewards become NaN."""
+
+    def __init__(self, envs):
+        self._envs = envs
+
+    def __getattr__(self, name):
+        return getattr(self._envs, name)
+
+    def step(self, actions):
+        observations, rewards, *rest = self._envs.step(actions)
+        return observations, rewards * math.nan, *rest
+
+
+def test_non_finite_rewards_name_the_environment():
+    envs, policy, params = setup(2, 2)
+    with pytest.raises(NonFiniteError, match=r"Navigation2D.*rewards"):
+        collect(Poisoned(envs), policy, params, some_tasks(2), Streams(1).rollouts(0, 0), CONFIG)  # type: ignore[arg-type]
+
+
+def test_non_finite_parameters_are_the_policys_fault():
+    envs, policy, params = setup(2, 2)
+    broken = {name: leaf * math.nan for name, leaf in params.items()}
+    with pytest.raises(NonFiniteError, match="policy's actions"):
+        collect(envs, policy, broken, some_tasks(2), Streams(1).rollouts(0, 0), CONFIG)
+
+
+def test_mean_returns_of_a_policy_that_stays():
+    envs, policy, params = setup(2, 2)
+    still = {name: torch.zeros_like(leaf) for name, leaf in params.items()}
+    still["free"] -= 20.0
+    tasks = some_tasks(2)
+    rollouts = collect(envs, policy, still, tasks, Streams(1).rollouts(0, 0), CONFIG)
+    expected = torch.from_numpy(-HORIZON * np.linalg.norm(tasks, axis=1)).float()
+    torch.testing.assert_close(mean_returns(rollouts), expected, atol=1e-3, rtol=1e-4)
+
+
+def test_discrete_policies_take_discrete_spaces():
+    policy = make_policy(PolicyConfig(), spaces.Box(-1, 1, (3,)), spaces.Discrete(5))
+    assert policy.distribution.num_outputs == 5
+    with pytest.raises(Exception, match=r"policy\.network is 'gaussian_mlp'.*'categorical_mlp'"):
+        make_policy(PolicyConfig(network="gaussian_mlp"), spaces.Box(-1, 1, (3,)), spaces.Discrete(5))
+    with pytest.raises(Exception, match="must be a Box"):
+        make_policy(PolicyConfig(), spaces.Discrete(3), spaces.Discrete(5))
+
+
+def test_sampling_config_is_checked():
+    with pytest.raises(ValueError, match=r"sampling\.rollouts is 0; it must be at least 1"):
+        SamplingConfig(rollouts=0)
