@@ -1,0 +1,183 @@
+"""The ant that runs at a wanted velocity, in a wanted direction, or to a goal.
+
+Source: Finn, Abbeel, Levine (2017), "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", section 5.3
+(velocity and direction); its released code (goal).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from .base import Array, DirectionSpace, Infos, Mask, TaskEnv, TaskSpace
+from .mujoco_vector import MujocoTaskVectorEnv, gymnasium_start_state, load_model
+
+
+def _add_acceleration_sensor(specification: mujoco.MjSpec) -> None:
+    # MuJoCo computes contact forces on bodies (cfrc_ext) only if a sensor of acceleration or force needs them.
+    specification.add_sensor(
+        type=mujoco.mjtSensor.mjSENS_FRAMELINACC, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso"
+    )
+
+
+class AntVectorEnv(MujocoTaskVectorEnv):
+    """N ants in lock step; a family adds its tasks and `_task_reward`."""
+
+    def __init__(
+        self,
+        task_space: TaskSpace,
+        healthy_reward: float,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        num_threads: int = 0,
+        *,
+        frame_skip: int = 5,
+        ctrl_cost_weight: float = 0.005,
+        contact_cost_weight: float = 5e-4,
+        healthy_z_range: tuple[float, float] = (0.2, 1.0),
+        terminate_when_unhealthy: bool = True,
+        contact_forces: bool = False,
+        observe_position: bool = False,
+    ):
+        low, high = healthy_z_range
+        if not low < high:
+            raise ValueError(f"healthy_z_range is {healthy_z_range}; it must be (low, high) with low < high")
+        model = load_model("ant.xml", _add_acceleration_sensor if contact_forces else None)
+        position_dim = model.nq if observe_position else model.nq - 2
+        force_dim = 6 * (model.nbody - 1) if contact_forces else 0
+        super().__init__(
+            model=model,
+            frame_skip=frame_skip,
+            stage=mujoco.mjtStage.mjSTAGE_ACC if contact_forces else mujoco.mjtStage.mjSTAGE_NONE,
+            observation_dim=position_dim + model.nv + force_dim,
+            task_space=task_space,
+            num_envs=num_envs,
+            max_episode_steps=max_episode_steps,
+            render_mode=render_mode,
+            num_threads=num_threads,
+        )
+        self._healthy_reward, self._healthy_z_range = healthy_reward, (low, high)
+        self._terminate_when_unhealthy = terminate_when_unhealthy
+        self._ctrl_cost_weight, self._contact_cost_weight = ctrl_cost_weight, contact_cost_weight
+        self._observed_qpos = self._qpos if observe_position else self._qpos[:, 2:]
+        self._forces = self._batch.bind("cfrc_ext") if contact_forces else None
+
+    def _task_reward(self, velocity: Array) -> Array:
+        """Reward of the task for the velocity along x and y [N, 2], [N]."""
+        raise NotImplementedError
+
+    def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
+        return gymnasium_start_state(self._model, generator)
+
+    def _advance(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+        before = self._qpos[:, :2].copy()
+        self._simulate(actions, rows)
+        velocity = (self._qpos[:, :2] - before) / self.dt
+        healthy = self._healthy()
+        infos = {
+            "x_position": self._qpos[:, 0].copy(),
+            "y_position": self._qpos[:, 1].copy(),
+            "x_velocity": velocity[:, 0],
+            "y_velocity": velocity[:, 1],
+            "reward_task": self._task_reward(velocity),
+            "reward_healthy": self._healthy_reward * healthy,
+            "reward_ctrl": -self._ctrl_cost_weight * np.square(actions).sum(axis=1),
+        }
+        reward = infos["reward_task"] + infos["reward_healthy"] + infos["reward_ctrl"]
+        if self._forces is not None:
+            infos["reward_contact"] = -self._contact_cost_weight * np.square(self._contact_forces()).sum(axis=1)
+            reward = reward + infos["reward_contact"]
+        terminated = ~healthy if self._terminate_when_unhealthy else np.zeros(self.num_envs, bool)
+        return reward, terminated, infos
+
+    def _healthy(self) -> Mask:
+        low, high = self._healthy_z_range
+        height = self._qpos[:, 2]
+        finite = np.isfinite(self._qpos).all(axis=1) & np.isfinite(self._qvel).all(axis=1)
+        return finite & (low <= height) & (height <= high)
+
+    def _contact_forces(self) -> Array:
+        """Contact torques and forces on the bodies, clipped to [-1, 1], [N, 6 * bodies]."""
+        assert self._forces is not None
+        return np.clip(self._forces[:, 1:], -1.0, 1.0).reshape(self.num_envs, -1)
+
+    def _observe(self) -> Array:
+        parts = [self._observed_qpos, self._qvel]
+        if self._forces is not None:
+            parts.append(self._contact_forces())
+        return np.concatenate(parts, axis=1)
+
+
+class AntVelVectorEnv(AntVectorEnv):
+    """N ants, each with its own wanted velocity; see `AntVelEnv` for the environment."""
+
+    def __init__(
+        self,
+        *args: Any,
+        goal_range: tuple[float, float] = (0.0, 3.0),
+        healthy_reward: float = 1.05,
+        **kwargs: Any,
+    ):
+        low, high = goal_range
+        if not low < high:
+            raise ValueError(f"goal_range is {goal_range}; it must be (low, high) with low < high")
+        super().__init__(TaskSpace(low, high), healthy_reward, *args, **kwargs)
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n velocities, uniform in the goal range, [n, 1]."""
+        return rng.uniform(self.task_space.low, self.task_space.high, (n, 1))
+
+    def _task_reward(self, velocity: Array) -> Array:
+        return -np.abs(velocity[:, 0] - self.tasks[:, 0])
+
+
+class AntDirVectorEnv(AntVectorEnv):
+    """N ants, each with its own direction; see `AntDirEnv` for the environment."""
+
+    def __init__(self, *args: Any, healthy_reward: float = 0.05, **kwargs: Any):
+        super().__init__(DirectionSpace(), healthy_reward, *args, **kwargs)
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n directions, backward and forward equally likely, [n, 1]."""
+        return rng.choice((-1.0, 1.0), (n, 1))
+
+    def _task_reward(self, velocity: Array) -> Array:
+        return self.tasks[:, 0] * velocity[:, 0]
+
+
+class AntGoalVectorEnv(AntVectorEnv):
+    """N ants, each with its own goal; see `AntGoalEnv` for the environment."""
+
+    def __init__(self, *args: Any, goal_range: float = 3.0, healthy_reward: float = 4.05, **kwargs: Any):
+        if not goal_range > 0:
+            raise ValueError(f"goal_range is {goal_range}; it must be positive")
+        super().__init__(TaskSpace([-goal_range] * 2, [goal_range] * 2), healthy_reward, *args, **kwargs)
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n goals, uniform in the square, [n, 2]."""
+        return rng.uniform(self.task_space.low, self.task_space.high, (n, 2))
+
+    def _task_reward(self, velocity: Array) -> Array:
+        return -np.abs(self._qpos[:, :2] - self.tasks).sum(axis=1)
+
+
+class AntVelEnv(TaskEnv):
+    """The ant has to run at a velocity that only the reward tells of."""
+
+    vector_class = AntVelVectorEnv
+
+
+class AntDirEnv(TaskEnv):
+    """The ant has to run in a direction that only the reward tells of."""
+
+    vector_class = AntDirVectorEnv
+
+
+class AntGoalEnv(TaskEnv):
+    """The ant has to reach a goal that only the reward tells of."""
+
+    vector_class = AntGoalVectorEnv
