@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gymnasium.envs.mujoco
 import mujoco
@@ -15,6 +18,10 @@ from numpy.typing import NDArray
 
 from .base import Array, TaskSpace, TaskVectorEnv
 
+if TYPE_CHECKING:
+    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+FRAME_SIZE = 480  # pixels, width and height
 MODEL_FOLDER = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
 
@@ -86,6 +93,8 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         # Live views of the simulations' states, one row each.
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl = self._batch.bind("ctrl")
+        self._renderer: MujocoRenderer | None = None
+        self._rendered_data = mujoco.MjData(model)
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         """Draw positions [nq] and velocities [nv] to start an episode from."""
@@ -102,6 +111,42 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         """Apply the actions [N, A] for a time step."""
         self._ctrl[:] = actions
         self._batch.step(rows, self._frame_skip, self._stage)
+
+    def _draw_row(self, row: int) -> NDArray[np.uint8]:
+        self._batch.get_data(row, self._rendered_data)
+        mujoco.mj_forward(self._model, self._rendered_data)
+        if self._renderer is None:
+            self._renderer = _make_renderer(self._model, self._rendered_data)
+        frame = self._renderer.render("rgb_array")
+        assert isinstance(frame, np.ndarray)
+        return frame
+
+    def close_extras(self, **kwargs: object) -> None:
+        """Release the renderer."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+
+def _make_renderer(model: mujoco.MjModel, data: mujoco.MjData) -> MujocoRenderer:
+    """Gymnasium's renderer, with its camera that follows the robot.
+
+    Raises:
+        RuntimeError: no OpenGL context could be made.
+    """
+    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
+
+    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    renderer = MujocoRenderer(model, data, width=FRAME_SIZE, height=FRAME_SIZE)
+    try:
+        renderer.render("rgb_array")
+    except Exception as error:  # depends on what is missing: the library, a driver or PyOpenGL
+        raise RuntimeError(
+            f"rendering failed with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: {error}. Install the EGL library"
+            " (package libegl1 on Debian and Ubuntu), or install libosmesa6 and set MUJOCO_GL=osmesa"
+        ) from error
+    return renderer
 
 
 def gymnasium_start_state(model: mujoco.MjModel, generator: np.random.Generator) -> tuple[Array, Array]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv
 
+FRAME_SIZE = 480  # pixels, width and height
+
 
 class Navigation2DVectorEnv(TaskVectorEnv):
     """N points in lock step; see `Navigation2DEnv` for the environment."""
@@ -37,8 +39,9 @@ class Navigation2DVectorEnv(TaskVectorEnv):
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
         )
-        self._goal_radius = goal_radius
+        self._goal_radius, self._goal_range = goal_radius, goal_range
         self._positions = np.zeros((num_envs, 2))
+        self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n goals, uniform in the square, [n, 2]."""
@@ -46,10 +49,15 @@ class Navigation2DVectorEnv(TaskVectorEnv):
 
     def _start_rows(self, rows: NDArray[np.intp]) -> None:
         self._positions[rows] = 0.0
+        for row in rows:
+            self._paths[row] = [self._positions[row].copy()]
 
     def _advance(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
         rows_or_all = slice(None) if rows is None else rows
         self._positions[rows_or_all] += actions[rows_or_all]
+        if self.render_mode is not None:
+            for row in range(self.num_envs) if rows is None else rows:
+                self._paths[row].append(self._positions[row].copy())
         offsets = self._positions - self.tasks
         distances = np.sqrt(np.square(offsets).sum(axis=1))
         arrived = (np.abs(offsets) < self._goal_radius).all(axis=1)
@@ -57,6 +65,52 @@ class Navigation2DVectorEnv(TaskVectorEnv):
 
     def _observe(self) -> Array:
         return self._positions.copy()
+
+    def _draw_row(self, row: int) -> NDArray[np.uint8]:
+        return draw_path(np.array(self._paths[row]), self.tasks[row], self._goal_range)
+
+
+def draw_path(path: Array, goal: Array, goal_range: float) -> NDArray[np.uint8]:
+    """Draw the square of goals, the start, the path so far, the position and the goal.
+
+    Args:
+        path: positions from the start to now, [T, 2].
+        goal: [2].
+        goal_range: half the side of the square of goals.
+
+    Returns:
+        The picture, [FRAME_SIZE, FRAME_SIZE, 3].
+    """
+    from PIL import Image, ImageDraw  # only those who render pay for it
+
+    scale = 4  # drawn larger and reduced: Pillow's lines are not antialiased
+    size = scale * FRAME_SIZE
+    half_width = max(1.4 * goal_range, 1.1 * float(np.abs(path).max()))
+
+    def pixel(point: Array) -> tuple[float, float]:
+        x, y = (np.asarray(point) / half_width * (1.0, -1.0) + 1.0) / 2.0 * size
+        return float(x), float(y)
+
+    image = Image.new("RGB", (size, size), "white")
+    canvas = ImageDraw.Draw(image)
+
+    def disc(center: Array, radius: int, fill: str, outline: str = "white") -> None:
+        canvas.circle(pixel(center), scale * radius, fill=fill, outline=outline, width=2 * scale)
+
+    corner = np.full(2, goal_range)
+    (left, bottom), (right, top) = pixel(-corner), pixel(corner)
+    canvas.rectangle((left, top, right, bottom), fill="#f3f5f8", outline="#b8c0cc", width=scale)
+    canvas.line(((left, size / 2), (right, size / 2)), fill="#dde2e9", width=scale)
+    canvas.line(((size / 2, top), (size / 2, bottom)), fill="#dde2e9", width=scale)
+    if len(path) > 1:
+        canvas.line([pixel(point) for point in path], fill="#7fa8d9", width=3 * scale, joint="curve")
+    for point in path[1:-1]:
+        disc(point, 3, "#7fa8d9", outline="#7fa8d9")
+    disc(path[0], 6, "white", outline="#5a6472")
+    disc(goal, 11, "white", outline="#d1495b")
+    disc(goal, 5, "#d1495b")
+    disc(path[-1], 8, "#2f6db5")
+    return np.asarray(image.reduce(scale))
 
 
 class Navigation2DEnv(TaskEnv):
