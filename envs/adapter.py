@@ -134,7 +134,7 @@ class GymnasiumTaskVectorEnv(VectorWrapper):
         frames = self.env.render()
         if frames is None:
             raise ValueError(f"environment {self._name} was made without a render mode")
-        return frames[row]
+        return np.asarray(frames[row])
 
     def close(self, **kwargs: Any) -> None:
         """Close all rows and end their processes."""

@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo comes without type stubs, so a type checker knows none of its names.)
 """The ant that runs at a wanted velocity, in a wanted direction, or to a goal.
 
 Source: Finn, Abbeel, Levine (2017), "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", section 5.3
@@ -166,18 +168,215 @@ class AntGoalVectorEnv(AntVectorEnv):
 
 
 class AntVelEnv(TaskEnv):
-    """The ant has to run at a velocity that only the reward tells of."""
+    """The ant has to run at a velocity that only the reward tells of.
+
+    ## Description
+    Gymnasium's four-legged ant (body, actions and dynamics of Ant-v5). Tasks differ in the velocity along x that is
+    wanted, which is uniform in `goal_range`. The policy does not observe it.
+
+    ## Action Space
+    `Box(-1, 1, (8,), float64)`; larger actions are clipped. The torque is the action times 150 N m.
+
+    | Num | Action | Min | Max | Unit |
+    |---|---|---|---|---|
+    | 0-1 | torque on hip and ankle of the back right leg | -1 | 1 | torque (150 N m) |
+    | 2-3 | torque on hip and ankle of the front left leg | -1 | 1 | torque (150 N m) |
+    | 4-5 | torque on hip and ankle of the front right leg | -1 | 1 | torque (150 N m) |
+    | 6-7 | torque on hip and ankle of the back left leg | -1 | 1 | torque (150 N m) |
+
+    ## Observation Space
+    `Box(-inf, inf, (27,), float64)`
+
+    | Num | Observation | Min | Max | Unit |
+    |---|---|---|---|---|
+    | 0 | height of the torso | -inf | inf | position (m) |
+    | 1-4 | orientation of the torso, a quaternion (w, x, y, z) | -inf | inf | - |
+    | 5-12 | hips and ankles: front left, front right, back left, back right leg | -inf | inf | angle (rad) |
+    | 13-15 | velocity of the torso along x, y and z | -inf | inf | velocity (m/s) |
+    | 16-18 | angular velocity of the torso about its x, y and z | -inf | inf | angular velocity (rad/s) |
+    | 19-26 | velocities of the joints, in the order of 5-12 | -inf | inf | angular velocity (rad/s) |
+
+    With `observe_position=True`, x and y of the torso (m) come first (29 numbers). With `contact_forces=True`, torque
+    and force of the contacts on each of the 13 bodies come last, 78 numbers clipped to [-1, 1] (N m and N).
+
+    ## Rewards
+    `reward = -|v - goal| + healthy_reward * healthy - ctrl_cost_weight * sum(a^2)`,
+    where `v` is the velocity along x, `a` the clipped action, and `healthy`
+    is 1 while the ant is healthy (see Episode End), else 0.
+    With `contact_forces=True`, `contact_cost_weight * sum(f^2)` is taken off, f being the observed forces.
+    `info["reward_task"]`, `info["reward_healthy"]`, `info["reward_ctrl"]` and `info["reward_contact"]` are the terms;
+    `info["x_velocity"]`, `info["y_velocity"]` (displacement over the time step, m/s), `info["x_position"]` and
+    `info["y_position"]` (m) are the torso's.
+
+    ## Starting State
+    That of Ant-v5: positions uniform within +-0.1 of the model's (torso at 0.75 m), velocities normal with standard
+    deviation 0.1.
+
+    ## Episode End
+    Terminated when the ant is not healthy: the height of the torso is outside `healthy_z_range`, or its state is not
+    finite. Truncated after 100 time steps by `gymnasium.make`.
+
+    ## Arguments
+    | Parameter | Type | Default | Description |
+    |---|---|---|---|
+    | `goal_range` | tuple[float, float] | (0, 3) | range of the wanted velocities (m/s) |
+    | `frame_skip` | int | 5 | simulation steps of 0.01 s per time step |
+    | `healthy_reward` | float | 1.05 | reward per healthy time step (1 so that most are positive, .05 to survive) |
+    | `healthy_z_range` | tuple[float, float] | (0.2, 1.0) | heights at which the ant is healthy (m) |
+    | `terminate_when_unhealthy` | bool | True | whether an unhealthy ant ends the episode |
+    | `ctrl_cost_weight` | float | 0.005 | weight of the squared action |
+    | `contact_forces` | bool | False | observe contact forces and charge for them |
+    | `contact_cost_weight` | float | 5e-4 | weight of the squared contact forces |
+    | `observe_position` | bool | False | observe x and y of the torso |
+
+    Weights and bonus default to those of the MAML paper's code. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
+    The task is the wanted velocity [1], given by `reset(options={"task": velocity})`.
+
+    ## Version History
+    * v0: first version.
+    """
 
     vector_class = AntVelVectorEnv
 
 
 class AntDirEnv(TaskEnv):
-    """The ant has to run in a direction that only the reward tells of."""
+    """The ant has to run in a direction that only the reward tells of.
+
+    ## Description
+    Gymnasium's four-legged ant (body, actions and dynamics of Ant-v5). There are two tasks: running forward and running
+    backward along x. The policy does not observe which it is.
+
+    ## Action Space
+    `Box(-1, 1, (8,), float64)`; larger actions are clipped. The torque is the action times 150 N m.
+
+    | Num | Action | Min | Max | Unit |
+    |---|---|---|---|---|
+    | 0-1 | torque on hip and ankle of the back right leg | -1 | 1 | torque (150 N m) |
+    | 2-3 | torque on hip and ankle of the front left leg | -1 | 1 | torque (150 N m) |
+    | 4-5 | torque on hip and ankle of the front right leg | -1 | 1 | torque (150 N m) |
+    | 6-7 | torque on hip and ankle of the back left leg | -1 | 1 | torque (150 N m) |
+
+    ## Observation Space
+    `Box(-inf, inf, (27,), float64)`
+
+    | Num | Observation | Min | Max | Unit |
+    |---|---|---|---|---|
+    | 0 | height of the torso | -inf | inf | position (m) |
+    | 1-4 | orientation of the torso, a quaternion (w, x, y, z) | -inf | inf | - |
+    | 5-12 | hips and ankles: front left, front right, back left, back right leg | -inf | inf | angle (rad) |
+    | 13-15 | velocity of the torso along x, y and z | -inf | inf | velocity (m/s) |
+    | 16-18 | angular velocity of the torso about its x, y and z | -inf | inf | angular velocity (rad/s) |
+    | 19-26 | velocities of the joints, in the order of 5-12 | -inf | inf | angular velocity (rad/s) |
+
+    With `observe_position=True`, x and y of the torso (m) come first (29 numbers). With `contact_forces=True`, torque
+    and force of the contacts on each of the 13 bodies come last, 78 numbers clipped to [-1, 1] (N m and N).
+
+    ## Rewards
+    `reward = direction * v + healthy_reward * healthy - ctrl_cost_weight * sum(a^2)`,
+    where `v` is the velocity along x, `a` the clipped action, and `healthy`
+    is 1 while the ant is healthy (see Episode End), else 0.
+    With `contact_forces=True`, `contact_cost_weight * sum(f^2)` is taken off, f being the observed forces.
+    `info["reward_task"]`, `info["reward_healthy"]`, `info["reward_ctrl"]` and `info["reward_contact"]` are the terms;
+    `info["x_velocity"]`, `info["y_velocity"]` (displacement over the time step, m/s), `info["x_position"]` and
+    `info["y_position"]` (m) are the torso's.
+
+    ## Starting State
+    That of Ant-v5: positions uniform within +-0.1 of the model's (torso at 0.75 m), velocities normal with standard
+    deviation 0.1.
+
+    ## Episode End
+    Terminated when the ant is not healthy: the height of the torso is outside `healthy_z_range`, or its state is not
+    finite. Truncated after 100 time steps by `gymnasium.make`.
+
+    ## Arguments
+    | Parameter | Type | Default | Description |
+    |---|---|---|---|
+    | `frame_skip` | int | 5 | simulation steps of 0.01 s per time step |
+    | `healthy_reward` | float | 0.05 | reward per healthy time step |
+    | `healthy_z_range` | tuple[float, float] | (0.2, 1.0) | heights at which the ant is healthy (m) |
+    | `terminate_when_unhealthy` | bool | True | whether an unhealthy ant ends the episode |
+    | `ctrl_cost_weight` | float | 0.005 | weight of the squared action |
+    | `contact_forces` | bool | False | observe contact forces and charge for them |
+    | `contact_cost_weight` | float | 5e-4 | weight of the squared contact forces |
+    | `observe_position` | bool | False | observe x and y of the torso |
+
+    Weights and bonus default to those of the MAML paper's code. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
+    The task is the direction [1], -1 or 1, given by `reset(options={"task": direction})`.
+
+    ## Version History
+    * v0: first version.
+    """
 
     vector_class = AntDirVectorEnv
 
 
 class AntGoalEnv(TaskEnv):
-    """The ant has to reach a goal that only the reward tells of."""
+    """The ant has to reach a goal that only the reward tells of.
+
+    ## Description
+    Gymnasium's four-legged ant (body, actions and dynamics of Ant-v5). Tasks differ in the goal, which is uniform in a
+    square around the origin. The policy does not observe it.
+
+    ## Action Space
+    `Box(-1, 1, (8,), float64)`; larger actions are clipped. The torque is the action times 150 N m.
+
+    | Num | Action | Min | Max | Unit |
+    |---|---|---|---|---|
+    | 0-1 | torque on hip and ankle of the back right leg | -1 | 1 | torque (150 N m) |
+    | 2-3 | torque on hip and ankle of the front left leg | -1 | 1 | torque (150 N m) |
+    | 4-5 | torque on hip and ankle of the front right leg | -1 | 1 | torque (150 N m) |
+    | 6-7 | torque on hip and ankle of the back left leg | -1 | 1 | torque (150 N m) |
+
+    ## Observation Space
+    `Box(-inf, inf, (27,), float64)`
+
+    | Num | Observation | Min | Max | Unit |
+    |---|---|---|---|---|
+    | 0 | height of the torso | -inf | inf | position (m) |
+    | 1-4 | orientation of the torso, a quaternion (w, x, y, z) | -inf | inf | - |
+    | 5-12 | hips and ankles: front left, front right, back left, back right leg | -inf | inf | angle (rad) |
+    | 13-15 | velocity of the torso along x, y and z | -inf | inf | velocity (m/s) |
+    | 16-18 | angular velocity of the torso about its x, y and z | -inf | inf | angular velocity (rad/s) |
+    | 19-26 | velocities of the joints, in the order of 5-12 | -inf | inf | angular velocity (rad/s) |
+
+    With `observe_position=True`, x and y of the torso (m) come first (29 numbers). With `contact_forces=True`, torque
+    and force of the contacts on each of the 13 bodies come last, 78 numbers clipped to [-1, 1] (N m and N).
+
+    ## Rewards
+    `reward = -(|x - goal_x| + |y - goal_y|) + healthy_reward * healthy - ctrl_cost_weight * sum(a^2)`,
+    where `(x, y)` is the torso's position after the move, `a` the clipped action, and `healthy`
+    is 1 while the ant is healthy (see Episode End), else 0.
+    With `contact_forces=True`, `contact_cost_weight * sum(f^2)` is taken off, f being the observed forces.
+    `info["reward_task"]`, `info["reward_healthy"]`, `info["reward_ctrl"]` and `info["reward_contact"]` are the terms;
+    `info["x_velocity"]`, `info["y_velocity"]` (displacement over the time step, m/s), `info["x_position"]` and
+    `info["y_position"]` (m) are the torso's.
+
+    ## Starting State
+    That of Ant-v5: positions uniform within +-0.1 of the model's (torso at 0.75 m), velocities normal with standard
+    deviation 0.1.
+
+    ## Episode End
+    Terminated when the ant is not healthy: the height of the torso is outside `healthy_z_range`, or its state is not
+    finite. Truncated after 100 time steps by `gymnasium.make`.
+
+    ## Arguments
+    | Parameter | Type | Default | Description |
+    |---|---|---|---|
+    | `goal_range` | float | 3 | goals are uniform in [-goal_range, goal_range]^2 (m) |
+    | `frame_skip` | int | 5 | simulation steps of 0.01 s per time step |
+    | `healthy_reward` | float | 4.05 | reward per healthy time step (4 so that most are positive, .05 to survive) |
+    | `healthy_z_range` | tuple[float, float] | (0.2, 1.0) | heights at which the ant is healthy (m) |
+    | `terminate_when_unhealthy` | bool | True | whether an unhealthy ant ends the episode |
+    | `ctrl_cost_weight` | float | 0.005 | weight of the squared action |
+    | `contact_forces` | bool | False | observe contact forces and charge for them |
+    | `contact_cost_weight` | float | 5e-4 | weight of the squared contact forces |
+    | `observe_position` | bool | False | observe x and y of the torso |
+
+    Weights and bonus default to those of the MAML paper's code. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
+    The task is the goal [2], given by `reset(options={"task": goal})`.
+
+    ## Version History
+    * v0: first version.
+    """
 
     vector_class = AntGoalVectorEnv

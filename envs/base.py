@@ -6,7 +6,7 @@ Shapes: N rows (environments in lock step), O observation, A action, P task para
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import gymnasium
@@ -33,7 +33,7 @@ class TaskSpace(spaces.Box):
 
     def accepts(self, tasks: Array) -> Mask:
         """Which of the tasks [N, P] lie in the space, [N]; NaN never does."""
-        return ((tasks >= self.low) & (tasks <= self.high)).all(axis=1)
+        return np.all((tasks >= self.low) & (tasks <= self.high), axis=1)
 
 
 class DirectionSpace(TaskSpace):
@@ -44,7 +44,7 @@ class DirectionSpace(TaskSpace):
 
     def accepts(self, tasks: Array) -> Mask:
         """Which of the tasks [N, 1] are -1 or +1, [N]."""
-        return (np.abs(tasks) == 1.0).all(axis=1)
+        return np.all(np.abs(tasks) == 1.0, axis=1)
 
     def contains(self, x: Any) -> bool:
         """Whether x is [-1.] or [1.]."""
@@ -298,7 +298,7 @@ class TaskEnv(gymnasium.Env, EzPickle):
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
-    vector_class: ClassVar[type[TaskVectorEnv]]
+    vector_class: ClassVar[Callable[..., TaskVectorEnv]]
 
     def __init__(self, render_mode: str | None = None, **kwargs: Any):
         EzPickle.__init__(self, render_mode=render_mode, **kwargs)

@@ -1,3 +1,5 @@
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo comes without type stubs, so a type checker knows none of its names.)
 """Vector environments on MuJoCo's batch: one model, N simulations, a native thread pool."""
 
 from __future__ import annotations
@@ -117,9 +119,7 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         mujoco.mj_forward(self._model, self._rendered_data)
         if self._renderer is None:
             self._renderer = _make_renderer(self._model, self._rendered_data)
-        frame = self._renderer.render("rgb_array")
-        assert isinstance(frame, np.ndarray)
-        return frame
+        return np.asarray(self._renderer.render("rgb_array"), np.uint8)
 
     def close_extras(self, **kwargs: object) -> None:
         """Release the renderer."""

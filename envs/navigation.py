@@ -60,7 +60,7 @@ class Navigation2DVectorEnv(TaskVectorEnv):
                 self._paths[row].append(self._positions[row].copy())
         offsets = self._positions - self.tasks
         distances = np.sqrt(np.square(offsets).sum(axis=1))
-        arrived = (np.abs(offsets) < self._goal_radius).all(axis=1)
+        arrived = np.all(np.abs(offsets) < self._goal_radius, axis=1)
         return -distances, arrived, {"distance": distances}
 
     def _observe(self) -> Array:
@@ -110,7 +110,7 @@ def draw_path(path: Array, goal: Array, goal_range: float) -> NDArray[np.uint8]:
     disc(goal, 11, "white", outline="#d1495b")
     disc(goal, 5, "#d1495b")
     disc(path[-1], 8, "#2f6db5")
-    return np.asarray(image.reduce(scale))
+    return np.array(image.reduce(scale))
 
 
 class Navigation2DEnv(TaskEnv):
