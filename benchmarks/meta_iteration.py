@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from mamlrl.envs.base import make_task_envs
+from mamlrl.memory import keep_freed_memory
 from tqdm import trange
 
 import mamlrl.learners.maml as maml
@@ -154,6 +155,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
 
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     config = workload_config(args.workload, args.curvature_fraction)
     timings = time_iterations(config, args.threads, args.repeats)

@@ -28,9 +28,14 @@ def stack(params: Params, num_tasks: int, shapes: dict[str, tuple[int, ...]]) ->
     }
 
 
-def tanh(values: Tensor) -> Tensor:
-    """The hyperbolic tangent as 2 sigmoid(2 x) - 1: on a CPU ten times as fast as torch.tanh, and equal to rounding."""
-    return torch.sigmoid(2 * values).mul(2).sub_(1)
+def tanh_(values: Tensor) -> Tensor:
+    """The hyperbolic tangent, 2 sigmoid(2 x) - 1, in place where autograd does not watch.
+
+    On a CPU ten times as fast as torch.tanh, and equal to rounding.
+    """
+    if torch.is_grad_enabled():
+        return torch.sigmoid(2 * values) * 2 - 1
+    return values.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class MLP:
         for layer in range(self.num_layers):
             hidden = torch.baddbmm(params[f"bias_{layer}"].unsqueeze(1), hidden, params[f"weight_{layer}"])
             if layer < self.num_layers - 1:
-                hidden = tanh(hidden) if self.activation == "tanh" else hidden.relu()
+                hidden = tanh_(hidden) if self.activation == "tanh" else hidden.relu()
         if self.free_outputs:
             free = params["free"].unsqueeze(1).expand(-1, hidden.shape[1], -1)
             hidden = torch.cat([hidden, free], dim=-1)
@@ -121,7 +126,7 @@ class LinearizedMLP:
     def _activate(self, values: Tensor) -> Tensor:
         """Apply the activation in place and remember its derivative."""
         if self._network.activation == "tanh":
-            hidden = tanh(values)
+            hidden = tanh_(values)
             slope = torch.mul(hidden, hidden).neg_().add_(1)
         else:
             hidden = values.relu_()
