@@ -6,12 +6,12 @@ The docstrings are the help of the command line. Values are checked on construct
 
 from __future__ import annotations
 
+import math
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
-class ConfigError(ValueError):
-    """A setting that cannot be right."""
+from mamlrl.errors import ConfigError
 
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
@@ -34,7 +34,7 @@ class EnvironmentConfig:
 
     def __post_init__(self) -> None:
         _require(self.horizon >= 1, "environment.horizon", self.horizon, "at least 1 time step")
-        _require(self.action_scale > 0, "environment.action_scale", self.action_scale, "positive")
+        _require(0 < self.action_scale < math.inf, "environment.action_scale", self.action_scale, "positive")
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class PolicyConfig:
             self.hidden_sizes,
             "at least 1 each",
         )
-        _require(self.min_std > 0, "policy.min_std", self.min_std, "positive")
+        _require(0 < self.min_std < math.inf, "policy.min_std", self.min_std, "positive")
         _require(
-            self.initial_std >= self.min_std,
+            self.min_std <= self.initial_std < math.inf,
             "policy.initial_std",
             self.initial_std,
             "at least policy.min_std",
@@ -104,7 +104,7 @@ class AdaptationConfig:
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "adaptation.steps", self.steps, "at least 1")
-        _require(self.step_size >= 0, "adaptation.step_size", self.step_size, "at least 0")
+        _require(0 <= self.step_size < math.inf, "adaptation.step_size", self.step_size, "at least 0")
 
 
 @dataclass(frozen=True)
@@ -128,9 +128,9 @@ class TrustRegionConfig:
     loss and KL always use all of them."""
 
     def __post_init__(self) -> None:
-        _require(self.max_kl > 0, "trust_region.max_kl", self.max_kl, "positive")
+        _require(0 < self.max_kl < math.inf, "trust_region.max_kl", self.max_kl, "positive")
         _require(self.cg_iterations >= 1, "trust_region.cg_iterations", self.cg_iterations, "at least 1")
-        _require(self.cg_damping >= 0, "trust_region.cg_damping", self.cg_damping, "at least 0")
+        _require(0 <= self.cg_damping < math.inf, "trust_region.cg_damping", self.cg_damping, "at least 0")
         _require(self.cg_tolerance >= 0, "trust_region.cg_tolerance", self.cg_tolerance, "at least 0")
         _require(0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)")
         _require(self.max_backtracks >= 1, "trust_region.max_backtracks", self.max_backtracks, "at least 1")
@@ -153,7 +153,7 @@ class EvalConfig:
     rollouts: int = 20
     """Rollouts per task and gradient step."""
     steps: int = 3
-    """Gradient steps on each task; the step size is halved after the first, as in the MAML paper."""
+    """Gradient steps on each task; steps beyond those of training have half the step size, as in the MAML paper."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 0, "eval.every", self.every, "at least 0")
@@ -181,7 +181,10 @@ class Config:
     """All settings of one run."""
 
     env: str = "mamlrl/Navigation2D-v0"
-    """Gymnasium id of the task family, with its module where it has to be imported (my_package.my_module:MyTasks-v0)."""
+    """Task family: the short name of a shipped configuration (cheetah-vel), or a Gymnasium id with its module
+    (my_package.my_module:MyTasks-v0)."""
+    name: str = ""
+    """Name of the run's settings, the folder under runs/; empty takes the short name or id given as env."""
     learner: str = "maml"
     """Meta-learner, a row of mamlrl.learners.LEARNERS."""
     seed: int = 1
@@ -189,7 +192,7 @@ class Config:
     iterations: int = 100
     """Meta-iterations."""
     device: str = "cpu"
-    """Device that the policies and the meta-update live on: cpu or cuda."""
+    """Device that the policies and the meta-update live on: cpu, cuda, or one of several such as cuda:1."""
     threads: int = 0
     """Threads of the simulation and of tensor arithmetic; 0 takes all processors."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
@@ -202,6 +205,8 @@ class Config:
 
     def __post_init__(self) -> None:
         _require(bool(self.env), "env", self.env, "a Gymnasium id")
+        _require(not re.search(r"[/\\]|^\.", self.name), "name", self.name, "usable as a folder's name")
+        _require(bool(re.fullmatch(r"cpu|cuda(:\d+)?", self.device)), "device", self.device, "cpu or cuda")
         _require(self.seed >= 0, "seed", self.seed, "at least 0")
         _require(self.iterations >= 1, "iterations", self.iterations, "at least 1")
         _require(self.threads >= 0, "threads", self.threads, "at least 0")

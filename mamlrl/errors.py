@@ -9,5 +9,11 @@ class UserError(Exception):
     exit_code = 1
 
 
+class ConfigError(UserError):
+    """A setting or an argument that cannot be right."""
+
+    exit_code = 2
+
+
 class NonFiniteError(UserError):
     """An environment or a policy produced numbers that are not finite."""

@@ -1,0 +1,267 @@
+"""From the command line and YAML files to a checked `Config`. Imports nothing heavy, so that --help is quick."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from argparse import ArgumentError
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, get_loader, set_parsing_settings
+
+from mamlrl.config import Config
+from mamlrl.errors import ConfigError
+
+CONFIG_FILE = "config.yaml"
+"""Name of the complete settings in a run folder."""
+FREE_FORM = "environment.kwargs"
+"""The field whose keys are the environment's own."""
+
+Settings = dict[str, Any]
+"""Settings as plain nested dicts, as in YAML; usually only some of the fields."""
+
+
+class Command(NamedTuple):
+    """What a command line asks for."""
+
+    config: Config
+    out: Path | None
+    """run folder, None for the default one"""
+    resume: Path | None
+    """run folder to go on with"""
+
+
+def shipped_names() -> list[str]:
+    """Names of the shipped configurations."""
+    files = resources.files("mamlrl.configs").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def shipped_settings(name: str) -> Settings:
+    """A shipped configuration by its short name.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    names = shipped_names()
+    if name not in names:
+        raise ConfigError(
+            f"--env {name}: unknown name{_suggestion(name, names)}; known names are {', '.join(names)}; "
+            "any other environment is given as module:Id-v0"
+        )
+    text = resources.files("mamlrl.configs").joinpath(f"{name}.yaml").read_text()
+    return _parse_yaml(text, f"configs/{name}.yaml")
+
+
+def load_settings(path: Path) -> Settings:
+    """Settings of a YAML file.
+
+    Raises:
+        ConfigError: the file cannot be read, is no YAML mapping, or has an unknown key.
+    """
+    try:
+        return _parse_yaml(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _parse_yaml(text: str, source: str) -> Settings:
+    try:
+        settings = get_loader("yaml")(text)  # unlike YAML 1.1, takes 1e-5 for a number
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{source} holds {settings!r}; it must hold a mapping of settings")
+    _check_keys(settings, Config, source)
+    return settings
+
+
+def _check_keys(settings: Mapping[str, Any], section: type, source: str, prefix: str = "") -> None:
+    """Every key is a field of the section, every section a mapping, and no value is missing."""
+    hints = get_type_hints(section)
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if key not in hints:
+            candidates = [f"{prefix}{hint}" for hint in hints]
+            raise ConfigError(f"{source}: unknown key {name}{_suggestion(name, candidates or all_fields())}")
+        if value is None:
+            raise ConfigError(f"{source}: {name} has no value; it must be {_describe(hints[key])}")
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{source}: {name} is {value!r}; it must be a mapping of settings")
+            _check_keys(value, hints[key], source, f"{name}.")
+
+
+def all_fields(section: type = Config, prefix: str = "") -> dict[str, Any]:
+    """Dotted name and type of every field."""
+    fields: dict[str, Any] = {}
+    for key, hint in get_type_hints(section).items():
+        nested = dataclasses.is_dataclass(hint)
+        fields |= all_fields(hint, f"{prefix}{key}.") if nested else {f"{prefix}{key}": hint}
+    return fields
+
+
+def _suggestion(name: str, candidates: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, list(candidates), n=3)
+    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
+
+
+def _describe(hint: Any) -> str:
+    """A type in words."""
+    if get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, get_args(hint)))}"
+    if get_origin(hint) is tuple:
+        return "a list of integers, such as [100,100]"
+    if get_origin(hint) is dict or dataclasses.is_dataclass(hint):
+        return "a mapping of settings"
+    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[hint]
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of `python -m mamlrl.train`: a flag for every field of `Config`, and the run's own."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog="python -m mamlrl.train",
+        description="Meta-train a policy on a family of tasks.",
+        epilog=f"Short names for --env: {', '.join(shipped_names())}.",
+        usage="%(prog)s --env NAME|module:Id [--config FILE] [--out DIR] [--resume RUN_DIR] [--FIELD VALUE ...]",
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    run = parser.add_argument_group("The run")
+    run.add_argument("--config", type=str, metavar="FILE", help="YAML file of settings, over those of --env.")
+    run.add_argument("--out", type=str, metavar="DIR", help="Run folder, in place of runs/<env>/<learner>/...")
+    run.add_argument("--resume", type=str, metavar="RUN_DIR", help="Run folder to go on with.")
+    parser.add_class_arguments(Config, as_group=False)
+    return parser
+
+
+def parse_command(argv: Sequence[str]) -> Command:
+    """The command line, checked: every value has its type and range, every key exists.
+
+    Later settings go over earlier ones: the shipped configuration of a short name, --config, flags. With --resume
+    the run's own settings take the place of the shipped configuration.
+
+    Raises:
+        ConfigError: something on the command line or in a file is wrong.
+        SystemExit: after --help.
+    """
+    parser = build_parser()
+    flags = _parse_flags(parser, argv)
+    config_file, out, resume = (_take_path(flags, name) for name in ("config", "out", "resume"))
+    if out is not None and resume is not None:
+        raise ConfigError("--out and --resume exclude each other: a resumed run stays in its folder")
+    given = merge(load_settings(config_file) if config_file else {}, flags)
+    settings = merge(*_layers(given, resume))
+    return Command(make_config(settings), out, resume)
+
+
+def _parse_flags(parser: ArgumentParser, argv: Sequence[str]) -> Settings:
+    """Only what the flags say, without defaults."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    for argument in argv:
+        name = argument.partition("=")[0]
+        if name.startswith("--") and name not in known and not name.startswith(f"--{FREE_FORM}."):
+            raise ConfigError(f"unknown flag {name}{_suggestion(name, known)}")
+    try:
+        return parser.parse_args(list(argv), defaults=False).as_dict()
+    except ArgumentError as error:
+        raise _clearer(error) from error
+
+
+def _take_path(flags: Settings, name: str) -> Path | None:
+    value = flags.pop(name, None)
+    return None if value is None else Path(value)
+
+
+def _layers(given: Settings, resume: Path | None) -> tuple[Settings, Settings]:
+    """What the given settings lie over, and the given settings with the short name of `env` resolved."""
+    base: Settings = {}
+    if resume is not None:
+        if not (resume / CONFIG_FILE).is_file():
+            raise ConfigError(f"--resume {resume}: not a run folder (it has no {CONFIG_FILE})")
+        base = load_settings(resume / CONFIG_FILE)
+    elif "env" not in given:
+        raise ConfigError(f"--env is missing; known names are {', '.join(shipped_names())}; or give module:Id-v0")
+    env = given.get("env")
+    if isinstance(env, str) and ":" not in env and "/" not in env:
+        shipped = {"name": env, **shipped_settings(env)}
+        given = {"name": env, **given, "env": shipped["env"]}
+        base = shipped if resume is None else base
+    return base, given
+
+
+def merge(*layers: Mapping[str, Any]) -> Settings:
+    """Nested dicts laid over each other, the last one on top."""
+    result: Settings = {}
+    for layer in layers:
+        for key, value in layer.items():
+            below = result.get(key)
+            both_nested = isinstance(value, dict) and isinstance(below, dict)
+            result[key] = merge(below, value) if both_nested else value  # type: ignore[arg-type]
+    return result
+
+
+def make_config(settings: Settings) -> Config:
+    """A `Config` from plain settings; fields that they leave out take their defaults.
+
+    Raises:
+        ConfigError: a key is unknown, or a value has the wrong type or is out of range.
+    """
+    _check_keys(settings, Config, "settings")
+    try:
+        return Config(**_typed(settings))
+    except ArgumentError as error:
+        raise _clearer(error) from error
+
+
+def _typed(settings: Settings) -> dict[str, Any]:
+    """Fields of `Config` with values of the declared types."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Config, as_group=False)
+    return dict(vars(parser.instantiate(parser.parse_object(settings))))
+
+
+def _clearer(error: ArgumentError) -> ConfigError:
+    """The parser's complaint as one line that names the field, the value and what would be right."""
+    message = " ".join(str(error).split())
+    wrong = re.match(r'Parser key "([\w.]+)": .*Got value: ?(.*)', message)
+    hint = all_fields().get(wrong[1]) if wrong else None
+    if wrong is None or hint is None:
+        return ConfigError(message)
+    return ConfigError(f"{wrong[1]} is {wrong[2]!r}; it must be {_describe(hint)}")
+
+
+def to_settings(config: Config) -> Settings:
+    """All settings of a config as plain nested dicts and lists, the inverse of `make_config`."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+    return plain(dataclasses.asdict(config))
+
+
+def to_yaml(config: Config) -> str:
+    """All settings of a config as YAML."""
+    return yaml.safe_dump(to_settings(config), sort_keys=False)
+
+
+def differences(settings: Settings, others: Settings, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted names of the fields in which two complete settings differ, with both values."""
+    result: dict[str, tuple[Any, Any]] = {}
+    for key in settings.keys() | others.keys():
+        ours, theirs = settings.get(key), others.get(key)
+        if isinstance(ours, dict) and isinstance(theirs, dict):
+            result |= differences(ours, theirs, f"{prefix}{key}.")
+        elif ours != theirs:
+            result[f"{prefix}{key}"] = (ours, theirs)
+    return dict(sorted(result.items()))

@@ -1,0 +1,55 @@
+"""How well an initialisation adapts to tasks that it was not trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from mamlrl.advantages import make_batch
+from mamlrl.config import Config
+from mamlrl.learners.base import Learner
+from mamlrl.policies.base import Policy
+from mamlrl.sampler import collect, mean_returns
+from mamlrl.seeding import Streams
+from mamlrl.structs import Params
+
+
+def evaluate_adaptation(
+    envs: VectorEnv,
+    policy: Policy,
+    learner: Learner,
+    params: Params,
+    tasks: np.ndarray,
+    streams: Streams,
+    config: Config,
+    iteration: int = 0,
+) -> Tensor:
+    """Mean undiscounted return of each task after 0, 1, ..., `config.eval.steps` gradient steps.
+
+    Each step is taken on fresh rollouts. Steps beyond those of training have half the step size (Finn et al. 2017,
+    section 5.3: the first step as in training, later ones halved).
+
+    Args:
+        envs: vector environment with M * `config.eval.rollouts` rows.
+        policy: the policy.
+        learner: adapts it.
+        params: the initialisation.
+        tasks: [M, P].
+        streams: the run's streams of evaluation.
+        config: the run's settings.
+        iteration: which evaluation of the run this is; each has noise of its own.
+
+    Returns:
+        Returns, [steps + 1, M].
+    """
+    returns = []
+    for step in range(config.eval.steps + 1):
+        rollouts = collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
+        returns.append(mean_returns(rollouts))
+        if step < config.eval.steps:
+            batch, _ = make_batch(rollouts, config.sampling)
+            halved = step >= config.adaptation.steps
+            params = learner.adapt(params, batch, config.adaptation.step_size / 2 if halved else None)
+    return torch.stack(returns)

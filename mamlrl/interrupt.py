@@ -1,0 +1,39 @@
+"""Ctrl-C and SIGTERM as a request to stop at the end of the iteration."""
+
+from __future__ import annotations
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+
+class StopRequest:
+    """While entered, the first Ctrl-C or SIGTERM is noted in `signal`, and a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._process = os.getpid()
+        self._previous: dict[int, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """128 + signal, as a shell reports it; 0 without one."""
+        return 0 if self.signal is None else 128 + self.signal
+
+    def __enter__(self) -> StopRequest:
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # an environment's forked process: a terminal sends Ctrl-C to it as well,
+            if number == signal.SIGTERM:  # but the parent still needs it to finish the iteration
+                os._exit(128 + number)
+            return
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
