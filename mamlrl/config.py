@@ -47,6 +47,9 @@ class PolicyConfig:
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of the hidden layers."""
+    observation_scale: tuple[float, ...] = ()
+    """Constant factor on each observation, in inverse units of it, so that the network sees numbers near 1; empty for
+    none. Joint velocities of 10 rad/s saturate the first layer: scaled by 0.1 the half-cheetah learns far sooner."""
     initial_std: float = 1.0
     """Standard deviation of the Gaussian policy at the start, in policy units."""
     min_std: float = 1e-6

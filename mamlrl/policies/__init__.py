@@ -32,6 +32,12 @@ def make_policy(config: PolicyConfig, observation_space: spaces.Space, action_sp
     """
     if not isinstance(observation_space, spaces.Box):
         raise UserError(f"observation space {observation_space} is not supported; it must be a Box")
+    observation_dim = math.prod(observation_space.shape)
+    if config.observation_scale and len(config.observation_scale) != observation_dim:
+        raise UserError(
+            f"policy.observation_scale has {len(config.observation_scale)} factors; it must have {observation_dim}, one"
+            " for each observation, or be empty"
+        )
     continuous = isinstance(action_space, spaces.Box) and len(action_space.shape) == 1
     if not continuous and not isinstance(action_space, spaces.Discrete):
         raise UserError(f"action space {action_space} is not supported; it must be a 1-d Box or Discrete")
@@ -40,4 +46,4 @@ def make_policy(config: PolicyConfig, observation_space: spaces.Space, action_sp
     if name != fitting:
         raise UserError(f"policy.network is {name!r}, but action space {action_space} needs {fitting!r}")
     num_actions = action_space.shape[0] if isinstance(action_space, spaces.Box) else int(action_space.n)
-    return POLICIES[name](config, math.prod(observation_space.shape), num_actions)
+    return POLICIES[name](config, observation_dim, num_actions)

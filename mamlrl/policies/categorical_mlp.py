@@ -23,7 +23,8 @@ class CategoricalMLP:
     def __init__(self, config: PolicyConfig, observation_dim: int, num_actions: int):
         self.config = config
         self.distribution = Categorical(num_actions)
-        self.network = MLP((observation_dim, *config.hidden_sizes, num_actions), config.activation)
+        sizes = (observation_dim, *config.hidden_sizes, num_actions)
+        self.network = MLP(sizes, config.activation, 0, config.observation_scale)
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Xavier-uniform weights, zero biases."""

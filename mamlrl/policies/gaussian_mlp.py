@@ -25,7 +25,8 @@ class GaussianMLP:
     def __init__(self, config: PolicyConfig, observation_dim: int, action_dim: int):
         self.config = config
         self.distribution = DiagonalGaussian(action_dim, config.min_std)
-        self.network = MLP((observation_dim, *config.hidden_sizes, action_dim), config.activation, action_dim)
+        sizes = (observation_dim, *config.hidden_sizes, action_dim)
+        self.network = MLP(sizes, config.activation, action_dim, config.observation_scale)
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Xavier-uniform weights, zero biases, log of the initial standard deviation."""

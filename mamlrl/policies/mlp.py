@@ -48,11 +48,13 @@ class MLP:
         sizes: units of every layer, inputs and outputs included.
         activation: nonlinearity of the hidden layers.
         free_outputs: F, outputs that are parameters themselves (a state-independent log std).
+        input_scale: constant factor on each input; empty for none.
     """
 
     sizes: tuple[int, ...]
     activation: Activation = "tanh"
     free_outputs: int = 0
+    input_scale: tuple[float, ...] = ()
 
     @property
     def num_layers(self) -> int:
@@ -70,6 +72,10 @@ class MLP:
             shapes["free"] = (self.free_outputs,)
         return shapes
 
+    def scale(self, inputs: Tensor) -> Tensor:
+        """The inputs as the first layer sees them."""
+        return inputs * inputs.new_tensor(self.input_scale) if self.input_scale else inputs
+
     def init_params(self, generator: torch.Generator) -> Params:
         """Xavier-uniform weights (Glorot and Bengio 2010), zero biases and zero free outputs, float32."""
         params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
@@ -81,7 +87,7 @@ class MLP:
     def forward(self, params: Params, inputs: Tensor) -> Tensor:
         """Outputs [M, R, Z] on inputs [M, R, O]; differentiable. Parameters are stacked or shared by all tasks."""
         params = stack(params, inputs.shape[0], self.shapes)
-        hidden = inputs
+        hidden = self.scale(inputs)
         for layer in range(self.num_layers):
             hidden = torch.baddbmm(params[f"bias_{layer}"].unsqueeze(1), hidden, params[f"weight_{layer}"])
             if layer < self.num_layers - 1:
@@ -111,7 +117,7 @@ class LinearizedMLP:
         params = stack(params, inputs.shape[0], network.shapes)
         layers = range(network.num_layers)
         self._weights = [params[f"weight_{layer}"].detach() for layer in layers]
-        self._inputs = [inputs]  # the input of every layer
+        self._inputs = [network.scale(inputs)]  # the input of every layer
         self._slopes: list[Tensor] = []  # derivative of every hidden activation
         self._work: dict[tuple[str, int], Tensor] = {}
         for layer in layers:

@@ -13,7 +13,7 @@ NUM_TASKS = 3
 def problem(
     activation: str, stacked: bool, hidden: tuple[int, ...], generator: torch.Generator
 ) -> tuple[MLP, Params, torch.Tensor]:
-    network = MLP((4, *hidden, 2), activation, free_outputs=2)  # type: ignore[arg-type]
+    network = MLP((4, *hidden, 2), activation, free_outputs=2, input_scale=(1.0, 0.5, 2.0, 0.1))  # type: ignore[arg-type]
     lead = (NUM_TASKS,) if stacked else ()
     params = {name: torch.randn(*lead, *shape, generator=generator) for name, shape in network.shapes.items()}
     return network, params, torch.randn(NUM_TASKS, ROWS, 4, generator=generator)
