@@ -24,12 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 from mamlrl.envs.base import make_task_envs
-from mamlrl.memory import keep_freed_memory
 from tqdm import trange
 
 import mamlrl.learners.maml as maml
 from mamlrl.advantages import make_batch
 from mamlrl.config import AdaptationConfig, Config, EnvironmentConfig, SamplingConfig, TrustRegionConfig
+from mamlrl.memory import keep_freed_memory
 from mamlrl.policies import make_policy
 from mamlrl.sampler import collect
 from mamlrl.seeding import Stream, Streams

@@ -113,8 +113,10 @@ def backtracking_line_search(
 def trust_region_step(
     objective: Objective, start: Tensor, loss: float, settings: TrustRegionConfig
 ) -> tuple[Tensor, TrustRegionStats]:
-    """One TRPO step: x = (H + damping)^-1 g, then from `start` along -x to where the quadratic model of the KL is
-    max_kl, shortened until the true loss falls and the true KL is within bounds.
+    """One step of TRPO.
+
+    x = (H + damping)^-1 g, then from `start` along -x to where the quadratic model of the KL is max_kl, shortened
+    until the true loss falls and the true KL is within bounds.
 
     Args:
         objective: gradient and curvature at `start`, loss and KL elsewhere.

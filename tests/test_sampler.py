@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from mamlrl.envs.base import make_task_envs
 
 from mamlrl.config import EnvironmentConfig, PolicyConfig, SamplingConfig
-from mamlrl.envs.base import make_task_envs
-from mamlrl.errors import NonFiniteError
+from mamlrl.errors import ConfigError, NonFiniteError
 from mamlrl.policies import make_policy
 from mamlrl.sampler import collect, mean_returns, to_environment_actions
 from mamlrl.seeding import Streams
@@ -163,5 +163,5 @@ def test_discrete_policies_take_discrete_spaces():
 
 
 def test_sampling_config_is_checked():
-    with pytest.raises(ValueError, match=r"sampling\.rollouts is 0; it must be at least 1"):
+    with pytest.raises(ConfigError, match=r"sampling\.rollouts is 0; it must be at least 1"):
         SamplingConfig(rollouts=0)

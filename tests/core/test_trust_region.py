@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_line_search_shortens_until_the_loss_falls(generator):
     point, stats = trust_region_step(objective, torch.zeros(3), 0.0, config)
     assert stats.accepted and stats.backtracks > 0
     lengths = [float(p.norm()) for p in objective.points]
-    ratios = [after / before for before, after in zip(lengths, lengths[1:], strict=False)]
+    ratios = [after / before for before, after in pairwise(lengths)]
     assert ratios == pytest.approx([config.backtrack_ratio] * len(ratios))
     assert objective.evaluate(point)[0] < 0
 
