@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from mamlrl.config import EnvironmentConfig
-from mamlrl.errors import NonFiniteError
+from mamlrl.errors import NonFiniteError, UserError
 from mamlrl.policies.base import Policy
 from mamlrl.seeding import RolloutStreams
 from mamlrl.structs import Params, Rollouts
@@ -68,6 +68,7 @@ def collect(
 
     Raises:
         NonFiniteError: the policy or the environment produced a number that is not finite.
+        UserError: the environment refused a task.
     """
     num_tasks, horizon = len(tasks), config.horizon
     rollouts = envs.num_envs // num_tasks
@@ -85,7 +86,10 @@ def collect(
     outputs, actions = [], []
 
     seeds = streams.reset_seeds(num_tasks, rollouts).reshape(-1).tolist()
-    observation, _ = envs.reset(seed=seeds, options={"task": np.repeat(tasks, rollouts, axis=0)})
+    try:
+        observation, _ = envs.reset(seed=seeds, options={"task": np.repeat(tasks, rollouts, axis=0)})
+    except ValueError as error:  # such as a task outside of the task space
+        raise UserError(f"environment {_name(envs)}: {error}") from error
     alive = np.ones(envs.num_envs, bool)
     memory = policy.initial_state(num_tasks, rollouts)
     for t in range(horizon):
@@ -125,8 +129,11 @@ def collect(
     return result
 
 
+def _name(envs: VectorEnv) -> str:
+    return envs.spec.id if envs.spec is not None else type(envs).__name__
+
+
 def _check_finite(rollouts: Rollouts, envs: VectorEnv) -> None:
-    name = envs.spec.id if envs.spec is not None else type(envs).__name__
     if not rollouts.actions.isfinite().all():
         raise NonFiniteError(
             "the policy's actions are not finite; a smaller adaptation.step_size or trust_region.max_kl keeps the "
@@ -135,7 +142,7 @@ def _check_finite(rollouts: Rollouts, envs: VectorEnv) -> None:
     for field in ("observations", "rewards", "final_observations"):
         if not getattr(rollouts, field).isfinite().all():
             raise NonFiniteError(
-                f"environment {name} returned {field.replace('_', ' ')} that are not finite (NaN or infinite)"
+                f"environment {_name(envs)} returned {field.replace('_', ' ')} that are not finite (NaN or infinite)"
             )
 
 
