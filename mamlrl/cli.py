@@ -22,6 +22,13 @@ CONFIG_FILE = "config.yaml"
 FREE_FORM = "environment.kwargs"
 """The field whose keys are the environment's own."""
 
+RUN_FLAGS = {
+    "config": ("FILE", "YAML file of settings; they go over those of a short name, and flags over them."),
+    "out": ("DIR", "Run folder in place of runs/<name>/<learner>/seed-<seed>-<time>."),
+    "resume": ("RUN_DIR", "Run folder to go on with; --iterations may extend the run."),
+}
+"""Flags that are no settings: value and help."""
+
 Settings = dict[str, Any]
 """Settings as plain nested dicts, as in YAML; usually only some of the fields."""
 
@@ -51,7 +58,7 @@ def shipped_settings(name: str) -> Settings:
     names = shipped_names()
     if name not in names:
         raise ConfigError(
-            f"--env {name}: unknown name{_suggestion(name, names)}; known names are {', '.join(names)}; "
+            f"--env {name}: unknown name{_suggestion(name, names, count=3)}; known names are {', '.join(names)}; "
             "any other environment is given as module:Id-v0"
         )
     text = resources.files("mamlrl.configs").joinpath(f"{name}.yaml").read_text()
@@ -90,7 +97,7 @@ def _check_keys(settings: Mapping[str, Any], section: type, source: str, prefix:
         name = f"{prefix}{key}"
         if key not in hints:
             candidates = [f"{prefix}{hint}" for hint in hints]
-            raise ConfigError(f"{source}: unknown key {name}{_suggestion(name, candidates or all_fields())}")
+            raise ConfigError(f"{source}: unknown key {name}{_suggestion(name, candidates)}")
         if value is None:
             raise ConfigError(f"{source}: {name} has no value; it must be {_describe(hints[key])}")
         if dataclasses.is_dataclass(hints[key]):
@@ -108,8 +115,8 @@ def all_fields(section: type = Config, prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def _suggestion(name: str, candidates: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, list(candidates), n=3)
+def _suggestion(name: str, candidates: Iterable[str], count: int = 1) -> str:
+    nearest = difflib.get_close_matches(name, list(candidates), n=count)
     return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
 
 
@@ -136,10 +143,10 @@ def build_parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     run = parser.add_argument_group("The run")
-    run.add_argument("--config", type=str, metavar="FILE", help="YAML file of settings, over those of --env.")
-    run.add_argument("--out", type=str, metavar="DIR", help="Run folder, in place of runs/<env>/<learner>/...")
-    run.add_argument("--resume", type=str, metavar="RUN_DIR", help="Run folder to go on with.")
+    for flag, (metavar, help_text) in RUN_FLAGS.items():
+        run.add_argument(f"--{flag}", type=str, metavar=metavar, help=help_text)
     parser.add_class_arguments(Config, as_group=False)
+    parser.set_defaults({"env": None})  # there is no default family: --env, --config or --resume names it
     return parser
 
 
@@ -155,7 +162,7 @@ def parse_command(argv: Sequence[str]) -> Command:
     """
     parser = build_parser()
     flags = _parse_flags(parser, argv)
-    config_file, out, resume = (_take_path(flags, name) for name in ("config", "out", "resume"))
+    config_file, out, resume = (_take_path(flags, name) for name in RUN_FLAGS)
     if out is not None and resume is not None:
         raise ConfigError("--out and --resume exclude each other: a resumed run stays in its folder")
     given = merge(load_settings(config_file) if config_file else {}, flags)
@@ -165,13 +172,13 @@ def parse_command(argv: Sequence[str]) -> Command:
 
 def _parse_flags(parser: ArgumentParser, argv: Sequence[str]) -> Settings:
     """Only what the flags say, without defaults."""
-    known = [option for action in parser._actions for option in action.option_strings]
+    known = [f"--{name}" for name in ("help", *RUN_FLAGS, *get_type_hints(Config), *all_fields())]
     for argument in argv:
         name = argument.partition("=")[0]
         if name.startswith("--") and name not in known and not name.startswith(f"--{FREE_FORM}."):
             raise ConfigError(f"unknown flag {name}{_suggestion(name, known)}")
     try:
-        return parser.parse_args(list(argv), defaults=False).as_dict()
+        return parser.parse_args(list(argv), defaults=False, with_meta=False).as_dict()
     except ArgumentError as error:
         raise _clearer(error) from error
 
