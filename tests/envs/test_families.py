@@ -1,0 +1,139 @@
+"""Every registered family: Gymnasium's own checks, tasks, infos, docstrings."""
+
+import pickle
+import subprocess
+import sys
+import warnings
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from mamlrl.envs import FAMILIES
+
+IDS = [row[0] for row in FAMILIES]
+SECTIONS = (
+    "Description",
+    "Action Space",
+    "Observation Space",
+    "Rewards",
+    "Starting State",
+    "Episode End",
+    "Arguments",
+    "Version History",
+)
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_gymnasium_check(env_id):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error")
+        warnings.filterwarnings("ignore", message=".*observation space m.*imum value is.*infinity")
+        check_env(gymnasium.make(env_id).unwrapped, skip_render_check=True)  # test_rendering.py renders
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_docstring_has_all_sections(env_id):
+    docstring = type(gymnasium.make(env_id).unwrapped).__doc__
+    assert docstring is not None
+    positions = [docstring.index(f"## {section}\n") for section in SECTIONS]
+    assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_sampled_tasks_lie_in_the_task_space_and_fill_it(env_id):
+    env = gymnasium.make(env_id).unwrapped
+    tasks = env.sample_tasks(500, np.random.default_rng(0))
+    assert tasks.shape == (500, *env.task_space.shape) and tasks.dtype == np.float64
+    assert all(env.task_space.contains(task) for task in tasks)
+    width = env.task_space.high - env.task_space.low
+    assert (tasks.min(axis=0) - env.task_space.low < 0.02 * width).all()
+    assert (env.task_space.high - tasks.max(axis=0) < 0.02 * width).all()
+    np.testing.assert_array_equal(tasks, env.sample_tasks(500, np.random.default_rng(0)))
+    assert env.task_space.contains(env.task_space.sample())
+
+
+def task_reward(env_id, task, info):
+    """The reward of the task alone, from what info says of the robot."""
+    if "Goal" in env_id:
+        return -abs(info["x_position"] - task[0]) - abs(info["y_position"] - task[1])
+    if "Dir" in env_id:
+        return task[0] * info["x_velocity"]
+    if "Vel" in env_id:
+        return -abs(info["x_velocity"] - task[0])
+    return -info["distance"]
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_reward_follows_from_info(env_id):
+    env = gymnasium.make(env_id)
+    rng = np.random.default_rng(0)
+    env.reset(seed=0)
+    task = env.unwrapped.task
+    for _ in range(20):
+        action = rng.uniform(-2, 2, env.action_space.shape)
+        observation, reward, terminated, _, info = env.step(action)
+        clipped = np.clip(action, env.action_space.low, env.action_space.high)
+        expected = task_reward(env_id, task, info)
+        if "Cheetah" in env_id:
+            expected -= 0.05 * np.sum(clipped**2)
+        elif "Ant" in env_id:
+            bonus = {"mamlrl/AntVel-v0": 1.05, "mamlrl/AntDir-v0": 0.05, "mamlrl/AntGoal-v0": 4.05}[env_id]
+            expected += bonus * (not terminated) - 0.005 * np.sum(clipped**2)
+        else:
+            np.testing.assert_allclose(info["distance"], np.linalg.norm(observation - task), rtol=1e-12)
+        np.testing.assert_allclose(reward, expected, rtol=1e-12)
+        terms = [value for name, value in info.items() if name.startswith("reward_")]
+        if terms:
+            np.testing.assert_allclose(reward, sum(terms), rtol=1e-12)
+        if terminated:
+            break
+
+
+@pytest.mark.parametrize("env_id", IDS)
+def test_pickled_copy_behaves_the_same(env_id):
+    env = gymnasium.make(env_id).unwrapped
+    copy = pickle.loads(pickle.dumps(env))
+    np.testing.assert_array_equal(env.reset(seed=3)[0], copy.reset(seed=3)[0])
+    vector_env = gymnasium.make_vec(env_id, num_envs=3).unwrapped
+    vector_copy = pickle.loads(pickle.dumps(vector_env))
+    assert vector_copy.num_envs == 3 and vector_copy.max_episode_steps == 100
+    np.testing.assert_array_equal(vector_env.reset(seed=3)[0], vector_copy.reset(seed=3)[0])
+
+
+def test_import_is_light_and_make_needs_no_import_of_ours(tmp_path):
+    script = (
+        "import sys, gymnasium\n"
+        "import mamlrl.envs\n"
+        "assert 'mujoco' not in sys.modules and 'torch' not in sys.modules\n"
+        "for name in [name for name in sys.modules if name.startswith('mamlrl')]: del sys.modules[name]\n"
+        "for name in [name for name in gymnasium.registry if name.startswith('mamlrl')]: del gymnasium.registry[name]\n"
+        "gymnasium.make('mamlrl:mamlrl/HalfCheetahVel-v0').reset(seed=0)\n"
+        "gymnasium.make_vec('mamlrl/HalfCheetahVel-v0', num_envs=2, observation='rllab').reset(seed=0)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())  # MuJoCo writes its warnings to a file
+
+
+@pytest.mark.parametrize(
+    ("env_id", "kwargs", "message"),
+    [
+        ("mamlrl/Navigation2D-v0", {"max_step": 0.0}, "max_step is 0.0; it must be positive"),
+        ("mamlrl/HalfCheetahVel-v0", {"goal_range": (2, 0)}, "goal_range is (2, 0); it must be (low, high)"),
+        ("mamlrl/HalfCheetahDir-v0", {"velocity": "feet"}, "velocity is 'feet'; it must be one of 'root', 'com'"),
+        ("mamlrl/HalfCheetahDir-v0", {"observation": "x"}, "observation is 'x'; it must be one of"),
+        ("mamlrl/HalfCheetahDir-v0", {"frame_skip": 0}, "frame_skip is 0; it must be at least 1"),
+        ("mamlrl/HalfCheetahDir-v0", {"render_mode": "human"}, "render_mode is 'human'; it must be None or"),
+        ("mamlrl/HalfCheetahDir-v0", {"num_envs": 0}, "num_envs is 0; it must be at least 1"),
+        ("mamlrl/HalfCheetahDir-v0", {"max_episode_steps": 0}, "max_episode_steps is 0; it must be at least 1"),
+        ("mamlrl/HalfCheetahDir-v0", {"num_threads": -1}, "num_threads is -1; it must be at least 1, or 0"),
+        ("mamlrl/AntVel-v0", {"goal_range": (1, 1)}, "goal_range is (1, 1); it must be (low, high)"),
+        ("mamlrl/AntGoal-v0", {"goal_range": -3.0}, "goal_range is -3.0; it must be positive"),
+        ("mamlrl/AntDir-v0", {"healthy_z_range": (1, 0.2)}, "healthy_z_range is (1, 0.2); it must be (low, high)"),
+    ],
+)
+def test_wrong_argument_is_named(env_id, kwargs, message):
+    with pytest.raises(ValueError) as error:
+        gymnasium.make_vec(env_id, **{"num_envs": 2} | kwargs)
+    assert message in str(error.value)
