@@ -1,0 +1,168 @@
+"""What a user meets first: the package as installed, and every command and example of the documentation."""
+
+import re
+import shlex
+import sys
+from importlib import import_module, metadata, resources
+from pathlib import Path
+
+import gymnasium
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import mamlrl
+from mamlrl.cli import make_config, parse_command, shipped_settings, to_yaml
+from mamlrl.learners import LEARNERS
+from mamlrl.train import main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(ROOT.glob("docs/*.md")),
+    *sorted(ROOT.glob("benchmarks/*.md")),
+]
+TINY = ["--iterations", "2", "--sampling.tasks", "2", "--sampling.rollouts", "2", "--environment.horizon", "5"]
+
+
+def block_after(marker: str) -> str:
+    """The fenced block of the README that follows a marker."""
+    found = re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", README, re.DOTALL)
+    assert found, f"the README has no block marked {marker!r}"
+    return found[1]
+
+
+def commands_of(page: Path) -> list[str]:
+    """The command lines in the bash blocks of a page, without comments."""
+    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL)
+    return [line.strip() for block in blocks for line in block.splitlines() if line.strip() and line[0] != "#"]
+
+
+def training_commands() -> list[str]:
+    """Arguments of every call of the training command in the documentation."""
+    calls = re.compile(r"(?:python -m mamlrl\.train|mamlrl-train)\b(.*?)(?:&&|$)")
+    return [call.strip() for page in PAGES for line in commands_of(page) for call in calls.findall(line)]
+
+
+@pytest.fixture
+def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files that the README's commands name."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "my_tasks.py").write_text(block_after("example environment"))
+    (tmp_path / "mine.yaml").write_text(next(iter(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))))
+    run = tmp_path / "runs" / "nav-2"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text(to_yaml(make_config({"name": "navigation", **shipped_settings("navigation")})))
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", training_commands())
+def test_training_commands_of_the_documentation_are_valid(arguments: str, users_folder: Path) -> None:
+    argv = shlex.split(arguments, comments=True)
+    if "--help" in argv:
+        with pytest.raises(SystemExit, match="0"):
+            parse_command(argv)
+    else:
+        parse_command(argv)
+
+
+def test_documentation_names_scripts_that_exist() -> None:
+    for page in PAGES:
+        for script in re.findall(r"python (\w[\w/]*\.py)", "\n".join(commands_of(page))):
+            assert (ROOT / script).exists(), f"{page.name} runs {script}"
+
+
+def test_relative_links_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_readme_names_every_shipped_configuration() -> None:
+    for path in (ROOT / "configs").glob("*.yaml"):
+        assert path.stem in README or path.stem.endswith("-paper-original"), path.stem
+
+
+def test_the_readmes_test_command_sets_up_and_tests() -> None:
+    """`.ci/run` takes the command from the README; this is what it relies on."""
+    command = block_after("test command").strip()
+    steps = [shlex.split(step) for step in command.split("&&")]
+    assert steps == [
+        ["python3", "-m", "venv", ".venv"],
+        [".venv/bin/pip", "install", "-c", "constraints.txt", "-e", ".[test]"],
+        [".venv/bin/pytest"],
+    ]
+
+
+def test_example_environment_trains(users_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    monkeypatch.delitem(sys.modules, "my_tasks", raising=False)
+    assert main(["--env", "my_tasks:Thermostat-v0", *TINY, "--out", "out"]) == 0
+    assert len((users_folder / "out" / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_example_environment_passes_gymnasiums_checks(users_folder: Path) -> None:
+    from gymnasium.utils.env_checker import check_env
+
+    example: dict = {}
+    exec(block_after("example environment"), example)
+    gymnasium.registry.pop("Thermostat-v0")
+    check_env(example["ThermostatEnv"](), skip_render_check=True)
+
+
+def test_example_learner_trains(users_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example: dict = {}
+    exec(block_after("example learner"), example)
+    monkeypatch.setitem(LEARNERS, "reptile", example["Reptile"])
+    assert main(["--env", "navigation", "--learner", "reptile", *TINY, "--out", "out"]) == 0
+    assert len((users_folder / "out" / "metrics.csv").read_text().splitlines()) == 3
+
+
+def test_version_is_the_installed_one() -> None:
+    assert metadata.version("mamlrl") == mamlrl.__version__
+
+
+def test_every_configuration_is_installed() -> None:
+    installed = {file.name for file in resources.files("mamlrl.configs").iterdir() if file.name.endswith(".yaml")}
+    assert installed == {path.name for path in (ROOT / "configs").glob("*.yaml")}
+
+
+def test_every_package_of_the_checkout_is_installed() -> None:
+    files = [
+        path.relative_to(ROOT) for top in ("mamlrl", "envs", "configs") for path in ROOT.glob(f"{top}/**/__init__.py")
+    ]
+    names = {
+        ".".join(path.parent.parts if path.parts[0] == "mamlrl" else ("mamlrl", *path.parent.parts)) for path in files
+    }
+    declared = re.search(r"packages =\n((?:    .*\n)+)", (ROOT / "setup.cfg").read_text())
+    assert declared
+    assert set(declared[1].split()) == names
+    for name in names:
+        import_module(name)
+
+
+def test_constraints_pin_all_that_is_installed() -> None:
+    """Every distribution that the package and its tests pull in, but those that its parent pins itself."""
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if line and line[0] != "#"}
+    todo, seen = [("mamlrl", frozenset({"test"}))], set()
+    while todo:
+        name, extras = todo.pop()
+        seen.add((name, extras))
+        try:
+            requirements = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:  # not installed here: pinned itself, its own needs unknown
+            continue
+        for text in requirements:
+            requirement = Requirement(text)
+            wanted = requirement.marker is None or any(
+                requirement.marker.evaluate({"extra": extra}) for extra in extras | {""}
+            )
+            exact = str(requirement.specifier).startswith("==")
+            child = canonicalize_name(requirement.name), frozenset(requirement.extras)
+            if wanted and not exact and child not in seen:
+                assert child[0] in pinned, f"constraints.txt does not pin {child[0]}, which {name} needs"
+                todo.append(child)
