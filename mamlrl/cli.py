@@ -22,6 +22,8 @@ CONFIG_FILE = "config.yaml"
 FREE_FORM = "environment.kwargs"
 """The field whose keys are the environment's own."""
 
+CHANGEABLE = {"iterations", "device", "threads"}
+"""Settings that a resumed run may change."""
 RUN_FLAGS = {
     "config": ("FILE", "YAML file of settings; they go over those of a short name, and flags over them."),
     "out": ("DIR", "Run folder in place of runs/<name>/<learner>/seed-<seed>-<time>."),
@@ -90,7 +92,7 @@ def _parse_yaml(text: str, source: str) -> Settings:
     return settings
 
 
-def _check_keys(settings: Mapping[str, Any], section: type, source: str, prefix: str = "") -> None:
+def _check_keys(settings: Mapping[str, Any], section: Any, source: str, prefix: str = "") -> None:
     """Every key is a field of the section, every section a mapping, and no value is missing."""
     hints = get_type_hints(section)
     for key, value in settings.items():
@@ -106,7 +108,7 @@ def _check_keys(settings: Mapping[str, Any], section: type, source: str, prefix:
             _check_keys(value, hints[key], source, f"{name}.")
 
 
-def all_fields(section: type = Config, prefix: str = "") -> dict[str, Any]:
+def all_fields(section: Any = Config, prefix: str = "") -> dict[str, Any]:
     """Dotted name and type of every field."""
     fields: dict[str, Any] = {}
     for key, hint in get_type_hints(section).items():
@@ -166,8 +168,11 @@ def parse_command(argv: Sequence[str]) -> Command:
     if out is not None and resume is not None:
         raise ConfigError("--out and --resume exclude each other: a resumed run stays in its folder")
     given = merge(load_settings(config_file) if config_file else {}, flags)
-    settings = merge(*_layers(given, resume))
-    return Command(make_config(settings), out, resume)
+    base, given = _layers(given, resume)
+    config = make_config(merge(base, given))
+    if resume is not None:
+        check_unchanged(to_settings(make_config(base)), to_settings(config))
+    return Command(config, out, resume)
 
 
 def _parse_flags(parser: ArgumentParser, argv: Sequence[str]) -> Settings:
@@ -178,7 +183,7 @@ def _parse_flags(parser: ArgumentParser, argv: Sequence[str]) -> Settings:
         if name.startswith("--") and name not in known and not name.startswith(f"--{FREE_FORM}."):
             raise ConfigError(f"unknown flag {name}{_suggestion(name, known)}")
     try:
-        return parser.parse_args(list(argv), defaults=False, with_meta=False).as_dict()
+        return parser.parse_args(list(argv), defaults=False).clone(with_meta=False).as_dict()
     except ArgumentError as error:
         raise _clearer(error) from error
 
@@ -272,3 +277,16 @@ def differences(settings: Settings, others: Settings, prefix: str = "") -> dict[
         elif ours != theirs:
             result[f"{prefix}{key}"] = (ours, theirs)
     return dict(sorted(result.items()))
+
+
+def check_unchanged(settings: Settings, new_settings: Settings) -> None:
+    """A resumed run has the settings that it began with, but for its length, device and threads.
+
+    Raises:
+        ConfigError: names every setting that differs.
+    """
+    changed = differences(settings, new_settings)
+    forbidden = {name: values for name, values in changed.items() if name not in CHANGEABLE}
+    if forbidden:
+        listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in forbidden.items())
+        raise ConfigError(f"a resumed run keeps its settings, but {listed}")

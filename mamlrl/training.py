@@ -18,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from mamlrl import run_folder
 from mamlrl.advantages import make_batch
 from mamlrl.checkpoint import CheckpointFolder, Progress, latest_checkpoint
-from mamlrl.cli import Command, Settings, differences, to_settings
+from mamlrl.cli import Command, check_unchanged, differences, to_settings
 from mamlrl.config import Config
 from mamlrl.distributions import DiagonalGaussian
 from mamlrl.envs.base import make_task_envs
@@ -37,8 +37,6 @@ from mamlrl.structs import MetaBatch, Params, Rollouts
 
 MAX_NONFINITE_STEPS = 3
 """Meta-updates in a row that may be refused for a non-finite number before the run ends."""
-CHANGEABLE = {"iterations", "device", "threads"}
-"""Settings that a resumed run may change."""
 
 
 class Experiment(NamedTuple):
@@ -315,27 +313,15 @@ def load_progress(folder: Path, start: Progress, config: Config) -> Progress:
         UserError: there is no usable checkpoint, or the settings are not those of the run.
     """
     progress, settings, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, start.state)
-    check_unchanged(settings, to_settings(config))
+    check_unchanged(settings, to_settings(config))  # config.yaml may have been edited
+    for name, (old, new) in differences(settings, to_settings(config)).items():
+        if name != "iterations":
+            print(f"note: {name} was {old} and is now {new}; results may differ in the last bits")
     for problem in passed_over:
         print(f"note: {problem}; going back to iteration {progress.iteration}")
     if progress.iteration > config.iterations:
         raise ConfigError(f"iterations is {config.iterations}, but the run has done {progress.iteration} already")
     return progress
-
-
-def check_unchanged(settings: Settings, new_settings: Settings) -> None:
-    """A resumed run has the settings that it began with, but for its length, device and threads.
-
-    Raises:
-        ConfigError: names every setting that differs.
-    """
-    changed = differences(settings, new_settings)
-    for name in sorted(changed.keys() & {"device", "threads"}):
-        print(f"note: {name} was {changed[name][0]} and is now {changed[name][1]}; results may differ in the last bits")
-    forbidden = {name: values for name, values in changed.items() if name not in CHANGEABLE}
-    if forbidden:
-        listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in forbidden.items())
-        raise ConfigError(f"a resumed run keeps its settings, but {listed}")
 
 
 def report(folder: Path, progress: Progress, config: Config) -> None:

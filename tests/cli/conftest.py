@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from mamlrl.train import main
+
+SMALL = (
+    "--env navigation --sampling.tasks 4 --sampling.rollouts 3 --environment.horizon 8 --policy.hidden_sizes [8] "
+    "--threads 1 --trust_region.cg_iterations 3"
+).split()
+"""A run whose iterations take milliseconds."""
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in a folder of its own; takes flags, in strings that are split at spaces."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*flags: str) -> Outcome:
+        code = main([word for flag in flags for word in flag.split()])
+        return Outcome(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def small_run(command: Command) -> Command:
+    """`command` with the settings of SMALL first."""
+    return lambda *flags: command(*SMALL, *flags)
+
+
+def read_metrics(folder: Path | str) -> list[dict[str, str]]:
+    with (Path(folder) / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def reproducible(folder: Path | str) -> list[dict[str, str]]:
+    """Metrics without the seconds that things took."""
+    rows = read_metrics(folder)
+    return [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def assert_fails(outcome: Outcome, code: int, *words: str) -> None:
+    """One line on stderr that holds the words, and the exit code."""
+    assert outcome.code == code, outcome
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1, outcome.err
+    for word in words:
+        assert word in outcome.err

@@ -1,0 +1,174 @@
+"""A run from start to end: its folder, metrics, checkpoints, and what stops it."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mamlrl import training
+from mamlrl.checkpoint import read_content
+from mamlrl.logger import METRICS
+
+from .conftest import SMALL, Command, assert_fails, read_metrics, reproducible
+
+PER_ITERATION = """
+return/step_0 return/step_1 return_std/step_0 return_std/step_1 trust_region/kl trust_region/surrogate_improvement
+trust_region/cg_residual trust_region/cg_iterations trust_region/backtracks trust_region/accepted policy/std
+policy/entropy policy/saturated_fraction baseline/explained_variance time/sample time/adapt time/update env_steps
+""".split()
+
+
+def test_a_run_leaves_everything_that_was_promised(small_run: Command) -> None:
+    outcome = small_run("--iterations 3 --out run")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "iteration 3/3: return" in outcome.out and "run folder: run" in outcome.out
+
+    rows = read_metrics("run")
+    assert [row["iteration"] for row in rows] == ["1", "2", "3"]
+    for row in rows:
+        assert all(row[name] != "" for name in PER_ITERATION)
+        assert all(name == "iteration" or name in METRICS or f"{name[:-1]}" in METRICS for name in row)
+    assert int(rows[-1]["env_steps"]) == 3 * 2 * 4 * 3 * 8  # iterations, rounds, tasks, rollouts, steps
+
+    checkpoints = {path.name for path in Path("run/checkpoints").iterdir()}
+    assert checkpoints == {"best.pt", "iteration-000002.pt", "iteration-000003.pt"}
+    for package in ("commit", "python", "torch", "numpy", "mujoco", "gymnasium"):
+        assert package in Path("run/versions.txt").read_text()
+
+
+def test_tensorboard_has_the_metrics_of_the_csv(small_run: Command) -> None:
+    small_run("--iterations 2 --out run --eval.every 2 --eval.tasks 2 --eval.rollouts 2 --eval.steps 1")
+    events = EventAccumulator("run")
+    events.Reload()
+    for iteration, row in enumerate(read_metrics("run"), start=1):
+        for name in row.keys() - {"iteration"}:
+            logged = {event.step: event.value for event in events.Scalars(name)}
+            if row[name] == "":
+                assert iteration not in logged
+            else:
+                assert logged[iteration] == pytest.approx(float(row[name]), rel=1e-6, nan_ok=True)
+
+
+def test_default_folder_names_environment_learner_and_seed(small_run: Command, command: Command) -> None:
+    for _ in range(2):  # in the same second, too
+        assert small_run("--iterations 1 --seed 5").code == 0
+    assert len(list(Path("runs/navigation/maml").glob("seed-5-*"))) == 2
+    assert command(*SMALL[2:], "--env tests.cli.toy_envs:toy/Line-v0 --iterations 1").code == 0
+    assert len(list(Path("runs/tests.cli.toy_envs-toy-Line-v0/maml").iterdir())) == 1
+
+
+def test_config_yaml_repeats_the_run(small_run: Command, command: Command) -> None:
+    small_run("--iterations 2 --adaptation.steps 2 --out first")
+    assert command("--config first/config.yaml --out second").code == 0
+    assert reproducible("first") == reproducible("second")
+    assert Path("first/config.yaml").read_text() == Path("second/config.yaml").read_text()
+    assert "return/step_2" in read_metrics("first")[0]
+
+
+def test_held_out_evaluation_changes_nothing_else(small_run: Command) -> None:
+    small_run("--iterations 4 --out plain")
+    small_run("--iterations 4 --out evaluated --eval.every 2 --eval.tasks 3 --eval.rollouts 2 --eval.steps 2")
+    rows = reproducible("evaluated")
+    evaluations = [{name: row.pop(name) for name in list(row) if name.startswith("eval/")} for row in rows]
+    assert rows == reproducible("plain")
+    assert [all(evaluation.values()) for evaluation in evaluations] == [False, True, False, True]
+    assert list(evaluations[0]) == [f"eval/return/step_{step}" for step in range(3)]
+
+
+def test_the_best_checkpoint_holds_the_parameters_that_were_measured(small_run: Command) -> None:
+    small_run("--iterations 6 --out run --checkpoint.keep 100")
+    returns = [float(row["return/step_1"]) for row in read_metrics("run")]
+    best = read_content(Path("run/checkpoints/best.pt"))
+    assert best["best_return"] == max(returns)
+    before = read_content(Path(f"run/checkpoints/iteration-{returns.index(max(returns)):06d}.pt"))
+    assert best["iteration"] == before["iteration"]
+    for name, leaf in best["state"]["params"].items():
+        assert torch.equal(leaf, before["state"]["params"][name])
+
+
+def test_discrete_actions_train_too(command: Command) -> None:
+    assert command(*SMALL[2:], "--env tests.cli.toy_envs:toy/DiscreteLine-v0 --iterations 2 --out run").code == 0
+    assert "policy/std" not in read_metrics("run")[0]
+
+
+def test_out_that_holds_a_run_is_left_alone(small_run: Command) -> None:
+    small_run("--iterations 1 --out run")
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    assert_fails(small_run("--iterations 2 --out run"), 2, "run", "holds a run already", "--resume")
+    assert before == {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+
+
+def test_out_that_cannot_be_a_folder(small_run: Command) -> None:
+    Path("file").touch()
+    assert_fails(small_run("--out file"), 2, "file", "not a folder")
+    assert_fails(small_run("--out file/run"), 1, "file/run", "Not a directory")
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("TasklessLine", ["sample_tasks"]),
+        ("NaNRewardLine", ["rewards", "not finite"]),
+        ("NaNObservationLine", ["observations", "not finite"]),
+        ("FarTasksLine", ["7"]),
+    ],
+)
+def test_an_environment_that_misbehaves(command: Command, family: str, words: list[str]) -> None:
+    outcome = command(*SMALL[2:], f"--env tests.cli.toy_envs:toy/{family}-v0")
+    assert_fails(outcome, outcome.code or 1, family, *words)
+
+
+def test_policy_that_does_not_fit_the_actions(small_run: Command) -> None:
+    assert_fails(small_run("--policy.network categorical_mlp"), 1, "policy.network", "categorical_mlp", "gaussian_mlp")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_no_cuda_device(small_run: Command) -> None:
+    assert_fails(small_run("--device cuda"), 1, "cuda", "--device cpu")
+    assert list(Path().iterdir()) == []
+
+
+def test_full_disk_leaves_the_earlier_checkpoints(small_run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def fsync(_: int) -> None:
+        calls.append(None)
+        if len(calls) > 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        assert_fails(small_run("--iterations 20 --out run"), 1, "run/checkpoints", "No space left on device")
+    assert not list(Path("run/checkpoints").glob("*.tmp"))
+    small_run("--iterations 20 --out whole")
+    assert small_run("--resume run --iterations 20").code == 0
+    assert reproducible("run") == reproducible("whole")
+
+
+def test_three_nonfinite_updates_in_a_row_end_the_run(small_run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    meta_iteration = training.meta_iteration
+
+    def refused(experiment: training.Experiment, state: object, iteration: int) -> object:
+        new_state, metrics = meta_iteration(experiment, state, iteration)  # type: ignore[arg-type]
+        if iteration in (1, 2) or iteration >= 4:
+            return state, metrics | {"trust_region/nonfinite": 1.0}
+        return new_state, metrics
+
+    monkeypatch.setattr(training, "meta_iteration", refused)
+    assert_fails(small_run("--iterations 20 --out run"), 1, "3 meta-updates in a row", "non-finite")
+    assert len(read_metrics("run")) == 7
+    last = read_content(Path("run/checkpoints/iteration-000007.pt"))
+    assert all(leaf.isfinite().all() for leaf in last["state"]["params"].values())
+
+
+def test_config_yaml_is_complete(small_run: Command) -> None:
+    small_run("--iterations 1 --out run")
+    settings = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert settings["trust_region"].keys() >= {"max_kl", "cg_damping", "curvature_fraction"}
+    assert settings["environment"]["kwargs"]["goal_range"] == 0.5
