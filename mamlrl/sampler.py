@@ -134,7 +134,9 @@ def _name(envs: VectorEnv) -> str:
 
 
 def _check_finite(rollouts: Rollouts, envs: VectorEnv) -> None:
-    if not rollouts.actions.isfinite().all():
+    observed = rollouts.observations.isfinite().all(-1)
+    acted = rollouts.actions.isfinite().reshape(*observed.shape, -1).all(-1)
+    if not acted[observed].all():  # after an observation that is not finite, no action can be
         raise NonFiniteError(
             "the policy's actions are not finite; a smaller adaptation.step_size or trust_region.max_kl keeps the "
             "parameters bounded"
