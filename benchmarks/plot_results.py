@@ -151,9 +151,9 @@ def plot(
     """Write the figure: a panel per configuration, then a panel per image."""
     names = list(dict.fromkeys(run.name for run in runs))
     pictures = [plt.imread(path) for path in images]
-    widths = [4.2] * len(names) + [3.4 * picture.shape[1] / picture.shape[0] for picture in pictures]
+    widths = [4.2] * len(names) + [3.6 * picture.shape[1] / picture.shape[0] for picture in pictures]
     figure, grid = plt.subplots(
-        1, len(widths), figsize=(sum(widths), 3.4), width_ratios=widths, squeeze=False, layout="constrained"
+        1, len(widths), figsize=(sum(widths), 3.6), width_ratios=widths, squeeze=False, layout="constrained"
     )
     for axes, name in zip(grid[0], names, strict=False):
         draw_curves(axes, [run for run in runs if run.name == name], references, window)

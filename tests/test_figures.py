@@ -1,4 +1,4 @@
-"""The script that draws learning curves."""
+"""The scripts that draw learning curves and rollouts."""
 
 import argparse
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import plot_results
+from benchmarks import plot_results, render_rollouts
+from mamlrl.train import main as train
 
 
 def write_run(folder: Path, name: str, rows: list[str], header: str = "iteration,return/step_0,return/step_1") -> Path:
@@ -68,3 +69,16 @@ def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path: Path, capsys: pytes
     run = write_run(tmp_path / "a", "navigation", ["1,-50,-30"])
     assert plot_results.main([str(run), "--metric", "eval/return", "--out", str(tmp_path / "x.png")]) == 1
     assert "no column eval/return/step_0" in capsys.readouterr().err
+
+
+def test_draws_rollouts_before_and_after_adaptation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "rollouts.png"
+    assert render_rollouts.main([str(tmp_path), "--out", str(picture)]) == 1
+    assert "error: cannot read" in capsys.readouterr().err
+    tiny = ["--iterations", "1", "--sampling.tasks", "2", "--sampling.rollouts", "2", "--environment.horizon", "5"]
+    assert train(["--env", "navigation", *tiny, "--out", str(tmp_path / "run")]) == 0
+    frames = render_rollouts.frames_before_and_after(tmp_path / "run", num_tasks=2, frame_step=4)
+    assert frames.shape[:2] == (2, 2)
+    assert (frames[0] != frames[1]).any()
+    assert render_rollouts.main([str(tmp_path / "run"), "--out", str(picture), "--tasks", "1", "--crop", "0.5"]) == 0
+    assert picture.stat().st_size > 0
