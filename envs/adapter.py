@@ -131,7 +131,7 @@ class GymnasiumTaskVectorEnv(VectorWrapper):
 
     def render_row(self, row: int) -> NDArray[np.uint8]:
         """Picture of one row, [height, width, 3]."""
-        frames = self.env.render()
+        frames = None if self.render_mode is None else self.env.render()
         if frames is None:
             raise ValueError(f"environment {self._name} was made without a render mode")
         return np.asarray(frames[row])

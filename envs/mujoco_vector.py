@@ -4,12 +4,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import gymnasium.envs.mujoco
 import mujoco
@@ -20,10 +20,8 @@ from numpy.typing import NDArray
 
 from .base import Array, TaskSpace, TaskVectorEnv
 
-if TYPE_CHECKING:
-    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
-
 FRAME_SIZE = 480  # pixels, width and height
+CAMERA_DISTANCE, CAMERA_HEIGHT = 4.0, 0.5  # m
 MODEL_FOLDER = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
 
@@ -95,8 +93,7 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         # Live views of the simulations' states, one row each.
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl = self._batch.bind("ctrl")
-        self._renderer: MujocoRenderer | None = None
-        self._rendered_data = mujoco.MjData(model)
+        self._renderer: _Renderer | None = None
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         """Draw positions [nq] and velocities [nv] to start an episode from."""
@@ -115,11 +112,11 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         self._batch.step(rows, self._frame_skip, self._stage)
 
     def _draw_row(self, row: int) -> NDArray[np.uint8]:
-        self._batch.get_data(row, self._rendered_data)
-        mujoco.mj_forward(self._model, self._rendered_data)
         if self._renderer is None:
-            self._renderer = _make_renderer(self._model, self._rendered_data)
-        return np.asarray(self._renderer.render("rgb_array"), np.uint8)
+            self._renderer = _Renderer(self._model)
+        data = self._batch.get_data(row)
+        mujoco.mj_forward(self._model, data)
+        return self._renderer.frame(data)
 
     def close_extras(self, **kwargs: object) -> None:
         """Release the renderer."""
@@ -128,25 +125,52 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
             self._renderer = None
 
 
-def _make_renderer(model: mujoco.MjModel, data: mujoco.MjData) -> MujocoRenderer:
-    """Gymnasium's renderer, with its camera that follows the robot.
+class _Renderer:
+    """Pictures of a model's first body (the torso) from the side, with an OpenGL context of its own.
+
+    MuJoCo's own Renderer takes the kind of context that was wanted when MuJoCo was first imported. This one looks at
+    MUJOCO_GL when it is made, and without it takes EGL where there is no display.
 
     Raises:
         RuntimeError: no OpenGL context could be made.
     """
-    from gymnasium.envs.mujoco.mujoco_rendering import MujocoRenderer
 
-    if sys.platform == "linux" and not os.environ.get("DISPLAY"):
-        os.environ.setdefault("MUJOCO_GL", "egl")
-    renderer = MujocoRenderer(model, data, width=FRAME_SIZE, height=FRAME_SIZE)
-    try:
-        renderer.render("rgb_array")
-    except Exception as error:  # depends on what is missing: the library, a driver or PyOpenGL
-        raise RuntimeError(
-            f"rendering failed with MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}: {error}. Install the EGL library"
-            " (package libegl1 on Debian and Ubuntu), or install libosmesa6 and set MUJOCO_GL=osmesa"
-        ) from error
-    return renderer
+    def __init__(self, model: mujoco.MjModel):
+        headless = sys.platform == "linux" and not os.environ.get("DISPLAY")
+        backend = os.environ.get("MUJOCO_GL", "").lower() or ("egl" if headless else "glfw")
+        try:
+            self._context = importlib.import_module(f"mujoco.{backend}").GLContext(FRAME_SIZE, FRAME_SIZE)
+            self._context.make_current()
+        except Exception as error:  # which one depends on what is missing: the library, a driver or PyOpenGL
+            raise RuntimeError(
+                f"rendering with MUJOCO_GL={backend} failed: {error}. Install the EGL library (package libegl1 on"
+                " Debian and Ubuntu), or install libosmesa6 and set MUJOCO_GL=osmesa"
+            ) from error
+        self._model = model
+        self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._drawing)
+        self._viewport = mujoco.MjrRect(0, 0, FRAME_SIZE, FRAME_SIZE)
+        self._scene = mujoco.MjvScene(model, maxgeom=1000)
+        self._camera, self._options = mujoco.MjvCamera(), mujoco.MjvOption()
+        self._camera.azimuth, self._camera.elevation, self._camera.distance = 90.0, -15.0, CAMERA_DISTANCE
+
+    def frame(self, data: mujoco.MjData) -> NDArray[np.uint8]:
+        """Draw a state whose derived fields are current, [FRAME_SIZE, FRAME_SIZE, 3]."""
+        self._context.make_current()
+        self._camera.lookat[:2] = data.xpos[1, :2]  # the height stays, so that jumps and falls can be seen
+        self._camera.lookat[2] = CAMERA_HEIGHT
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
+        mujoco.mjr_render(self._viewport, self._scene, self._drawing)
+        frame = np.empty((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
+        mujoco.mjr_readPixels(frame, None, self._viewport, self._drawing)
+        return frame[::-1].copy()  # OpenGL's first row is the lowest
+
+    def close(self) -> None:
+        """Free the context and what it holds."""
+        self._context.make_current()
+        self._drawing.free()
+        self._context.free()
 
 
 def gymnasium_start_state(model: mujoco.MjModel, generator: np.random.Generator) -> tuple[Array, Array]:

@@ -5,11 +5,12 @@ import subprocess
 import sys
 import warnings
 
-import gymnasium
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 from mamlrl.envs import FAMILIES
+
+from tests.envs.making import make, make_vec
 
 IDS = [row[0] for row in FAMILIES]
 SECTIONS = (
@@ -29,12 +30,12 @@ def test_gymnasium_check(env_id):
     with warnings.catch_warnings():
         warnings.filterwarnings("error")
         warnings.filterwarnings("ignore", message=".*observation space m.*imum value is.*infinity")
-        check_env(gymnasium.make(env_id).unwrapped, skip_render_check=True)  # test_rendering.py renders
+        check_env(make(env_id).unwrapped, skip_render_check=True)  # test_rendering.py renders
 
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_docstring_has_all_sections(env_id):
-    docstring = type(gymnasium.make(env_id).unwrapped).__doc__
+    docstring = type(make(env_id).unwrapped).__doc__
     assert docstring is not None
     positions = [docstring.index(f"## {section}\n") for section in SECTIONS]
     assert positions == sorted(positions)
@@ -42,7 +43,7 @@ def test_docstring_has_all_sections(env_id):
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_sampled_tasks_lie_in_the_task_space_and_fill_it(env_id):
-    env = gymnasium.make(env_id).unwrapped
+    env = make(env_id).unwrapped
     tasks = env.sample_tasks(500, np.random.default_rng(0))
     assert tasks.shape == (500, *env.task_space.shape) and tasks.dtype == np.float64
     assert all(env.task_space.contains(task) for task in tasks)
@@ -66,7 +67,7 @@ def task_reward(env_id, task, info):
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_reward_follows_from_info(env_id):
-    env = gymnasium.make(env_id)
+    env = make(env_id)
     rng = np.random.default_rng(0)
     env.reset(seed=0)
     task = env.unwrapped.task
@@ -92,10 +93,10 @@ def test_reward_follows_from_info(env_id):
 
 @pytest.mark.parametrize("env_id", IDS)
 def test_pickled_copy_behaves_the_same(env_id):
-    env = gymnasium.make(env_id).unwrapped
+    env = make(env_id).unwrapped
     copy = pickle.loads(pickle.dumps(env))
     np.testing.assert_array_equal(env.reset(seed=3)[0], copy.reset(seed=3)[0])
-    vector_env = gymnasium.make_vec(env_id, num_envs=3).unwrapped
+    vector_env = make_vec(env_id, num_envs=3).unwrapped
     vector_copy = pickle.loads(pickle.dumps(vector_env))
     assert vector_copy.num_envs == 3 and vector_copy.max_episode_steps == 100
     np.testing.assert_array_equal(vector_env.reset(seed=3)[0], vector_copy.reset(seed=3)[0])
@@ -135,5 +136,5 @@ def test_import_is_light_and_make_needs_no_import_of_ours(tmp_path):
 )
 def test_wrong_argument_is_named(env_id, kwargs, message):
     with pytest.raises(ValueError) as error:
-        gymnasium.make_vec(env_id, **{"num_envs": 2} | kwargs)
+        make_vec(env_id, **{"num_envs": 2} | kwargs)
     assert message in str(error.value)

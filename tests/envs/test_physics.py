@@ -1,10 +1,13 @@
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo comes without type stubs.)
 """Against independent computations: Gymnasium's own robots, MuJoCo's own functions, and published yardsticks."""
 
-import gymnasium
 import mujoco
 import numpy as np
 import pytest
 from mamlrl.envs.mujoco_vector import MODEL_FOLDER, load_model
+
+from tests.envs.making import make, make_vec
 
 RLLAB = {"frame_skip": 1, "velocity": "com", "observation": "rllab", "reset_noise": "rllab"}
 
@@ -30,7 +33,7 @@ def test_model_is_gymnasiums_to_the_last_bit(file_name, tmp_path, monkeypatch):
 )
 def test_observations_equal_gymnasiums(ours, theirs, kwargs, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    env, reference = gymnasium.make(ours), gymnasium.make(theirs, **kwargs)
+    env, reference = make(ours), make(theirs, **kwargs)
     lengths = []
     for seed in range(3):
         observation = env.reset(seed=seed, options={"task": [1.0]})[0]
@@ -50,7 +53,7 @@ def test_observations_equal_gymnasiums(ours, theirs, kwargs, tmp_path, monkeypat
 
 
 def test_center_of_mass_is_current():
-    env = gymnasium.make("mamlrl/HalfCheetahVel-v0", **RLLAB)
+    env = make("mamlrl/HalfCheetahVel-v0", **RLLAB)
     model = load_model("half_cheetah.xml")
     data = mujoco.MjData(model)
     rng = np.random.default_rng(0)
@@ -71,11 +74,11 @@ def test_center_of_mass_is_current():
 
 def mean_return(env_id, tasks, horizon, **kwargs):
     """Mean return of a policy that draws actions with mean 0 and standard deviation 1."""
-    envs = gymnasium.make_vec(env_id, num_envs=len(tasks), max_episode_steps=horizon, **kwargs)
+    envs = make_vec(env_id, num_envs=len(tasks), max_episode_steps=horizon, **kwargs)
     rng = np.random.default_rng(0)
     envs.reset(seed=0, options={"task": tasks})
-    returns = sum(envs.step(rng.standard_normal(envs.action_space.shape))[1] for _ in range(horizon))
-    return returns.mean()
+    rewards = [envs.step(rng.standard_normal(envs.action_space.shape))[1] for _ in range(horizon)]
+    return np.sum(rewards, axis=0).mean()
 
 
 def test_random_policy_on_the_papers_cheetah():
@@ -88,23 +91,23 @@ def test_random_policy_on_the_papers_cheetah():
 
 
 def test_staying_at_the_origin_of_2d_navigation():
-    envs = gymnasium.make_vec("mamlrl/Navigation2D-v0", num_envs=20_000)
+    envs = make_vec("mamlrl/Navigation2D-v0", num_envs=20_000)
     envs.reset(seed=0, options={"task": envs.unwrapped.sample_tasks(20_000, np.random.default_rng(0))})
-    returns = sum(envs.step(np.zeros((20_000, 2)))[1] for _ in range(100))
+    returns = np.sum([envs.step(np.zeros((20_000, 2)))[1] for _ in range(100)], axis=0)
     # The mean distance of a point in the unit square from its centre is .3826; standard error .1.
     assert abs(returns.mean() - -38.26) < 0.4
 
 
 def test_rllab_start_states():
-    envs = gymnasium.make_vec("mamlrl/HalfCheetahVel-v0", num_envs=2000, **RLLAB)
+    envs = make_vec("mamlrl/HalfCheetahVel-v0", num_envs=2000, **RLLAB)
     observations, _ = envs.reset(seed=0)
     np.testing.assert_allclose(observations[:, :8].std(axis=0), 0.01, rtol=0.1)
     np.testing.assert_allclose(observations[:, 8:17].std(axis=0), 0.1, rtol=0.1)
 
 
 def test_ant_feels_contacts_on_request():
-    env = gymnasium.make("mamlrl/AntGoal-v0", contact_forces=True, ctrl_cost_weight=0.0, healthy_reward=0.0)
-    plain = gymnasium.make("mamlrl/AntGoal-v0")
+    env = make("mamlrl/AntGoal-v0", contact_forces=True, ctrl_cost_weight=0.0, healthy_reward=0.0)
+    plain = make("mamlrl/AntGoal-v0")
     assert env.reset(seed=0, options={"task": [1.0, 1.0]})[0].shape == (105,)
     assert plain.reset(seed=0, options={"task": [1.0, 1.0]})[0].shape == (27,)
     rng, felt = np.random.default_rng(0), 0
@@ -124,7 +127,7 @@ def test_ant_feels_contacts_on_request():
 
 def test_unhealthy_ant_may_go_on():
     kwargs = {"terminate_when_unhealthy": False, "healthy_z_range": (0.6, 1.0)}
-    env = gymnasium.make("mamlrl/AntDir-v0", **kwargs)
+    env = make("mamlrl/AntDir-v0", **kwargs)
     env.reset(seed=0, options={"task": [1.0]})
     bonuses = set()
     for _ in range(60):

@@ -1,9 +1,13 @@
 """The vector environments: bit for bit the single ones, and the contract of tasks, seeds, masks and held rows."""
 
+from typing import Any
+
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
+
+from tests.envs.making import make, make_vec
 
 RLLAB = {"frame_skip": 1, "velocity": "com", "observation": "rllab", "reset_noise": "rllab"}
 VARIANTS = [
@@ -19,8 +23,8 @@ VARIANTS = [
 
 def run_single(env_id, kwargs, seed, task, actions):
     """Steps of one environment as tuples, repeated from the end of its episode on."""
-    env = gymnasium.make(env_id, **kwargs)
-    steps = [(env.reset(seed=seed, options={"task": task})[0],)]
+    env = make(env_id, **kwargs)
+    steps: list[Any] = [(env.reset(seed=seed, options={"task": task})[0],)]
     for action in actions:
         if len(steps) > 1 and (steps[-1][2] or steps[-1][3]):
             steps.append((steps[-1][0], 0.0, steps[-1][2], steps[-1][3], None))
@@ -33,7 +37,7 @@ def run_single(env_id, kwargs, seed, task, actions):
 @pytest.mark.parametrize(("env_id", "kwargs"), VARIANTS)
 def test_agrees_with_single_environments_bit_for_bit(env_id, kwargs, num_threads):
     num_envs, num_steps = 5, 105  # longer than an episode
-    envs = gymnasium.make_vec(env_id, num_envs=num_envs, num_threads=num_threads, **kwargs)
+    envs = make_vec(env_id, num_envs=num_envs, num_threads=num_threads, **kwargs)
     rng = np.random.default_rng(1)
     tasks = envs.unwrapped.sample_tasks(num_envs, rng)
     actions = rng.uniform(-1.2, 1.2, (num_steps, *envs.action_space.shape)) * envs.single_action_space.high
@@ -42,6 +46,7 @@ def test_agrees_with_single_environments_bit_for_bit(env_id, kwargs, num_threads
     singles = [run_single(env_id, kwargs, 7 + i, tasks[i], actions[:, i]) for i in range(num_envs)]
 
     observations, _ = envs.reset(seed=7, options={"task": tasks})
+    terminated = truncated = np.zeros(num_envs, bool)
     np.testing.assert_array_equal(observations, [steps[0][0] for steps in singles])
     for t in range(num_steps):
         alive = ~np.array([bool(t and (steps[t][2] or steps[t][3])) for steps in singles])
@@ -63,7 +68,7 @@ def test_agrees_with_single_environments_bit_for_bit(env_id, kwargs, num_threads
 def test_any_number_of_threads_gives_the_same_bits():
     results = []
     for num_threads in (1, 2, 3):
-        envs = gymnasium.make_vec("mamlrl/AntVel-v0", num_envs=9, num_threads=num_threads)
+        envs = make_vec("mamlrl/AntVel-v0", num_envs=9, num_threads=num_threads)
         observations, _ = envs.reset(seed=0)
         for action in np.random.default_rng(0).uniform(-1, 1, (40, 9, 8)):
             observations, *_ = envs.step(action)
@@ -74,12 +79,12 @@ def test_any_number_of_threads_gives_the_same_bits():
 
 @pytest.fixture
 def navigation():
-    return gymnasium.make_vec("mamlrl/Navigation2D-v0", num_envs=3, goal_radius=0.05)
+    return make_vec("mamlrl/Navigation2D-v0", num_envs=3, goal_radius=0.05)
 
 
 @pytest.fixture
 def cheetah():
-    return gymnasium.make_vec("mamlrl/HalfCheetahVel-v0", num_envs=3)
+    return make_vec("mamlrl/HalfCheetahVel-v0", num_envs=3)
 
 
 def test_spaces_and_metadata(cheetah):
@@ -107,7 +112,7 @@ def test_seed_of_a_row_is_the_seed_plus_its_index(cheetah):
 def test_without_a_seed_rows_start_differently(cheetah):
     first = cheetah.reset()[0]
     assert len(np.unique(first[:, 0])) == 3
-    assert not np.array_equal(first, gymnasium.make_vec("mamlrl/HalfCheetahVel-v0", num_envs=3).reset()[0])
+    assert not np.array_equal(first, make_vec("mamlrl/HalfCheetahVel-v0", num_envs=3).reset()[0])
 
 
 def test_a_given_task_stays_and_others_are_drawn(navigation):
@@ -122,14 +127,14 @@ def test_a_given_task_stays_and_others_are_drawn(navigation):
 
 
 def test_single_environment_keeps_a_given_task():
-    env = gymnasium.make("mamlrl/HalfCheetahDir-v0")
+    env = make("mamlrl/HalfCheetahDir-v0")
     for options in ({"task": np.array([-1.0])}, None):
         np.testing.assert_array_equal(env.reset(seed=0, options=options)[1]["task"], [-1.0])
     np.testing.assert_array_equal(env.unwrapped.task, [-1.0])
 
 
 def test_reset_mask_leaves_other_rows_alone(cheetah):
-    reference = gymnasium.make_vec("mamlrl/HalfCheetahVel-v0", num_envs=3)
+    reference = make_vec("mamlrl/HalfCheetahVel-v0", num_envs=3)
     tasks, actions = [[0.0], [1.0], [2.0]], np.random.default_rng(0).uniform(-1, 1, (4, 3, 6))
     for envs in (cheetah, reference):
         envs.reset(seed=0, options={"task": tasks})
@@ -140,7 +145,7 @@ def test_reset_mask_leaves_other_rows_alone(cheetah):
     np.testing.assert_array_equal(infos["task"], [[0.0], [1.5], [2.0]])
     np.testing.assert_array_equal(infos["_task"], mask)
     np.testing.assert_array_equal(observations[[0, 2]], before[[0, 2]])
-    single = gymnasium.make("mamlrl/HalfCheetahVel-v0")
+    single = make("mamlrl/HalfCheetahVel-v0")
     np.testing.assert_array_equal(observations[1], single.reset(seed=50, options={"task": [1.5]})[0])
     for action in actions[1:]:
         ours, theirs = cheetah.step(action), reference.step(action)
@@ -149,7 +154,7 @@ def test_reset_mask_leaves_other_rows_alone(cheetah):
 
 
 def test_reset_mask_revives_a_held_row_and_restarts_its_clock():
-    envs = gymnasium.make_vec("mamlrl/Navigation2D-v0", num_envs=2, max_episode_steps=3)
+    envs = make_vec("mamlrl/Navigation2D-v0", num_envs=2, max_episode_steps=3)
     envs.reset(seed=0, options={"task": [0.5, 0.5]})
     move = np.full((2, 2), 0.05)
     for _ in range(3):
@@ -204,7 +209,7 @@ def test_actions_are_clipped(navigation):
 )
 def test_wrong_task_is_named(env_id, task, message):
     with pytest.raises(ValueError) as error:
-        gymnasium.make_vec(env_id, num_envs=3).reset(seed=0, options={"task": task})
+        make_vec(env_id, num_envs=3).reset(seed=0, options={"task": task})
     assert message in str(error.value)
 
 

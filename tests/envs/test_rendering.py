@@ -1,0 +1,120 @@
+"""Pictures: 2D navigation anywhere, MuJoCo where there is an OpenGL library (in CI there has to be one)."""
+
+import os
+import sys
+import warnings
+
+import numpy as np
+import pytest
+from gymnasium.error import ResetNeeded
+from gymnasium.utils.env_checker import check_env
+from mamlrl.envs import FAMILIES
+from mamlrl.envs.navigation import FRAME_SIZE, draw_path
+
+from tests.envs.making import make, make_vec
+
+MUJOCO_IDS = [row[0] for row in FAMILIES if row[1] != "navigation"]
+
+
+@pytest.fixture(scope="module")
+def opengl():
+    """Skips where MuJoCo cannot render, except in CI."""
+    env = make(MUJOCO_IDS[0], render_mode="rgb_array")
+    env.reset(seed=0)
+    try:
+        env.render()
+    except RuntimeError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
+    finally:
+        env.close()
+
+
+@pytest.mark.usefixtures("opengl")
+@pytest.mark.parametrize("env_id", [row[0] for row in FAMILIES])
+def test_frames(env_id):
+    env = make(env_id, render_mode="rgb_array")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error")
+        warnings.filterwarnings("ignore", message=".*observation space m.*imum value is.*infinity")
+        check_env(env.unwrapped)
+    env.reset(seed=0)
+    before = env.render()
+    for _ in range(10):
+        env.step(env.action_space.high)
+    after = env.render()
+    assert before.shape == after.shape == (480, 480, 3) and before.dtype == after.dtype == np.uint8
+    assert not np.array_equal(before, after)
+    env.close()
+
+
+@pytest.mark.usefixtures("opengl")
+@pytest.mark.parametrize("env_id", ["mamlrl/Navigation2D-v0", "mamlrl/HalfCheetahVel-v0"])
+def test_rows_of_a_vector_environment(env_id):
+    envs = make_vec(env_id, num_envs=3, render_mode="rgb_array")
+    single = make(env_id, render_mode="rgb_array")
+    tasks = envs.unwrapped.sample_tasks(3, np.random.default_rng(0))
+    envs.reset(seed=4, options={"task": tasks})
+    single.reset(seed=5, options={"task": tasks[1]})
+    actions = np.random.default_rng(1).uniform(-0.1, 0.1, (10, *envs.action_space.shape))
+    for action in actions:
+        envs.step(action)
+        single.step(action[1])
+    frames = envs.render()
+    assert isinstance(frames, tuple) and len(frames) == 3
+    assert not np.array_equal(frames[0], frames[2])
+    np.testing.assert_array_equal(frames[1], envs.render_row(1))
+    np.testing.assert_array_equal(frames[1], single.render())
+    with pytest.raises(IndexError, match=r"row is 3; it must be in \[0, 3\)"):
+        envs.render_row(3)
+    envs.close()
+    single.close()
+
+
+@pytest.mark.usefixtures("opengl")
+def test_rendering_does_not_disturb_the_simulation():
+    observations = []
+    for render_mode in (None, "rgb_array"):
+        env = make("mamlrl/HalfCheetahVel-v0", render_mode=render_mode)
+        observation, _ = env.reset(seed=0, options={"task": [1.0]})
+        for _ in range(10):
+            observation, *_ = env.step(np.ones(6))
+            env.unwrapped.render()
+        observations.append(observation)
+        env.close()
+    np.testing.assert_array_equal(observations[0], observations[1])
+
+
+def test_path_is_drawn_where_it_lies():
+    frame = draw_path(np.array([[0.0, 0.0], [0.3, 0.0]]), np.array([-0.3, 0.3]), goal_range=0.5)
+
+    def color(x, y):  # the picture shows +-0.7
+        column, row = (np.array([x, -y]) / 0.7 + 1) / 2 * FRAME_SIZE
+        return frame[round(row), round(column)].astype(int)
+
+    red, _, blue = color(-0.3, 0.3)
+    assert red > blue + 50  # the goal
+    red, _, blue = color(0.3, 0.0)
+    assert blue > red + 50  # the position
+    red, _, blue = color(0.15, 0.0)
+    assert blue > red + 50  # the path
+    assert (color(0.0, 0.0) > 240).all()  # the start, hollow
+    assert (color(0.65, 0.65) == 255).all()  # outside the square of goals
+
+
+def test_missing_opengl_says_what_to_install(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setitem(sys.modules, "mujoco.egl", None)  # importing it fails, as without the library
+    env = make("mamlrl/HalfCheetahVel-v0", render_mode="rgb_array")
+    env.reset(seed=0)
+    with pytest.raises(RuntimeError, match=r"libegl1.*MUJOCO_GL=osmesa"):
+        env.render()
+    env.close()
+
+
+def test_nothing_is_drawn_without_a_render_mode_or_before_reset():
+    envs = make_vec("mamlrl/Navigation2D-v0", num_envs=2)
+    assert envs.render() is None
+    with pytest.raises(ResetNeeded, match="before reset"):
+        make_vec("mamlrl/Navigation2D-v0", num_envs=2, render_mode="rgb_array").render()
