@@ -127,7 +127,7 @@ def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is tuple:
-        return "a list of integers, such as [100,100]"
+        return f"a list such as {'[100,100]' if get_args(hint)[0] is int else '[1,0.1]'}"
     if get_origin(hint) is dict or dataclasses.is_dataclass(hint):
         return "a mapping of settings"
     return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[hint]

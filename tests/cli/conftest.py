@@ -11,7 +11,7 @@ from mamlrl.train import main
 
 SMALL = (
     "--env navigation --sampling.tasks 4 --sampling.rollouts 3 --environment.horizon 8 --policy.hidden_sizes [8] "
-    "--threads 1 --trust_region.cg_iterations 3"
+    "--threads 1 --trust_region.cg_iterations 3 --eval.every 0"
 ).split()
 """A run whose iterations take milliseconds."""
 
@@ -32,7 +32,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
     def run(*flags: str) -> Outcome:
         code = main([word for flag in flags for word in flag.split()])
-        return Outcome(code, *capsys.readouterr())
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
 
     return run
 
