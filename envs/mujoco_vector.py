@@ -8,8 +8,10 @@ import importlib
 import os
 import sys
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gymnasium.envs.mujoco
 import mujoco
@@ -149,6 +151,8 @@ class _Renderer:
         self._model = model
         self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._drawing)
+        # Also called at exit, in time: later, parts of Python that OSMesa needs are gone.
+        self.close = weakref.finalize(self, _free, self._context, self._drawing)
         self._viewport = mujoco.MjrRect(0, 0, FRAME_SIZE, FRAME_SIZE)
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
         self._camera, self._options = mujoco.MjvCamera(), mujoco.MjvOption()
@@ -166,11 +170,11 @@ class _Renderer:
         mujoco.mjr_readPixels(frame, None, self._viewport, self._drawing)
         return frame[::-1].copy()  # OpenGL's first row is the lowest
 
-    def close(self) -> None:
-        """Free the context and what it holds."""
-        self._context.make_current()
-        self._drawing.free()
-        self._context.free()
+
+def _free(context: Any, drawing: mujoco.MjrContext) -> None:
+    with context.as_current():
+        drawing.free()
+    context.free()
 
 
 def gymnasium_start_state(model: mujoco.MjModel, generator: np.random.Generator) -> tuple[Array, Array]:
