@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -105,7 +106,9 @@ class ProgressLine:
     def __init__(self, completed: int, total: int, interval: float = 10.0):
         self._total, self._interval, self._last_line = total, interval, -interval
         self._start, self._first = time.monotonic(), completed
-        self._bar = tqdm(total=total, initial=completed, unit="it", dynamic_ncols=True, disable=not sys.stderr.isatty())
+        columns, lines = shutil.get_terminal_size()  # never 0, as some terminals say and tqdm would take it
+        disable = not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=completed, unit="it", ncols=columns, nrows=lines, disable=disable)
 
     def update(self, iteration: int, before: float, after: float, steps_per_second: float) -> None:
         """Show the iteration just done: return before and after adaptation, environment steps per second."""

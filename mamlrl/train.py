@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong, 130 or 143 when
         stopped by Ctrl-C or SIGTERM.
     """
+    if os.getcwd() not in sys.path:  # --env my_module:... is found from the console script too, as from python -m
+        sys.path.insert(0, os.getcwd())
     try:
         command = parse_command(sys.argv[1:] if argv is None else argv)
         from mamlrl.training import run  # imports torch, which takes seconds: --help has answered by now
