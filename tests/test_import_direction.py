@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 CORE = (
     "structs",
-    "config",
     "errors",
+    "config",
     "distributions",
     "objectives",
     "advantages",
