@@ -128,12 +128,11 @@ def time_iterations(config: Config, threads: int, repeats: int) -> list[dict[str
 
 def raw_physics_rate(num_envs: int, frame_skip: int, threads: int, steps: int = 100) -> float:
     """Environment steps per second of nothing but `mujoco.batch.Batch.step` on the half-cheetah."""
-    import gymnasium
-    import mujoco
     from mujoco.batch import Batch
 
-    path = Path(gymnasium.__file__).parent / "envs/mujoco/assets/half_cheetah.xml"
-    batch = Batch(mujoco.MjModel.from_xml_path(str(path)), num_envs, threads)
+    from mamlrl.envs.mujoco_vector import load_model
+
+    batch = Batch(load_model("half_cheetah.xml"), num_envs, threads)
     rng = np.random.default_rng(0)
     batch.qpos[:] += rng.uniform(-0.1, 0.1, batch.qpos.shape)
     batch.forward()
