@@ -23,12 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from mamlrl.envs.base import make_task_envs
 from tqdm import trange
 
 import mamlrl.learners.maml as maml
 from mamlrl.advantages import make_batch
 from mamlrl.config import AdaptationConfig, Config, EnvironmentConfig, SamplingConfig, TrustRegionConfig
+from mamlrl.envs.base import make_task_envs
 from mamlrl.memory import keep_freed_memory
 from mamlrl.policies import make_policy
 from mamlrl.sampler import collect
@@ -104,7 +104,7 @@ def time_iterations(config: Config, threads: int, repeats: int) -> list[dict[str
     for iteration in trange(repeats + 1, desc="meta-iterations"):
         watch = Stopwatch()
         start = time.perf_counter()
-        tasks = envs.sample_tasks(sampling.tasks, streams.numpy(Stream.TASKS, iteration))
+        tasks = envs.sample_tasks(sampling.tasks, streams.numpy(Stream.TASKS, iteration))  # type: ignore[attr-defined]
         with watch("sample"):
             rollouts = collect(envs, policy, state.params, tasks, streams.rollouts(iteration, 0), settings)
         with watch("advantages"):

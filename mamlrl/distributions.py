@@ -17,8 +17,10 @@ from torch import Tensor
 class Distribution(Protocol):
     """What policies, losses and the sampler need of an action distribution."""
 
-    noise: Literal["normal", "uniform"]
-    """Kind of noise that `sample` turns into actions."""
+    @property
+    def noise(self) -> Literal["normal", "uniform"]:
+        """Kind of noise that `sample` turns into actions."""
+        ...
 
     @property
     def num_outputs(self) -> int:

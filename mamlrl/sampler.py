@@ -87,7 +87,7 @@ def collect(
 
     seeds = streams.reset_seeds(num_tasks, rollouts).reshape(-1).tolist()
     try:
-        observation, _ = envs.reset(seed=seeds, options={"task": np.repeat(tasks, rollouts, axis=0)})
+        observation, _ = envs.reset(seed=seeds, options={"task": np.repeat(tasks, rollouts, axis=0)})  # type: ignore[arg-type]
     except ValueError as error:  # such as a task outside of the task space
         raise UserError(f"environment {_name(envs)}: {error}") from error
     alive = np.ones(envs.num_envs, bool)

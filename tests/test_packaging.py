@@ -98,7 +98,7 @@ def test_the_readmes_test_command_sets_up_and_tests() -> None:
 
 
 def test_example_environment_trains(users_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gymnasium.envs.registration, "registry", dict(gymnasium.registry))
+    monkeypatch.setattr("gymnasium.envs.registration.registry", dict(gymnasium.registry))
     monkeypatch.delitem(sys.modules, "my_tasks", raising=False)
     assert main(["--env", "my_tasks:Thermostat-v0", *TINY, "--out", "out"]) == 0
     assert len((users_folder / "out" / "metrics.csv").read_text().splitlines()) == 3

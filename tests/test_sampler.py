@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from mamlrl.envs.base import make_task_envs
 
 from mamlrl.config import EnvironmentConfig, PolicyConfig, SamplingConfig
+from mamlrl.envs.base import make_task_envs
 from mamlrl.errors import ConfigError, NonFiniteError
 from mamlrl.policies import make_policy
 from mamlrl.sampler import collect, mean_returns, to_environment_actions

@@ -38,12 +38,13 @@ def make_policy(config: PolicyConfig, observation_space: spaces.Space, action_sp
             f"policy.observation_scale has {len(config.observation_scale)} factors; it must have {observation_dim}, one"
             " for each observation, or be empty"
         )
-    continuous = isinstance(action_space, spaces.Box) and len(action_space.shape) == 1
-    if not continuous and not isinstance(action_space, spaces.Discrete):
+    if isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
+        fitting, num_actions = "gaussian_mlp", action_space.shape[0]
+    elif isinstance(action_space, spaces.Discrete):
+        fitting, num_actions = "categorical_mlp", int(action_space.n)
+    else:
         raise UserError(f"action space {action_space} is not supported; it must be a 1-d Box or Discrete")
-    fitting = "gaussian_mlp" if continuous else "categorical_mlp"
     name = fitting if config.network == "auto" else config.network
     if name != fitting:
         raise UserError(f"policy.network is {name!r}, but action space {action_space} needs {fitting!r}")
-    num_actions = action_space.shape[0] if isinstance(action_space, spaces.Box) else int(action_space.n)
     return POLICIES[name](config, observation_dim, num_actions)

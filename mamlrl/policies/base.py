@@ -33,7 +33,10 @@ class Linearization(Protocol):
 class Policy(Protocol):
     """A stochastic policy. It holds no parameters: they are handed to it, stacked or shared."""
 
-    distribution: Distribution
+    @property
+    def distribution(self) -> Distribution:
+        """What the outputs are the parameters of."""
+        ...
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Initial parameters, float32, on the CPU."""

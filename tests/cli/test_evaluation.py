@@ -3,9 +3,9 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from mamlrl.envs.base import make_task_envs
 
 from mamlrl.config import AdaptationConfig, Config, EnvironmentConfig, EvalConfig, PolicyConfig
+from mamlrl.envs.base import make_task_envs
 from mamlrl.evaluation import evaluate_adaptation
 from mamlrl.learners.maml import MAML
 from mamlrl.policies import make_policy

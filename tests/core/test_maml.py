@@ -190,7 +190,9 @@ def test_curvature_on_drawn_rows_is_the_exact_product_of_those_rows(generator):
             outputs = learner.policy.outputs(leaves, batch.observations)
             return learner.inner_loss(learner.policy.distribution, outputs, batch).sum()
 
-        jacobian = torch.eye(len(theta)) - 0.3 * torch.autograd.functional.hessian(inner, theta)
+        hessian = torch.autograd.functional.hessian(inner, theta)
+        assert isinstance(hessian, torch.Tensor)
+        jacobian = torch.eye(len(theta)) - 0.3 * hessian
         phi = flatten({name: leaf[task] for name, leaf in learner.adapt(params, meta_batch.support[0]).items()})
 
         def kl(p, task=task, phi=phi):
@@ -202,6 +204,7 @@ def test_curvature_on_drawn_rows_is_the_exact_product_of_those_rows(generator):
             return (query.weights[task] * divergence).sum()
 
         fisher = torch.autograd.functional.hessian(kl, phi)
+        assert isinstance(fisher, torch.Tensor)
         total += jacobian.T @ fisher @ jacobian @ vector / num_tasks
     torch.testing.assert_close(sampled.fisher_vector_product(vector), total, atol=1e-11, rtol=1e-9)
 

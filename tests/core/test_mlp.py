@@ -35,12 +35,12 @@ def test_outputs_and_first_derivatives_equal_autograd(activation, stacked, hidde
     network, params, inputs = problem(activation, stacked, hidden, generator)
     linearized = LinearizedMLP(network, params, inputs)
     tangent = random_like(params, generator)
-    outputs, output_tangent = torch.func.jvp(lambda p: network.forward(p, inputs), (params,), (tangent,))
+    outputs, output_tangent = torch.func.jvp(lambda p: network.forward(p, inputs), (params,), (tangent,))[:2]
     torch.testing.assert_close(linearized.outputs, outputs)
     torch.testing.assert_close(linearized.pushforward(tangent), output_tangent)
 
     cotangent = torch.randn(outputs.shape, generator=generator)
-    _, vjp = torch.func.vjp(lambda p: network.forward(p, inputs), params)
+    vjp = torch.func.vjp(lambda p: network.forward(p, inputs), params)[1]
     expected = vjp(cotangent)[0]
     actual = linearized.pullback(cotangent)
     for name in params:  # the pullback is per task; a shared leaf's gradient is the sum over tasks

@@ -4,6 +4,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
+
 from mamlrl.envs.base import TaskVectorEnv, make_task_envs
 
 COUNTDOWN = "tests.envs.third_party:Countdown-v0"

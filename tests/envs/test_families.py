@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from mamlrl.envs import FAMILIES
 
+from mamlrl.envs import FAMILIES
 from tests.envs.making import make, make_vec
 
 IDS = [row[0] for row in FAMILIES]

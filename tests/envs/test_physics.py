@@ -5,8 +5,8 @@
 import mujoco
 import numpy as np
 import pytest
-from mamlrl.envs.mujoco_vector import MODEL_FOLDER, load_model
 
+from mamlrl.envs.mujoco_vector import MODEL_FOLDER, load_model
 from tests.envs.making import make, make_vec
 
 RLLAB = {"frame_skip": 1, "velocity": "com", "observation": "rllab", "reset_noise": "rllab"}

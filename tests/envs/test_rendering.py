@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
+
 from mamlrl.envs import FAMILIES
 from mamlrl.envs.navigation import FRAME_SIZE, draw_path
-
 from tests.envs.making import make, make_vec
 
 MUJOCO_IDS = [row[0] for row in FAMILIES if row[1] != "navigation"]
