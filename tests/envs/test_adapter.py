@@ -1,6 +1,7 @@
 """Environments of others: Gymnasium's vector environments with the contract of ours."""
 
 import multiprocessing
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ DISCRETE = "tests.envs.third_party:DiscreteCountdown-v0"
 MODES = ("sync", "async")
 
 
-def make(env_id, num_envs, horizon, *args):
+def make(env_id: str, num_envs: int, horizon: int, *args: Any) -> Any:
     """`make_task_envs`, closed over its declared type, which knows nothing of tasks."""
     return make_task_envs(env_id, num_envs, horizon, *args)
 
