@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 import sys
 from importlib import import_module, metadata, resources
 from pathlib import Path
@@ -123,6 +124,18 @@ def test_example_learner_trains(users_folder: Path, monkeypatch: pytest.MonkeyPa
 
 def test_version_is_the_installed_one() -> None:
     assert metadata.version("mamlrl") == mamlrl.__version__
+
+
+def test_checkout_runs_where_another_copy_is_installed() -> None:
+    """As after a plain `pip install .`: the working directory comes first, and there envs/ lies beside the package."""
+    program = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "Editable" not in repr(finder)]
+import mamlrl.configs, mamlrl.envs.base
+print(mamlrl.envs.base.__file__)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert Path(ran.stdout.strip()).samefile(ROOT / "envs" / "base.py")
 
 
 def test_every_configuration_is_installed() -> None:

@@ -87,7 +87,7 @@ def test_our_families_agree_in_all_modes(env_id):
     for envs in others:
         np.testing.assert_array_equal(tasks, envs.sample_tasks(2, np.random.default_rng(0)))
         np.testing.assert_array_equal(first, envs.reset(seed=3, options={"task": tasks})[0])
-    for action in np.random.default_rng(0).uniform(-1, 1, (14, *native.action_space.shape)):
+    for action in np.random.default_rng(0).uniform(-1, 1, (14, 2, *native.single_action_space.shape)):
         expected = native.step(action)
         for envs in others:
             for ours, theirs in zip(expected[:4], envs.step(action)[:4], strict=True):
