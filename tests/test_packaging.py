@@ -15,7 +15,10 @@ from packaging.utils import canonicalize_name
 import mamlrl
 from mamlrl.cli import make_config, parse_command, shipped_settings, to_yaml
 from mamlrl.learners import LEARNERS
+from mamlrl.logger import METRICS
+from mamlrl.policies import make_policy
 from mamlrl.train import main
+from mamlrl.training import make_envs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -52,6 +55,8 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the README's commands name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_tasks", raising=False)
+    monkeypatch.setattr("gymnasium.envs.registration.registry", dict(gymnasium.registry))
     (tmp_path / "my_tasks.py").write_text(block_after("example environment"))
     (tmp_path / "mine.yaml").write_text(next(iter(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))))
     run = tmp_path / "runs" / "nav-2"
@@ -66,8 +71,11 @@ def test_training_commands_of_the_documentation_are_valid(arguments: str, users_
     if "--help" in argv:
         with pytest.raises(SystemExit, match="0"):
             parse_command(argv)
-    else:
-        parse_command(argv)
+        return
+    config = parse_command(argv).config
+    envs = make_envs(config, num_envs=2)
+    make_policy(config.policy, envs.single_observation_space, envs.single_action_space)
+    envs.close()
 
 
 def test_documentation_names_scripts_that_exist() -> None:
@@ -80,6 +88,12 @@ def test_relative_links_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_metric_is_explained() -> None:
+    page = (ROOT / "docs" / "algorithm.md").read_text()
+    for name in METRICS:
+        assert f"`{name}k`" in page or f"`{name}`" in page, name
 
 
 def test_readme_names_every_shipped_configuration() -> None:
@@ -98,9 +112,7 @@ def test_the_readmes_test_command_sets_up_and_tests() -> None:
     ]
 
 
-def test_example_environment_trains(users_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gymnasium.envs.registration.registry", dict(gymnasium.registry))
-    monkeypatch.delitem(sys.modules, "my_tasks", raising=False)
+def test_example_environment_trains(users_folder: Path) -> None:
     assert main(["--env", "my_tasks:Thermostat-v0", *TINY, "--out", "out"]) == 0
     assert len((users_folder / "out" / "metrics.csv").read_text().splitlines()) == 3
 
@@ -110,7 +122,6 @@ def test_example_environment_passes_gymnasiums_checks(users_folder: Path) -> Non
 
     example: dict = {}
     exec(block_after("example environment"), example)
-    gymnasium.registry.pop("Thermostat-v0")
     check_env(example["ThermostatEnv"](), skip_render_check=True)
 
 
