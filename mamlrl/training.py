@@ -18,14 +18,14 @@ from gymnasium.vector import VectorEnv
 from mamlrl import run_folder
 from mamlrl.advantages import make_batch
 from mamlrl.checkpoint import CheckpointFolder, Progress, latest_checkpoint
-from mamlrl.cli import Command, check_unchanged, differences, to_settings
+from mamlrl.cli import Command, check_unchanged, differences, make_config, to_settings
 from mamlrl.config import Config
 from mamlrl.distributions import DiagonalGaussian
 from mamlrl.envs.base import make_task_envs
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.evaluation import evaluate_adaptation
 from mamlrl.interrupt import StopRequest
-from mamlrl.learners import LEARNERS
+from mamlrl.learners import LEARNERS, UNTRAINED, training_steps
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.logger import Metrics, MetricsLog, ProgressLine
 from mamlrl.memory import keep_freed_memory
@@ -65,8 +65,8 @@ def meta_iteration(
     config, envs, policy, learner, streams = experiment
     watch, metrics, env_steps = Stopwatch(), {}, 0
     tasks = draw_tasks(envs, config.sampling.tasks, streams.numpy(Stream.TASKS, iteration))
-    params, batches = state.params, []
-    for step in range(config.adaptation.steps + 1):
+    params, batches, steps = state.params, [], training_steps(config)
+    for step in range(steps + 1):
         with watch("sample"):
             rollouts = collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
         metrics |= return_metrics(rollouts, step)
@@ -75,7 +75,7 @@ def meta_iteration(
             metrics |= policy_metrics(policy, params, rollouts, config.environment.action_scale)
         with watch("adapt"):
             batch, baseline_metrics = make_batch(rollouts, config.sampling)
-            if step < config.adaptation.steps:
+            if step < steps:
                 params = learner.adapt(params, batch)
         batches.append(batch)
     *support, query = batches
@@ -106,7 +106,7 @@ def meta_train(
         while progress.iteration < config.iterations and stop.signal is None:
             start = time.perf_counter()
             state, metrics = meta_iteration(experiment, progress.state, progress.iteration)
-            new_steps, adapted_return = metrics["env_steps"], metrics[f"return/step_{config.adaptation.steps}"]
+            new_steps, adapted_return = metrics["env_steps"], metrics[f"return/step_{training_steps(config)}"]
             if adapted_return > progress.best_return:  # the return of the parameters before the update
                 progress = progress._replace(best_return=adapted_return)
                 checkpoints.save_best(progress)
@@ -272,6 +272,11 @@ def run(command: Command) -> int:
         OSError: the run folder cannot be written.
     """
     config = command.config
+    if config.learner in UNTRAINED:
+        raise ConfigError(
+            f"learner is {config.learner!r}, which has nothing to train; evaluate it beside a trained run: "
+            "python -m mamlrl.evaluate RUN --random"
+        )
     keep_freed_memory()
     torch.set_num_threads(num_threads(config))
     with StopRequest() as stop, contextlib.ExitStack() as stack:  # before environments fork processes of their own
@@ -313,6 +318,7 @@ def load_progress(folder: Path, start: Progress, config: Config) -> Progress:
         UserError: there is no usable checkpoint, or the settings are not those of the run.
     """
     progress, settings, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, start.state)
+    settings = to_settings(make_config(settings))  # fields that are newer than the checkpoint take their defaults
     check_unchanged(settings, to_settings(config))  # config.yaml may have been edited
     for name, (old, new) in differences(settings, to_settings(config)).items():
         if name != "iterations":

@@ -6,9 +6,25 @@ from collections.abc import Callable
 
 from mamlrl.config import Config
 from mamlrl.learners.base import Learner
+from mamlrl.learners.fomaml import FOMAML
 from mamlrl.learners.maml import MAML
+from mamlrl.learners.multitask import MultiTask, Random
 from mamlrl.policies.base import Policy
 
 LEARNERS: dict[str, Callable[[Policy, Config], Learner]] = {
     "maml": MAML,
+    "fomaml": FOMAML,
+    "multitask": MultiTask,
+    "random": Random,
 }
+
+UNADAPTED_IN_TRAINING = {"multitask"}
+"""Learners whose meta-iterations sample the unadapted policy alone."""
+
+UNTRAINED = {"random"}
+"""Learners that are evaluated and never trained."""
+
+
+def training_steps(config: Config) -> int:
+    """Inner steps of a meta-iteration before its query rollouts."""
+    return 0 if config.learner in UNADAPTED_IN_TRAINING else config.adaptation.steps
