@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import sys
 from argparse import ArgumentError
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -15,7 +16,7 @@ import yaml
 from jsonargparse import ArgumentParser, get_loader, set_parsing_settings
 
 from mamlrl.config import Config
-from mamlrl.errors import ConfigError
+from mamlrl.errors import ConfigError, UserError
 
 CONFIG_FILE = "config.yaml"
 """Name of the complete settings in a run folder."""
@@ -290,3 +291,25 @@ def check_unchanged(settings: Settings, new_settings: Settings) -> None:
     if forbidden:
         listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in forbidden.items())
         raise ConfigError(f"a resumed run keeps its settings, but {listed}")
+
+
+def exit_code_of(action: Callable[[], int]) -> int:
+    """Run a command; what a user can put right becomes one line on stderr.
+
+    Returns:
+        The exit code: what the action returns, 2 when the command or a setting is wrong, 1 when something failed.
+    """
+    try:
+        return action()
+    except UserError as error:
+        return _fail(str(error), error.exit_code)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(message: str, exit_code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return exit_code

@@ -156,7 +156,9 @@ class EvalConfig:
     rollouts: int = 20
     """Rollouts per task and gradient step."""
     steps: int = 3
-    """Gradient steps on each task; steps beyond those of training have half the step size, as in the MAML paper."""
+    """Gradient steps on each task."""
+    step_size_schedule: Literal["halve", "constant"] = "halve"
+    """Step size of gradient steps beyond those of training: half of it, as in the MAML paper, or the same."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 0, "eval.every", self.every, "at least 0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
@@ -29,7 +31,7 @@ def evaluate_adaptation(
     """Mean undiscounted return of each task after 0, 1, ..., `config.eval.steps` gradient steps.
 
     Each step is taken on fresh rollouts. Steps beyond those of training have half the step size (Finn et al. 2017,
-    section 5.3: the first step as in training, later ones halved).
+    section 5.3: the first step as in training, later ones halved), unless `config.eval.step_size_schedule` is constant.
 
     Args:
         envs: vector environment with M * `config.eval.rollouts` rows.
@@ -50,6 +52,29 @@ def evaluate_adaptation(
         returns.append(mean_returns(rollouts))
         if step < config.eval.steps:
             batch, _ = make_batch(rollouts, config.sampling)
-            halved = step >= config.adaptation.steps
+            halved = step >= config.adaptation.steps and config.eval.step_size_schedule == "halve"
             params = learner.adapt(params, batch, config.adaptation.step_size / 2 if halved else None)
     return torch.stack(returns)
+
+
+def interval(values: np.ndarray) -> float:
+    """Half width of the 95% confidence interval of the mean, t s / sqrt(n); NaN for a single value.
+
+    Args:
+        values: [n], independent.
+    """
+    if len(values) < 2:
+        return math.nan
+    return student_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+
+
+def student_quantile(degrees: int) -> float:
+    """The 97.5% quantile of Student's t: from a table below 10 degrees of freedom, else to 0.2%.
+
+    Expansion around the normal quantile z: Abramowitz and Stegun (1964), 26.7.5.
+    """
+    table = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+    if degrees <= len(table):
+        return table[degrees - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)

@@ -6,8 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from mamlrl.cli import parse_command
-from mamlrl.errors import UserError
+from mamlrl.cli import exit_code_of, parse_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,23 +18,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if os.getcwd() not in sys.path:  # --env my_module:... is found from the console script too, as from python -m
         sys.path.insert(0, os.getcwd())
-    try:
-        command = parse_command(sys.argv[1:] if argv is None else argv)
-        from mamlrl.training import run  # imports torch, which takes seconds: --help has answered by now
-
-        return run(command)
-    except UserError as error:
-        return _fail(str(error), error.exit_code)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        return 130
+    return exit_code_of(lambda: _train(sys.argv[1:] if argv is None else argv))
 
 
-def _fail(message: str, exit_code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return exit_code
+def _train(argv: Sequence[str]) -> int:
+    command = parse_command(argv)
+    from mamlrl.training import run  # imports torch, which takes seconds: --help has answered by now
+
+    return run(command)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,226 @@
+"""The command: ``python -m mamlrl.evaluate RUN [more runs ...]``: return against number of gradient steps."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+from mamlrl.cli import differences, exit_code_of, to_settings
+from mamlrl.config import Config, EvalConfig
+from mamlrl.errors import ConfigError
+from mamlrl.protocols import TASKS, environment_settings, paper_protocol
+
+if TYPE_CHECKING:
+    from mamlrl.pretrained import Trained
+
+IRRELEVANT = ("seed", "name", "iterations", "device", "threads", "eval", "checkpoint")
+"""Settings in which runs of one method may differ."""
+
+
+class Entry(NamedTuple):
+    """What is evaluated under the name of a method."""
+
+    method: str
+    config: Config
+    trained: Trained | None
+    """None for the untrained initialisation"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate runs as the command line says.
+
+    Returns:
+        The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong.
+    """
+    if os.getcwd() not in sys.path:  # runs on my_module:... environments, as in mamlrl.train
+        sys.path.insert(0, os.getcwd())
+    return exit_code_of(lambda: _evaluate(sys.argv[1:] if argv is None else argv))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m mamlrl.evaluate`."""
+    parser = _Parser(
+        prog="python -m mamlrl.evaluate",
+        description="Adapt trained policies to held-out tasks and report the return after every gradient step.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="Run folder, checkpoint, or folder of runs.")
+    parser.add_argument("--steps", type=int, metavar="N", help="Gradient steps on each task (3).")
+    parser.add_argument("--tasks", type=int, metavar="N", help="Held-out tasks (40).")
+    parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per task and gradient step (20).")
+    parser.add_argument(
+        "--step_size_schedule",
+        choices=("halve", "constant"),
+        help="Step size of gradient steps beyond those of training: half of it, or the same (halve).",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="Seed of the held-out tasks and of all noise (1).")
+    parser.add_argument("--protocol", choices=("paper",), help="Tasks, rollouts and step sizes of the MAML paper.")
+    parser.add_argument("--random", action="store_true", help="Also evaluate the untrained policy of every seed.")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="Folder of the results (runs/evaluations/<env>-<time>)."
+    )
+    parser.add_argument("--device", default="cpu", metavar="cpu|cuda", help="Device of the policies (cpu).")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="Threads; 0 takes all processors.")
+    return parser
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    options = build_parser().parse_args(list(argv))
+    settings = _eval_settings(options)
+    if options.seed is not None and options.seed < 0:
+        raise ConfigError(f"--seed is {options.seed}; it must be at least 0")
+    import torch  # takes seconds: --help has answered by now
+
+    from mamlrl import comparison
+    from mamlrl.memory import keep_freed_memory
+    from mamlrl.pretrained import find_checkpoints, read_trained
+    from mamlrl.training import num_threads
+
+    trained = [read_trained(path) for run in options.runs for path in find_checkpoints(run)]
+    entries = make_entries(trained, options.random)
+    first = entries[0].config
+    protocol = paper_protocol(first) if options.protocol else None
+    if protocol:
+        settings = dataclasses.replace(settings, tasks=TASKS, rollouts=protocol.rollouts)
+    folder = options.out or default_folder(first)
+    check_writable(folder, comparison.CSV_FILE)
+    keep_freed_memory()
+    torch.set_num_threads(num_threads(dataclasses.replace(first, threads=options.threads)))
+    seed = 1 if options.seed is None else options.seed
+    results = []
+    for entry in entries:
+        config = dataclasses.replace(entry.config, eval=settings, device=options.device, threads=options.threads)
+        print(f"{entry.method}, seed {config.seed}: {entry.trained.path if entry.trained else 'untrained'}", flush=True)
+        returns = comparison.evaluate_config(config, entry.trained, seed, protocol.tasks() if protocol else None)
+        results.append(comparison.Evaluated(entry.method, config.seed, returns))
+    curves, title = comparison.pool(results), title_of(first, settings)
+    published = protocol.published if protocol else {}
+    print(f"\n{title}\n\n{comparison.table(curves, published)}\n")
+    comparison.write_results(folder, results, curves, published, title)
+    print(f"results: {folder}", flush=True)
+    return 0
+
+
+def title_of(config: Config, settings: EvalConfig) -> str:
+    """What was measured, in a line."""
+    name = config.env.rpartition("/")[2]
+    return (
+        f"{name}: {settings.tasks} held-out tasks, {settings.rollouts} rollouts of {config.environment.horizon} steps"
+    )
+
+
+def _eval_settings(options: argparse.Namespace) -> EvalConfig:
+    """Settings of the evaluation, but for what the protocol says of them."""
+    given = {
+        name: value
+        for name in ("tasks", "rollouts", "step_size_schedule")
+        if (value := getattr(options, name)) is not None
+    }
+    if options.protocol and given:
+        flags = ", ".join(f"--{name}" for name in given)
+        raise ConfigError(f"--protocol {options.protocol} excludes {flags}: the protocol says what they are")
+    if options.steps is not None:
+        given["steps"] = options.steps
+    try:
+        return EvalConfig(**given)
+    except ConfigError as error:
+        raise ConfigError(f"--{str(error).removeprefix('eval.')}") from error
+
+
+def make_entries(trained: Sequence[Trained], random: bool) -> list[Entry]:
+    """Name the method of every run, and add the untrained policies.
+
+    Runs whose settings differ in nothing but the seed and the length are runs of one method. It has the learner's name,
+    with that of its configuration where another method has the same learner.
+
+    Raises:
+        ConfigError: the runs are not of the same environment.
+    """
+    for run in trained[1:]:
+        check_same_environment(trained[0], run)
+    groups: list[list[Trained]] = []
+    for run in trained:
+        same = next((group for group in groups if not _method_differences(group[0].config, run.config)), None)
+        groups.append([run]) if same is None else same.append(run)
+    names = _method_names([group[0] for group in groups])
+    entries = [Entry(name, run.config, run) for name, group in zip(names, groups, strict=True) for run in group]
+    if random:
+        untrained = {run.config.seed: dataclasses.replace(run.config, learner="random") for run in reversed(trained)}
+        entries += [Entry("random", config, None) for _, config in sorted(untrained.items())]
+    return entries
+
+
+def _method_differences(config: Config, other: Config) -> dict[str, tuple[object, object]]:
+    def relevant(config: Config) -> dict[str, object]:
+        return {name: value for name, value in to_settings(config).items() if name not in IRRELEVANT}
+
+    return differences(relevant(config), relevant(other))
+
+
+def _method_names(runs: Sequence[Trained]) -> list[str]:
+    """The learner; where several have it, with the configuration's name; where that is the same, with the path."""
+    candidates = [
+        [run.config.learner for run in runs],
+        [f"{run.config.learner} ({run.config.name or run.config.env.rpartition('/')[2]})" for run in runs],
+        [f"{run.config.learner} ({_run_name(run.path)})" for run in runs],
+    ]
+    return [
+        next((names[row] for names in candidates if names.count(names[row]) == 1), candidates[-1][row])
+        for row in range(len(runs))
+    ]
+
+
+def _run_name(checkpoint: Path) -> str:
+    """The run folder of a checkpoint."""
+    folder = checkpoint.absolute().parent
+    return (folder.parent if folder.name == "checkpoints" else folder).name
+
+
+def check_same_environment(run: Trained, other: Trained) -> None:
+    """Two runs were trained on the same environment: returns on different ones do not compare.
+
+    Raises:
+        ConfigError: names every setting that differs.
+    """
+    changed = differences(environment_settings(run.config), environment_settings(other.config))
+    if changed:
+        listed = "; ".join(f"{name} is {theirs!r}, not {ours!r}" for name, (ours, theirs) in changed.items())
+        raise ConfigError(f"{other.path} is of another environment than {run.path}: {listed}")
+
+
+def default_folder(config: Config) -> Path:
+    """``runs/evaluations/<name>-<time>``."""
+    name = config.name or re.sub(r"[^\w.-]+", "-", config.env)
+    return Path("runs", "evaluations", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def check_writable(folder: Path, result: str) -> None:
+    """Results can go into this folder; found out before anything is computed, and nothing is made.
+
+    Raises:
+        ConfigError: it is no folder, or holds results already.
+        PermissionError: it cannot be written.
+    """
+    if (folder / result).exists():
+        raise ConfigError(f"--out {folder}: holds an evaluation already; name another folder")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"--out {folder}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Trained policies, read back from run folders and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mamlrl.checkpoint import BEST, CheckpointError, list_checkpoints, read_checkpoint, read_content
+from mamlrl.cli import make_config
+from mamlrl.config import Config
+from mamlrl.errors import ConfigError
+from mamlrl.run_folder import CHECKPOINTS
+from mamlrl.structs import Params
+
+SHIPPED = "checkpoint.pt"
+"""Name of a checkpoint that lies in a folder of its own, without a run."""
+
+
+class Trained(NamedTuple):
+    """One checkpoint and the settings in it."""
+
+    path: Path
+    config: Config
+
+    def params(self, state_like: Any) -> Params:
+        """The meta-learned initialisation theta.
+
+        Args:
+            state_like: state of the learner as this version makes it.
+
+        Raises:
+            CheckpointError: the parameters do not fit it.
+        """
+        return read_checkpoint(self.path, state_like)[0].state.params
+
+
+def read_trained(path: Path) -> Trained:
+    """A checkpoint file with its settings, on the CPU.
+
+    Raises:
+        CheckpointError: it cannot be read, or its settings are not of this version.
+    """
+    content = read_content(path)
+    try:
+        config = make_config(content["config"])
+    except (ConfigError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its settings cannot be read: {error}") from error
+    return Trained(path, dataclasses.replace(config, device="cpu"))
+
+
+def find_checkpoints(path: Path) -> list[Path]:
+    """The checkpoint to use of a run, or of every run below a folder.
+
+    Args:
+        path: a checkpoint, a run folder, or a folder that holds such; of a run its best checkpoint is taken, by
+            return after adaptation in training, as in the MAML paper.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if path.is_file():
+        return [path]
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file or folder")
+    found = [_of_run(folder) for folder in sorted(path.rglob(CHECKPOINTS)) if folder.is_dir()]
+    checkpoints = [checkpoint for checkpoint in found if checkpoint] + sorted(path.rglob(SHIPPED))
+    if path.name == CHECKPOINTS and (checkpoint := _of_run(path)):
+        checkpoints.append(checkpoint)
+    if not checkpoints:
+        raise ConfigError(f"{path}: holds no checkpoint; it must be a run folder or a checkpoint file")
+    return checkpoints
+
+
+def _of_run(folder: Path) -> Path | None:
+    """The best checkpoint in a run's folder of checkpoints, or the last one where none was the best yet."""
+    best = folder / BEST
+    return best if best.is_file() else next(iter(list_checkpoints(folder)), None)

@@ -1,0 +1,109 @@
+"""The evaluation protocol of the MAML paper, and the numbers that were published with it.
+
+Source: Finn, Abbeel, Levine (2017), "Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks", section 5.3,
+tables 4 and 5, and the code and data that its authors released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from mamlrl.cli import differences, make_config, shipped_settings, to_settings
+from mamlrl.config import Config
+from mamlrl.errors import ConfigError
+
+TASKS = 40
+
+
+def _goals(rng: np.random.RandomState) -> np.ndarray:
+    return rng.uniform(-0.5, 0.5, (TASKS, 2))
+
+
+def _velocities(rng: np.random.RandomState) -> np.ndarray:
+    return rng.uniform(0.0, 2.0, TASKS)[:, None]
+
+
+def _directions(rng: np.random.RandomState) -> np.ndarray:
+    return np.where(_velocities(rng) < 1.0, -1.0, 1.0)
+
+
+class Protocol(NamedTuple):
+    """How one of the paper's families is evaluated: 4000 environment steps per task and gradient step."""
+
+    config: str
+    """shipped configuration with the paper's environment"""
+    rollouts: int
+    """per task and gradient step"""
+    draw: Callable[[np.random.RandomState], np.ndarray]
+    """draws the 40 tasks"""
+    published: dict[str, tuple[float, ...]]
+    """mean return after 0, 1, 2, 3 gradient steps, by learner; of the oracle before any"""
+
+    def tasks(self) -> np.ndarray:
+        """The paper's 40 tasks, those of `np.random.seed(1)`, [40, P]."""
+        return self.draw(np.random.RandomState(1))
+
+
+PAPER = {
+    "mamlrl/Navigation2D-v0": Protocol(
+        "navigation-paper",
+        40,
+        _goals,
+        {
+            "maml": (-40.41, -11.68, -3.33, -3.23),
+            "multitask": (-40.81, -19.73, -11.72, -8.47),
+            "random": (-82.66, -57.96, -53.84, -46.81),
+            "context": (-42.42, -13.90, -5.17, -3.18),
+            "oracle": (-2.29,),
+        },
+    ),
+    "mamlrl/HalfCheetahVel-v0": Protocol(
+        "cheetah-vel-paper",
+        20,
+        _velocities,
+        {
+            "maml": (-129.53, -78.57, -66.62, -60.78),
+            "multitask": (-158.00, -135.39, -128.47, -133.61),
+            "random": (-254.83, -254.33, -246.79, -230.83),
+            "oracle": (-54.47,),
+        },
+    ),
+    "mamlrl/HalfCheetahDir-v0": Protocol(
+        "cheetah-dir-paper",
+        20,
+        _directions,
+        {
+            "maml": (-50.69, 293.19, 313.48, 315.65),
+            "multitask": (-43.03, -24.75, -12.85, 19.57),
+            "random": (-35.73, 21.83, 62.32, 86.18),
+            "context": (-40.49, -44.08, -38.27, -42.50),
+            "oracle": (442.69,),
+        },
+    ),
+}
+
+
+def paper_protocol(config: Config) -> Protocol:
+    """The paper's protocol for the environment of a run.
+
+    Raises:
+        ConfigError: the paper has no such environment, or its environment of that name differs.
+    """
+    if config.env not in PAPER:
+        raise ConfigError(f"--protocol paper: there is none for {config.env}; it is known for {', '.join(PAPER)}")
+    protocol = PAPER[config.env]
+    paper = make_config(shipped_settings(protocol.config))
+    changed = differences(environment_settings(config), environment_settings(paper))
+    if changed:
+        listed = "; ".join(f"{name} is {ours!r}, in the paper {theirs!r}" for name, (ours, theirs) in changed.items())
+        raise ConfigError(f"--protocol paper: the run's environment is not the paper's ({protocol.config}): {listed}")
+    return protocol
+
+
+def environment_settings(config: Config) -> dict[str, object]:
+    """The settings that say which environment a run was trained on."""
+    settings = to_settings(config)
+    return {"env": settings["env"], "environment": settings["environment"] | {"vectorization": None}}

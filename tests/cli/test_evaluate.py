@@ -1,0 +1,201 @@
+"""`python -m mamlrl.evaluate`: tables, files, pooling, protocol, and what goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mamlrl import comparison, training
+from mamlrl.cli import make_config, shipped_settings
+from mamlrl.comparison import Curve, Evaluated
+from mamlrl.evaluate import main
+from mamlrl.evaluation import interval, student_quantile
+from mamlrl.protocols import PAPER, paper_protocol
+
+from .conftest import SMALL, Command, Outcome, assert_fails
+
+FEW = "--tasks 3 --rollouts 2 --steps 2 --threads 1"
+
+
+@pytest.fixture
+def evaluate(command: Command, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the evaluation in the folder of `command`."""
+
+    def run(*flags: str) -> Outcome:
+        code = main([word for flag in flags for word in flag.split()])
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+def read_csv(folder: str) -> list[dict[str, str]]:
+    with Path(folder, "evaluation.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def train(command: Command, learner: str = "maml", seed: int = 1, out: str = "run", *flags: str) -> None:
+    outcome = command(*SMALL, f"--iterations 1 --learner {learner} --seed {seed} --out {out}", *flags)
+    assert outcome.code == 0, outcome.err
+
+
+def test_an_evaluation_leaves_table_csv_figure_and_events(command: Command, evaluate: Command) -> None:
+    train(command)
+    outcome = evaluate(f"run --random --out results {FEW}")
+    assert (outcome.code, outcome.err) == (0, "")
+    for word in ("maml", "random", "0 steps", "1 step ", "2 steps", "±", "3 tasks", "results: results"):
+        assert word in outcome.out
+    rows = read_csv("results")
+    assert list(rows[0]) == ["method", "seed", "task", "step", "return"]
+    assert len(rows) == 2 * 3 * 3
+    assert {row["method"] for row in rows} == {"maml", "random"}
+    assert Path("results/evaluation.png").read_bytes().startswith(b"\x89PNG")
+    events = EventAccumulator("results/tensorboard/maml").Reload()
+    mean = np.mean([float(row["return"]) for row in rows if row["method"] == "maml" and row["step"] == "2"])
+    assert events.Scalars("evaluation/return_by_gradient_steps")[2].value == pytest.approx(mean, rel=1e-5)
+    assert EventAccumulator("results/tensorboard").Reload().Tags()["images"] == ["evaluation"]
+
+
+def test_a_checkpoint_alone_is_enough_and_the_seed_says_the_numbers(command: Command, evaluate: Command) -> None:
+    train(command)
+    shutil.copy("run/checkpoints/best.pt", "policy.pt")
+    assert evaluate(f"run --out first {FEW}").code == 0
+    shutil.rmtree("run")
+    assert evaluate(f"policy.pt --out second {FEW}").code == 0
+    assert evaluate(f"policy.pt --out third --seed 2 {FEW}").code == 0
+    assert read_csv("first") == read_csv("second") != read_csv("third")
+
+
+def test_runs_that_differ_in_the_seed_are_pooled(command: Command, evaluate: Command) -> None:
+    for seed in (1, 2):
+        train(command, seed=seed, out=f"all/maml-{seed}")
+    train(command, "multitask", out="all/multitask")
+    train(command, "maml", 3, "all/other", "--adaptation.step_size 0.3 --name other")
+    outcome = evaluate(f"all --out results {FEW}")
+    assert outcome.code == 0, outcome.err
+    lines = {line.split("|")[1].strip(): line for line in outcome.out.splitlines() if line.startswith("|")}
+    assert "2 seeds" in lines["maml (navigation)"]
+    assert "3 tasks" in lines["maml (other)"] and "3 tasks" in lines["multitask"]
+    seeds = {(row["method"], row["seed"]) for row in read_csv("results")}
+    assert seeds == {("maml (navigation)", "1"), ("maml (navigation)", "2"), ("maml (other)", "3"), ("multitask", "1")}
+
+
+def test_default_folder_and_schedule(command: Command, evaluate: Command) -> None:
+    train(command)
+    assert evaluate(f"run {FEW}").code == 0
+    (folder,) = Path("runs/evaluations").iterdir()
+    assert folder.name.startswith("navigation-")
+    assert evaluate(f"run {FEW} --step_size_schedule constant --out constant").code == 0
+    halved, constant = read_csv(str(folder)), read_csv("constant")
+    same = [one["return"] == other["return"] for one, other in zip(halved, constant, strict=True)]
+    steps = [row["step"] for row in halved]
+    assert all(same[row] == (step != "2") for row, step in enumerate(steps))
+
+
+def test_the_papers_tasks_are_those_of_its_seed() -> None:
+    np.random.seed(1)  # noqa: NPY002 (the very tasks of the paper)
+    goals = np.random.uniform(-0.5, 0.5, (40, 2))  # noqa: NPY002
+    np.random.seed(1)  # noqa: NPY002
+    velocities = np.random.uniform(0, 2, 40)  # noqa: NPY002
+    assert np.array_equal(PAPER["mamlrl/Navigation2D-v0"].tasks(), goals)
+    assert np.array_equal(PAPER["mamlrl/HalfCheetahVel-v0"].tasks()[:, 0], velocities)
+    directions = PAPER["mamlrl/HalfCheetahDir-v0"].tasks()[:, 0]
+    assert np.array_equal(directions, [-1.0 if velocity < 1 else 1.0 for velocity in velocities])
+
+
+def test_the_papers_protocol(command: Command, evaluate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert command(*SMALL, "--environment.horizon 100 --iterations 1 --out run").code == 0
+    calls = []
+
+    def recorded(config: object, trained: object, seed: int, tasks: np.ndarray) -> np.ndarray:
+        calls.append((config, tasks))
+        return np.zeros((4, 40))
+
+    monkeypatch.setattr(comparison, "evaluate_config", recorded)
+    outcome = evaluate("run --protocol paper --out results")
+    assert outcome.code == 0, outcome.err
+    ((config, tasks),) = calls
+    assert (config.eval.tasks, config.eval.rollouts, config.eval.steps) == (40, 40, 3)
+    assert config.eval.step_size_schedule == "halve"
+    assert np.array_equal(tasks, PAPER["mamlrl/Navigation2D-v0"].tasks())
+    assert "-11.68" in outcome.out and "published" in outcome.out
+
+
+def test_the_papers_protocol_is_for_the_papers_environments() -> None:
+    for name in ("navigation", "navigation-paper", "cheetah-vel-paper", "cheetah-dir-paper-original"):
+        assert paper_protocol(make_config(shipped_settings(name)))
+    for name, words in (("cheetah-vel", "frame_skip is 5, in the paper 1"), ("ant-vel", "AntVel")):
+        with pytest.raises(training.ConfigError, match=words):
+            paper_protocol(make_config(shipped_settings(name)))
+
+
+def test_intervals() -> None:
+    assert student_quantile(3) == 3.182
+    for degrees, quantile in ((10, 2.228), (20, 2.086), (39, 2.023), (1000, 1.962)):
+        assert student_quantile(degrees) == pytest.approx(quantile, rel=2e-3)
+    assert interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.303 / 3**0.5)
+    assert np.isnan(interval(np.array([1.0])))
+    runs = [Evaluated("maml", seed, np.array([[seed - 1.0, seed + 1.0]])) for seed in (1, 2, 3)]
+    assert comparison.pool(runs) == [Curve("maml", [2.0], [interval(np.array([1.0, 2.0, 3.0]))], "3 seeds")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("nowhere", ["nowhere", "no such file or folder"]),
+        ("empty", ["empty", "holds no checkpoint"]),
+        ("", ["RUN"]),
+        ("run --tasks 0", ["--tasks", "0", "at least 1"]),
+        ("run --steps 0", ["--steps", "0", "at least 1"]),
+        ("run --rollouts many", ["--rollouts", "many"]),
+        ("run --seed -1", ["--seed", "-1", "at least 0"]),
+        ("run --protocol papers", ["--protocol", "papers", "paper"]),
+        ("run --protocol paper --tasks 3", ["--protocol", "--tasks"]),
+        ("run --protocol paper", ["environment.horizon is 8, in the paper 100"]),
+        ("run --step_size_schedule sometimes", ["sometimes", "halve"]),
+        ("run --device tpu", ["tpu", "cpu or cuda"]),
+        ("run --threads -1", ["threads", "-1"]),
+        ("run --task 3", ["--task"]),
+        ("run --out run/config.yaml", ["run/config.yaml", "not a folder"]),
+        ("run --out run/config.yaml/below", ["not a folder"]),
+        ("run --out done", ["done", "holds an evaluation already"]),
+    ],
+)
+def test_a_wrong_command_is_one_clear_line(command: Command, evaluate: Command, flags: str, words: list[str]) -> None:
+    train(command)
+    Path("empty").mkdir()
+    Path("done").mkdir()
+    Path("done/evaluation.csv").touch()
+    before = sorted(Path().rglob("*"))
+    assert_fails(evaluate(flags), 2, *words)
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_checkpoints_that_do_not_fit(command: Command, evaluate: Command) -> None:
+    train(command)
+    train(command, "maml", 1, "other", "--environment.horizon 9")
+    assert_fails(evaluate("run other --out results"), 2, "other", "environment.horizon is 9, not 8")
+    Path("damaged.pt").write_bytes(b"damaged")
+    assert_fails(evaluate("damaged.pt --out results"), 1, "damaged.pt", "no checkpoint")
+    content = torch.load("run/checkpoints/best.pt", weights_only=True)
+    content["state"]["params"]["weight_0"] = torch.zeros(5, 8)
+    torch.save(content, "shapes.pt")
+    assert_fails(evaluate("shapes.pt --out results"), 1, "shapes.pt", "weight_0", "[5, 8]", "[2, 8]")
+    content["config"]["sampling"]["tasks"] = "many"
+    torch.save(content, "settings.pt")
+    assert_fails(evaluate("settings.pt --out results"), 1, "settings.pt", "sampling.tasks", "many")
+    assert not Path("results").exists()
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_an_unwritable_folder(command: Command, evaluate: Command) -> None:
+    train(command)
+    Path("locked").mkdir(mode=0o500)
+    assert_fails(evaluate(f"run --out locked/results {FEW}"), 1, "locked/results", "Permission denied")
