@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mamlrl
+from mamlrl import evaluate
 from mamlrl.cli import make_config, parse_command, shipped_settings, to_yaml
 from mamlrl.learners import LEARNERS
 from mamlrl.logger import METRICS
@@ -44,9 +45,9 @@ def commands_of(page: Path) -> list[str]:
     return [line.strip() for block in blocks for line in block.splitlines() if line.strip() and line[0] != "#"]
 
 
-def training_commands() -> list[str]:
-    """Arguments of every call of the training command in the documentation."""
-    calls = re.compile(r"(?:python -m mamlrl\.train|mamlrl-train)\b(.*?)(?:&&|$)")
+def calls_of(program: str) -> list[str]:
+    """Arguments of every call of `python -m mamlrl.<program>` in the documentation."""
+    calls = re.compile(rf"(?:python -m mamlrl\.|mamlrl-){program}\b(.*?)(?:&&|$)")
     return [call.strip() for page in PAGES for line in commands_of(page) for call in calls.findall(line)]
 
 
@@ -65,7 +66,7 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("arguments", training_commands())
+@pytest.mark.parametrize("arguments", calls_of("train"))
 def test_training_commands_of_the_documentation_are_valid(arguments: str, users_folder: Path) -> None:
     argv = shlex.split(arguments, comments=True)
     if "--help" in argv:
@@ -76,6 +77,11 @@ def test_training_commands_of_the_documentation_are_valid(arguments: str, users_
     envs = make_envs(config, num_envs=2)
     make_policy(config.policy, envs.single_observation_space, envs.single_action_space)
     envs.close()
+
+
+@pytest.mark.parametrize("arguments", calls_of("evaluate"))
+def test_evaluation_commands_of_the_documentation_are_valid(arguments: str) -> None:
+    evaluate.build_parser().parse_args(shlex.split(arguments, comments=True))
 
 
 def test_documentation_names_scripts_that_exist() -> None:
