@@ -52,9 +52,15 @@ def evaluate_adaptation(
         returns.append(mean_returns(rollouts))
         if step < config.eval.steps:
             batch, _ = make_batch(rollouts, config.sampling)
-            halved = step >= config.adaptation.steps and config.eval.step_size_schedule == "halve"
-            params = learner.adapt(params, batch, config.adaptation.step_size / 2 if halved else None)
+            params = learner.adapt(params, batch, step_size_of(step, config))
     return torch.stack(returns)
+
+
+def step_size_of(step: int, config: Config) -> float | None:
+    """Step size of gradient step `step`, from 0, on a held-out task; None for that of training."""
+    beyond_training = step >= config.adaptation.steps
+    halved = beyond_training and config.eval.step_size_schedule == "halve"
+    return config.adaptation.step_size / 2 if halved else None
 
 
 def interval(values: np.ndarray) -> float:
