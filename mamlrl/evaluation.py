@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mamlrl.advantages import make_batch
 from mamlrl.config import Config
+from mamlrl.learners import evaluation_steps
 from mamlrl.learners.base import Learner
 from mamlrl.policies.base import Policy
 from mamlrl.sampler import collect, mean_returns
@@ -28,7 +29,7 @@ def evaluate_adaptation(
     config: Config,
     iteration: int = 0,
 ) -> Tensor:
-    """Mean undiscounted return of each task after 0, 1, ..., `config.eval.steps` gradient steps.
+    """Mean undiscounted return of each task after 0, 1, ..., `evaluation_steps(config)` gradient steps.
 
     Each step is taken on fresh rollouts. Steps beyond those of training have half the step size (Finn et al. 2017,
     section 5.3: the first step as in training, later ones halved), unless `config.eval.step_size_schedule` is constant.
@@ -46,11 +47,11 @@ def evaluate_adaptation(
     Returns:
         Returns, [steps + 1, M].
     """
-    returns = []
-    for step in range(config.eval.steps + 1):
+    returns, steps = [], evaluation_steps(config)
+    for step in range(steps + 1):
         rollouts = collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
         returns.append(mean_returns(rollouts))
-        if step < config.eval.steps:
+        if step < steps:
             batch, _ = make_batch(rollouts, config.sampling)
             params = learner.adapt(params, batch, step_size_of(step, config))
     return torch.stack(returns)

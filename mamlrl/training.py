@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import os
 import shlex
@@ -19,13 +20,14 @@ from mamlrl import run_folder
 from mamlrl.advantages import make_batch
 from mamlrl.checkpoint import CheckpointFolder, Progress, latest_checkpoint
 from mamlrl.cli import Command, check_unchanged, differences, make_config, to_settings
-from mamlrl.config import Config
+from mamlrl.config import Config, PolicyConfig
 from mamlrl.distributions import DiagonalGaussian
 from mamlrl.envs.base import make_task_envs
+from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.evaluation import evaluate_adaptation
 from mamlrl.interrupt import StopRequest
-from mamlrl.learners import LEARNERS, UNTRAINED, training_steps
+from mamlrl.learners import LEARNERS, OBSERVE_TASK, UNTRAINED, evaluation_steps, training_steps
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.logger import Metrics, MetricsLog, ProgressLine
 from mamlrl.memory import keep_freed_memory
@@ -196,7 +198,7 @@ class Evaluation:
     def __call__(self, params: Params, iteration: int) -> Metrics:
         """Mean returns by number of gradient steps; None where no evaluation is due after this iteration."""
         config, _, policy, learner, _ = self._experiment
-        names = [f"eval/return/step_{step}" for step in range(config.eval.steps + 1)]
+        names = [f"eval/return/step_{step}" for step in range(evaluation_steps(config) + 1)]
         if iteration % config.eval.every:
             return dict.fromkeys(names)
         returns = evaluate_adaptation(
@@ -210,16 +212,17 @@ class Evaluation:
 
 
 def make_envs(config: Config, num_envs: int) -> VectorEnv:
-    """The configured environment, `num_envs` times.
+    """The configured environment, `num_envs` times; with the task in the observation for a learner that sees it.
 
     Raises:
         ConfigError: there is no such environment, or it is no family of tasks.
     """
     settings = config.environment
     try:
-        return make_task_envs(
+        envs = make_task_envs(
             config.env, num_envs, settings.horizon, settings.kwargs, settings.vectorization, num_threads(config)
         )
+        return ObserveTaskVector(envs) if config.learner in OBSERVE_TASK else envs
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -243,8 +246,16 @@ def make_experiment(config: Config) -> Experiment:
         raise ConfigError(f"learner is {config.learner!r}; it must be one of {', '.join(LEARNERS)}{hint}")
     check_device(config.device)
     envs = make_envs(config, config.sampling.tasks * config.sampling.rollouts)
-    policy = make_policy(config.policy, envs.single_observation_space, envs.single_action_space)
+    policy = make_policy(policy_config(config, envs), envs.single_observation_space, envs.single_action_space)
     return Experiment(config, envs, policy, LEARNERS[config.learner](policy, config), Streams(config.seed))
+
+
+def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:
+    """Settings of the policy; a task in the observation is not scaled."""
+    scale = config.policy.observation_scale
+    if scale and isinstance(envs, ObserveTaskVector):
+        scale = (*scale, *[1.0] * envs.task_dim)
+    return dataclasses.replace(config.policy, observation_scale=scale)
 
 
 def check_device(device: str) -> None:

@@ -20,6 +20,7 @@ from mamlrl.advantages import make_batch
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.evaluation import step_size_of
+from mamlrl.learners import OBSERVE_TASK
 from mamlrl.learners.base import Learner
 from mamlrl.policies.base import Policy
 from mamlrl.pretrained import find_checkpoints, read_trained
@@ -35,6 +36,10 @@ def load_policy(path: str | PathLike[str]) -> MetaPolicy:
     if len(checkpoints) > 1:
         raise ConfigError(f"{path} holds {len(checkpoints)} policies; name one of them, such as {checkpoints[0]}")
     trained = read_trained(checkpoints[0])
+    if trained.config.learner in OBSERVE_TASK:
+        raise UserError(
+            f"{checkpoints[0]}: the policy of learner {trained.config.learner} sees the task and never adapts"
+        )
     sampling = dataclasses.replace(trained.config.sampling, tasks=1, rollouts=1)
     experiment = make_experiment(dataclasses.replace(trained.config, sampling=sampling))
     experiment.envs.close()

@@ -15,3 +15,10 @@ class MultiTask(MAML):
 
 class Random(MAML):
     """The untrained initialisation, fine-tuned by the same inner step: for evaluation only."""
+
+
+class Oracle(MultiTask):
+    """One policy for all tasks that sees the task in its observation: what adaptation could reach at best.
+
+    `mamlrl.envs.observe_task` appends the task; the policy is not fine-tuned.
+    """

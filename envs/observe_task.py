@@ -1,0 +1,122 @@
+"""The task as part of the observation, for any family: what an oracle sees (Finn et al. 2017, section 5.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
+from numpy.typing import ArrayLike, NDArray
+
+from .base import Array, Infos, Mask
+
+
+class ObserveTaskVector(VectorWrapper):
+    """N rows whose observations [N, O] are followed by their tasks, [N, O + P].
+
+    Args:
+        envs: a vector environment with `sample_tasks`, as of `make_task_envs`.
+
+    Attributes:
+        task_dim: P.
+
+    Raises:
+        ValueError: the observations are no vectors.
+    """
+
+    def __init__(self, envs: VectorEnv):
+        super().__init__(envs)
+        self.task_dim = _task_dim(envs)
+        self.single_observation_space = _space_with_task(envs.single_observation_space, self.task_dim)
+        self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
+        self.task_space: spaces.Space | None = getattr(envs, "task_space", None)
+        self._tasks = np.full((envs.num_envs, self.task_dim), np.nan)
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n tasks, [n, P]."""
+        return self.env.sample_tasks(n, rng)  # type: ignore[attr-defined]
+
+    def render_row(self, row: int) -> NDArray[np.uint8]:
+        """Picture of one row, [height, width, 3]."""
+        return self.env.render_row(row)  # type: ignore[attr-defined]
+
+    def reset(
+        self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, Infos]:
+        """Start new episodes, as `TaskVectorEnv.reset`.
+
+        Raises:
+            ValueError: no task was ever given, and the environment does not say in its info which one it drew.
+        """
+        observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
+        options = options or {}
+        rows = options.get("reset_mask", np.ones(self.num_envs, bool))
+        self._tasks[rows] = np.broadcast_to(_current_task(options, infos, self._tasks), self._tasks.shape)[rows]
+        return _append(observations, self._tasks), infos
+
+    def step(self, actions: ArrayLike) -> tuple[Array, Array, Mask, Mask, Infos]:
+        """Advance, as `TaskVectorEnv.step`."""
+        observations, *rest = self.env.step(actions)
+        return _append(observations, self._tasks), *rest  # type: ignore[return-value]
+
+
+class ObserveTask(gymnasium.Wrapper, RecordConstructorArgs):
+    """One environment whose observations [O] are followed by its task, [O + P].
+
+    Args:
+        env: an environment with `sample_tasks`.
+
+    Raises:
+        ValueError: the observations are no vectors.
+    """
+
+    def __init__(self, env: gymnasium.Env):
+        RecordConstructorArgs.__init__(self)
+        gymnasium.Wrapper.__init__(self, env)
+        task_dim = _task_dim(env.unwrapped)
+        self.observation_space = _space_with_task(env.observation_space, task_dim)
+        self._task = np.full(task_dim, np.nan)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Infos]:
+        """Start an episode, as `TaskEnv.reset`.
+
+        Raises:
+            ValueError: no task was ever given, and the environment does not say in its info which one it drew.
+        """
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._task = np.array(_current_task(options or {}, info, self._task), np.float64)
+        return _append(observation, self._task), info
+
+    def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, Infos]:
+        """Advance, as `TaskEnv.step`."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return _append(observation, self._task), float(reward), terminated, truncated, info
+
+
+def _task_dim(env: Any) -> int:
+    return env.sample_tasks(1, np.random.default_rng(0)).shape[1]
+
+
+def _space_with_task(space: spaces.Space, task_dim: int) -> spaces.Box:
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+        raise ValueError(f"observation space {space} cannot hold the task; it must be a Box of one dimension")
+    bound = np.full(task_dim, np.inf)
+    low, high = np.concatenate([space.low, -bound]), np.concatenate([space.high, bound])
+    return spaces.Box(low, high, dtype=np.float64)
+
+
+def _current_task(options: dict[str, Any], info: Infos, previous: Array) -> ArrayLike:
+    """The task given, else the one that the environment says it drew, else the one before."""
+    task = options.get("task", info.get("task", previous))
+    if np.isnan(np.asarray(task, np.float64)).any():
+        raise ValueError('the task is not known; give one at reset(options={"task": task})')
+    return task
+
+
+def _append(observation: Any, task: Array) -> Array:
+    return np.concatenate([np.asarray(observation, np.float64), task], axis=-1)
