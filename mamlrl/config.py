@@ -104,10 +104,13 @@ class AdaptationConfig:
     derivative on the sampled data, log_prob (the MAML paper's code) leaves out the outer product of the score."""
     first_order: bool = False
     """Take the Jacobian of the inner step as the identity (first-order MAML)."""
+    context_size: int = 10
+    """Learned extra inputs of the policy, the only parameters that adapt with the learner context."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "adaptation.steps", self.steps, "at least 1")
         _require(0 <= self.step_size < math.inf, "adaptation.step_size", self.step_size, "at least 0")
+        _require(self.context_size >= 1, "adaptation.context_size", self.context_size, "at least 1")
 
 
 @dataclass(frozen=True)

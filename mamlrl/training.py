@@ -247,7 +247,8 @@ def make_experiment(config: Config) -> Experiment:
     check_device(config.device)
     envs = make_envs(config, config.sampling.tasks * config.sampling.rollouts)
     policy = make_policy(policy_config(config, envs), envs.single_observation_space, envs.single_action_space)
-    return Experiment(config, envs, policy, LEARNERS[config.learner](policy, config), Streams(config.seed))
+    learner = LEARNERS[config.learner](policy, config)
+    return Experiment(config, envs, learner.policy, learner, Streams(config.seed))
 
 
 def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from mamlrl.config import Config
 from mamlrl.learners.base import Learner
+from mamlrl.learners.context import Context
 from mamlrl.learners.fomaml import FOMAML
 from mamlrl.learners.maml import MAML
 from mamlrl.learners.multitask import MultiTask, Oracle, Random
@@ -14,6 +15,7 @@ from mamlrl.policies.base import Policy
 LEARNERS: dict[str, Callable[[Policy, Config], Learner]] = {
     "maml": MAML,
     "fomaml": FOMAML,
+    "context": Context,
     "multitask": MultiTask,
     "random": Random,
     "oracle": Oracle,

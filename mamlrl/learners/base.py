@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 
+from mamlrl.policies.base import Policy
 from mamlrl.structs import Batch, MetaBatch, Params
 
 
@@ -17,7 +18,13 @@ class LearnerState(NamedTuple):
 
 
 class Learner(Protocol):
-    """A meta-learner: pure functions of its state and of the data."""
+    """A meta-learner: pure functions of its state and of the data.
+
+    Attributes:
+        policy: what it trains: the policy that it was made with, or one built on it.
+    """
+
+    policy: Policy
 
     def init(self, params: Params) -> LearnerState:
         """The state before the first meta-iteration."""

@@ -11,6 +11,7 @@ The second is exact: at theta the gradient of the KL is zero, so no derivative o
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,13 @@ def unflatten(vector: Tensor, like: Params) -> Params:
 
 
 class MAML:
-    """MAML: TRPO on the initialisation, differentiating through the inner steps."""
+    """MAML: TRPO on the initialisation, differentiating through the inner steps.
+
+    Attributes:
+        adapted_leaves: the parameters that the inner step changes; None for all.
+    """
+
+    adapted_leaves: Set[str] | None = None
 
     def __init__(self, policy: Policy, config: Config):
         self.policy = policy
@@ -58,7 +65,7 @@ class MAML:
     def adapt(self, params: Params, batch: Batch, step_size: float | None = None) -> Params:
         """One inner gradient step on every task."""
         step_size = self.settings.step_size if step_size is None else step_size
-        return adapt(self.policy, params, batch, self.inner_loss, step_size)
+        return adapt(self.policy, params, batch, self.inner_loss, step_size, self.adapted_leaves)
 
     def meta_step(
         self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
@@ -107,8 +114,9 @@ class AdaptedSurrogate:
             inner = loss_at(learner.policy, points[-1], batch, learner.inner_loss)
             if not learner.settings.first_order:
                 hessians.append(inner.hessian())
-            points.append(descend(points[-1], inner.gradient(), learner.settings.step_size))
-        return points, AdaptationPath(hessians, learner.settings.step_size)
+            step_size, leaves = learner.settings.step_size, learner.adapted_leaves
+            points.append(descend(points[-1], inner.gradient(), step_size, leaves))
+        return points, AdaptationPath(hessians, learner.settings.step_size, learner.adapted_leaves)
 
     def _make_curvature(self, generator: torch.Generator) -> Curvature:
         """The curvature on all rows, or on the configured share of them."""
@@ -122,7 +130,7 @@ class AdaptedSurrogate:
                 hessians.append(loss_at(learner.policy, point, rows, learner.inner_loss).hessian())
         query = draw_rows(self.query, fraction, generator)
         adapted = learner.policy.linearize(self._points[-1], query.observations)
-        path = AdaptationPath(hessians, learner.settings.step_size)
+        path = AdaptationPath(hessians, learner.settings.step_size, learner.adapted_leaves)
         return Curvature(learner.policy, path, adapted, query.weights)
 
     def gradient(self) -> Tensor:

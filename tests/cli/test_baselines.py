@@ -15,7 +15,7 @@ from mamlrl.evaluate import main as evaluate
 from .conftest import Command, assert_fails, read_metrics, reproducible
 
 
-@pytest.mark.parametrize("learner", ["fomaml", "multitask", "oracle"])
+@pytest.mark.parametrize("learner", ["fomaml", "multitask", "oracle", "context"])
 def test_a_baseline_trains_and_resumes(small_run: Command, command: Command, learner: str) -> None:
     evaluated = "--eval.every 2 --eval.tasks 2 --eval.rollouts 2 --eval.steps 2"
     outcome = small_run(f"--learner {learner} --iterations 2 --out run {evaluated}")
@@ -25,7 +25,7 @@ def test_a_baseline_trains_and_resumes(small_run: Command, command: Command, lea
     assert reproducible("run") == reproducible("whole")
     rows = read_metrics("run")
     assert any(row["trust_region/accepted"] == "1.0" for row in rows)
-    assert ("return/step_1" in rows[0]) == (learner == "fomaml")
+    assert ("return/step_1" in rows[0]) == (learner in ("fomaml", "context"))
     assert rows[1]["eval/return/step_0"]
     assert ("eval/return/step_2" in rows[1]) == (learner != "oracle")
 

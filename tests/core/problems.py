@@ -79,12 +79,13 @@ def one_task(batch: Batch, task: int) -> Batch:
 
 def reference_adapt(learner: MAML, params: Params, batches: Sequence[Batch]) -> Params:
     """Adapt on one task by autograd; differentiable."""
+    step_sizes = dict.fromkeys(learner.adapted_leaves or params, learner.settings.step_size)
     for batch in batches:
         outputs = learner.policy.outputs(params, batch.observations)
         loss = learner.inner_loss(learner.policy.distribution, outputs, batch).sum()
         gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
         params = {
-            name: leaf - learner.settings.step_size * gradient
+            name: leaf - step_sizes.get(name, 0.0) * gradient
             for (name, leaf), gradient in zip(params.items(), gradients, strict=True)
         }
     return params
