@@ -166,10 +166,14 @@ def write_results(
 def write_csv(path: Path, results: Sequence[Evaluated]) -> None:
     """A row per method, seed, task and number of gradient steps, atomically."""
     temporary = path.with_suffix(".tmp")
-    with temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["method", "seed", "task", "step", "return"])
-        for result in results:
-            for step, returns in enumerate(result.returns.tolist()):
-                writer.writerows([result.method, result.seed, task, step, one] for task, one in enumerate(returns))
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["method", "seed", "task", "step", "return"])
+            for result in results:
+                for step, returns in enumerate(result.returns.tolist()):
+                    writer.writerows([result.method, result.seed, task, step, one] for task, one in enumerate(returns))
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -20,7 +20,7 @@ from mamlrl.protocols import TASKS, environment_settings, paper_protocol
 if TYPE_CHECKING:
     from mamlrl.pretrained import Trained
 
-IRRELEVANT = ("seed", "name", "iterations", "device", "threads", "eval", "checkpoint")
+IRRELEVANT = ("seed", "name", "iterations", "device", "threads", "eval", "video", "checkpoint")
 """Settings in which runs of one method may differ."""
 
 
@@ -88,7 +88,8 @@ def _evaluate(argv: Sequence[str]) -> int:
     from mamlrl.pretrained import find_checkpoints, read_trained
     from mamlrl.training import num_threads
 
-    trained = [read_trained(path) for run in options.runs for path in find_checkpoints(run)]
+    paths = dict.fromkeys(path for run in options.runs for path in find_checkpoints(run))
+    trained = [read_trained(path) for path in paths]
     entries = make_entries(trained, options.random)
     first = entries[0].config
     protocol = paper_protocol(first) if options.protocol else None
@@ -142,8 +143,8 @@ def _eval_settings(options: argparse.Namespace) -> EvalConfig:
 def make_entries(trained: Sequence[Trained], random: bool) -> list[Entry]:
     """Name the method of every run, and add the untrained policies.
 
-    Runs whose settings differ in nothing but the seed and the length are runs of one method. It has the learner's name,
-    with that of its configuration where another method has the same learner.
+    Runs of different seeds whose settings differ in nothing else but the length are runs of one method. It has the
+    learner's name; where several methods have the same learner, with that of the configuration or of the checkpoint.
 
     Raises:
         ConfigError: the runs are not of the same environment.
@@ -152,7 +153,7 @@ def make_entries(trained: Sequence[Trained], random: bool) -> list[Entry]:
         check_same_environment(trained[0], run)
     groups: list[list[Trained]] = []
     for run in trained:
-        same = next((group for group in groups if not _method_differences(group[0].config, run.config)), None)
+        same = next((group for group in groups if _is_another_seed(run.config, group)), None)
         groups.append([run]) if same is None else same.append(run)
     names = _method_names([group[0] for group in groups])
     entries = [Entry(name, run.config, run) for name, group in zip(names, groups, strict=True) for run in group]
@@ -162,15 +163,18 @@ def make_entries(trained: Sequence[Trained], random: bool) -> list[Entry]:
     return entries
 
 
-def _method_differences(config: Config, other: Config) -> dict[str, tuple[object, object]]:
+def _is_another_seed(config: Config, group: Sequence[Trained]) -> bool:
+    """Whether a run is one more of a method, with a seed that is not there yet."""
+
     def relevant(config: Config) -> dict[str, object]:
         return {name: value for name, value in to_settings(config).items() if name not in IRRELEVANT}
 
-    return differences(relevant(config), relevant(other))
+    seeds = {run.config.seed for run in group}
+    return config.seed not in seeds and relevant(config) == relevant(group[0].config)
 
 
 def _method_names(runs: Sequence[Trained]) -> list[str]:
-    """The learner; where several have it, with the configuration's name; where that is the same, with the path."""
+    """The learner; where several have it, with the configuration's name; where that is the same, with the file's."""
     candidates = [
         [run.config.learner for run in runs],
         [f"{run.config.learner} ({run.config.name or run.config.env.rpartition('/')[2]})" for run in runs],
@@ -183,20 +187,21 @@ def _method_names(runs: Sequence[Trained]) -> list[str]:
 
 
 def _run_name(checkpoint: Path) -> str:
-    """The run folder of a checkpoint."""
+    """The run folder of a checkpoint, and its own name."""
     folder = checkpoint.absolute().parent
-    return (folder.parent if folder.name == "checkpoints" else folder).name
+    return f"{(folder.parent if folder.name == 'checkpoints' else folder).name} {checkpoint.stem}"
 
 
 def check_same_environment(run: Trained, other: Trained) -> None:
     """Two runs were trained on the same environment: returns on different ones do not compare.
 
     Raises:
-        ConfigError: names every setting that differs.
+        ConfigError: names what differs.
     """
     changed = differences(environment_settings(run.config), environment_settings(other.config))
     if changed:
-        listed = "; ".join(f"{name} is {theirs!r}, not {ours!r}" for name, (ours, theirs) in changed.items())
+        named = {"env": changed["env"]} if "env" in changed else changed  # other families have other arguments
+        listed = "; ".join(f"{name} is {theirs!r}, not {ours!r}" for name, (ours, theirs) in named.items())
         raise ConfigError(f"{other.path} is of another environment than {run.path}: {listed}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -17,6 +18,7 @@ from mamlrl.cli import make_config, shipped_settings
 from mamlrl.comparison import Curve, Evaluated
 from mamlrl.evaluate import main
 from mamlrl.evaluation import interval, student_quantile
+from mamlrl.pretrained import find_checkpoints
 from mamlrl.protocols import PAPER, paper_protocol
 
 from .conftest import SMALL, Command, Outcome, assert_fails
@@ -85,6 +87,41 @@ def test_runs_that_differ_in_the_seed_are_pooled(command: Command, evaluate: Com
     assert "3 tasks" in lines["maml (other)"] and "3 tasks" in lines["multitask"]
     seeds = {(row["method"], row["seed"]) for row in read_csv("results")}
     assert seeds == {("maml (navigation)", "1"), ("maml (navigation)", "2"), ("maml (other)", "3"), ("multitask", "1")}
+
+
+def test_checkpoints_of_one_seed_are_not_taken_for_several(command: Command, evaluate: Command) -> None:
+    train(command)
+    outcome = evaluate(f"run run run/checkpoints/iteration-000001.pt --out results {FEW}")
+    assert outcome.code == 0, outcome.err
+    assert "| maml (run best) " in outcome.out and "| maml (run iteration-000001) " in outcome.out
+    assert "seeds" not in outcome.out
+    assert len(read_csv("results")) == 2 * 3 * 3
+
+
+def test_checkpoints_that_lie_without_a_run(command: Command, evaluate: Command) -> None:
+    train(command)
+    for seed in (1, 2):
+        Path(f"pretrained/maml/seed-{seed}").mkdir(parents=True)
+        shutil.copy("run/checkpoints/best.pt", f"pretrained/maml/seed-{seed}/checkpoint.pt")
+    found = [path.as_posix() for path in find_checkpoints(Path("pretrained"))]
+    assert found == ["pretrained/maml/seed-1/checkpoint.pt", "pretrained/maml/seed-2/checkpoint.pt"]
+    Path("run/checkpoints/best.pt").unlink()
+    assert find_checkpoints(Path("run")) == [Path("run/checkpoints/iteration-000001.pt")]
+    assert find_checkpoints(Path("run/checkpoints")) == find_checkpoints(Path("run"))
+    assert evaluate(f"pretrained/maml --out results {FEW}").code == 0
+
+
+def test_a_full_disk_leaves_no_half_written_table(
+    command: Command, evaluate: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(command)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(comparison.os, "replace", full)
+    assert_fails(evaluate(f"run --out results {FEW}"), 1, "results/evaluation.csv", "No space left")
+    assert list(Path("results").iterdir()) == []
 
 
 def test_default_folder_and_schedule(command: Command, evaluate: Command) -> None:
