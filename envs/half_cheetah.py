@@ -116,6 +116,9 @@ class HalfCheetahVelVectorEnv(HalfCheetahVectorEnv):
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity - self.tasks[:, 0])
 
+    def _target_position(self, row: int) -> float:
+        return float(self.tasks[row, 0] * self._elapsed[row] * self.dt)  # where the wanted velocity would have led
+
 
 class HalfCheetahDirVectorEnv(HalfCheetahVectorEnv):
     """N half-cheetahs, each with its own direction; see `HalfCheetahDirEnv` for the environment."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -24,6 +25,8 @@ from .base import Array, TaskSpace, TaskVectorEnv
 
 FRAME_SIZE = 480  # pixels, width and height
 CAMERA_DISTANCE, CAMERA_HEIGHT = 4.0, 0.5  # m
+POLE_RADIUS, POLE_HEIGHT, POLE_DEPTH = 0.025, 1.1, 0.4  # m; the depth is along y, behind the runner
+POLE_COLOR = (0.85, 0.15, 0.2, 1.0)
 MODEL_FOLDER = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
 
@@ -118,7 +121,11 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
             self._renderer = _Renderer(self._model)
         data = self._batch.get_data(row)
         mujoco.mj_forward(self._model, data)
-        return self._renderer.frame(data)
+        return self._renderer.frame(data, self._target_position(row))
+
+    def _target_position(self, row: int) -> float | None:
+        """Where along x a pole is drawn, m; None draws none."""
+        return None
 
     def close_extras(self, **kwargs: object) -> None:
         """Release the renderer."""
@@ -148,27 +155,54 @@ class _Renderer:
                 f"rendering with MUJOCO_GL={backend} failed: {error}. Install the EGL library (package libegl1 on"
                 " Debian and Ubuntu), or install libosmesa6 and set MUJOCO_GL=osmesa"
             ) from error
-        self._model = model
-        self._drawing = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
+        self._model = _with_light_floor(model)
+        self._drawing = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._drawing)
         # Also called at exit, in time: later, parts of Python that OSMesa needs are gone.
         self.close = weakref.finalize(self, _free, self._context, self._drawing)
         self._viewport = mujoco.MjrRect(0, 0, FRAME_SIZE, FRAME_SIZE)
-        self._scene = mujoco.MjvScene(model, maxgeom=1000)
+        self._scene = mujoco.MjvScene(self._model, maxgeom=1000)
         self._camera, self._options = mujoco.MjvCamera(), mujoco.MjvOption()
         self._camera.azimuth, self._camera.elevation, self._camera.distance = 90.0, -15.0, CAMERA_DISTANCE
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION.value] = 0  # of the floor: it hides the feet's contact
 
-    def frame(self, data: mujoco.MjData) -> NDArray[np.uint8]:
-        """Draw a state whose derived fields are current, [FRAME_SIZE, FRAME_SIZE, 3]."""
+    def frame(self, data: mujoco.MjData, target_position: float | None = None) -> NDArray[np.uint8]:
+        """Draw a state whose derived fields are current, [FRAME_SIZE, FRAME_SIZE, 3].
+
+        Args:
+            data: the state.
+            target_position: where along x a pole stands, m; None for no pole.
+        """
         self._context.make_current()
         self._camera.lookat[:2] = data.xpos[1, :2]  # the height stays, so that jumps and falls can be seen
         self._camera.lookat[2] = CAMERA_HEIGHT
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
+        if target_position is not None:
+            self._add_pole(target_position)
         mujoco.mjr_render(self._viewport, self._scene, self._drawing)
         frame = np.empty((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
         mujoco.mjr_readPixels(frame, None, self._viewport, self._drawing)
         return frame[::-1].copy()  # OpenGL's first row is the lowest
+
+    def _add_pole(self, x: float) -> None:
+        geom = self._scene.geoms[self._scene.ngeom]
+        size = np.array([POLE_RADIUS, POLE_HEIGHT / 2, 0.0])
+        position = np.array([x, POLE_DEPTH, POLE_HEIGHT / 2])
+        cylinder = mujoco.mjtGeom.mjGEOM_CYLINDER.value
+        mujoco.mjv_initGeom(geom, cylinder, size, position, np.eye(3).ravel(), np.array(POLE_COLOR, np.float32))
+        geom.emission = 0.6  # else it is dark: the light falls from above
+        self._scene.ngeom += 1
+
+
+def _with_light_floor(model: mujoco.MjModel) -> mujoco.MjModel:
+    """A copy of the model whose floor is not black and white, from which a runner's legs hardly stand out."""
+    model = copy.copy(model)
+    floor = model.texture("texplane")
+    size = int(floor.width[0] * floor.height[0] * floor.nchannel[0])
+    pixels = model.tex_data[floor.adr[0] : floor.adr[0] + size]
+    pixels[:] = 110 + pixels * 0.45
+    return model
 
 
 def _free(context: Any, drawing: mujoco.MjrContext) -> None:
