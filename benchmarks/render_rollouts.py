@@ -14,73 +14,39 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import gymnasium
 import matplotlib
 
 matplotlib.use("Agg")
 
 import numpy as np
-import torch
 from matplotlib import pyplot as plt
 
-from mamlrl.advantages import make_batch
-from mamlrl.checkpoint import BEST, read_checkpoint
-from mamlrl.cli import load_settings, make_config
-from mamlrl.distributions import DiagonalGaussian
 from mamlrl.errors import UserError
-from mamlrl.run_folder import CHECKPOINTS
-from mamlrl.sampler import collect, to_environment_actions
+from mamlrl.pretrained import find_checkpoints, read_trained
 from mamlrl.seeding import Stream
-from mamlrl.structs import Params
-from mamlrl.training import Experiment, draw_tasks, initial_state, make_experiment
-
-
-@torch.no_grad()
-def last_frame(experiment: Experiment, params: Params, task: np.ndarray, frame_step: int) -> np.ndarray:
-    """Frame [height, width, 3] at the end of a rollout, or after `frame_step` steps, with the mean action.
-
-    Args:
-        experiment: policy and settings.
-        params: of one policy, not stacked.
-        task: [P].
-        frame_step: time step at which the rollout is stopped.
-    """
-    config = experiment.config
-    env = gymnasium.make(config.env, render_mode="rgb_array", **config.environment.kwargs)
-    observation, _ = env.reset(seed=0, options={"task": task})
-    for _ in range(min(frame_step, config.environment.horizon)):
-        rows = torch.as_tensor(observation, dtype=torch.float32).reshape(1, 1, -1)
-        distribution, outputs = experiment.policy.distribution, experiment.policy.outputs(params, rows)
-        action = (
-            outputs[0, 0, : distribution.action_dim] if isinstance(distribution, DiagonalGaussian) else outputs.argmax()
-        )
-        env_action = to_environment_actions(action.numpy(), env.action_space, config.environment.action_scale)
-        observation, _, terminated, truncated, _ = env.step(env_action)
-        if terminated or truncated:
-            break
-    frame = env.render()
-    env.close()
-    return np.asarray(frame)
+from mamlrl.training import draw_tasks, initial_state, make_experiment
+from mamlrl.video import film_tasks
 
 
 def frames_before_and_after(folder: Path, num_tasks: int, frame_step: int) -> np.ndarray:
-    """Frames [2, M, height, width, 3] of M held-out tasks, before and after one inner step."""
-    config = make_config(load_settings(folder / "config.yaml"))
-    config = dataclasses.replace(config, sampling=dataclasses.replace(config.sampling, tasks=num_tasks))
+    """Frames [2, M, height, width, 3] of M held-out tasks, before and after one inner step.
+
+    Args:
+        folder: the run folder.
+        num_tasks: M.
+        frame_step: time step to show, or the last one where the rollout is shorter.
+    """
+    trained = read_trained(find_checkpoints(folder)[0])
+    config = dataclasses.replace(trained.config, sampling=dataclasses.replace(trained.config.sampling, tasks=num_tasks))
     experiment = make_experiment(config)
-    progress, _ = read_checkpoint(folder / CHECKPOINTS / BEST, initial_state(experiment))
-    theta = progress.state.params
-    streams = experiment.streams.evaluation()
+    params, streams = trained.params(initial_state(experiment)), experiment.streams.evaluation()
     tasks = draw_tasks(experiment.envs, num_tasks, streams.numpy(Stream.TASKS, 0))
-    rollouts = collect(experiment.envs, experiment.policy, theta, tasks, streams.rollouts(0, 0), config.environment)
-    adapted = experiment.learner.adapt(theta, make_batch(rollouts, config.sampling)[0])
+    columns = []
+    for film in film_tasks(experiment, experiment.envs, params, tasks, (0, 1), streams):
+        frame = round(frame_step * film.time_step * film.frames_per_second)
+        columns.append([take.frames[min(frame, len(take.frames) - 1)] for take in film.takes])
     experiment.envs.close()
-    before = [last_frame(experiment, theta, task, frame_step) for task in tasks]
-    after = [
-        last_frame(experiment, {name: leaf[i] for name, leaf in adapted.items()}, task, frame_step)
-        for i, task in enumerate(tasks)
-    ]
-    return np.array([before, after])
+    return np.array(columns).swapaxes(0, 1)
 
 
 def draw(frames: np.ndarray, crop: float, out: Path) -> None:

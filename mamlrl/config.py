@@ -171,6 +171,17 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class VideoConfig:
+    """Films during training, of a held-out task before and after gradient steps."""
+
+    every: int = 0
+    """Meta-iterations between films; 0 makes none."""
+
+    def __post_init__(self) -> None:
+        _require(self.every >= 0, "video.every", self.every, "at least 0")
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """What a run leaves behind to be resumed and used."""
 
@@ -209,6 +220,7 @@ class Config:
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:

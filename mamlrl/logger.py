@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined] # generated code without types
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
@@ -75,6 +76,13 @@ class MetricsLog:
             if value is not None:
                 self._tensorboard.add_scalar(name, value, iteration)
         self._tensorboard.flush()
+
+    def write_gif(self, name: str, gif: bytes, size: tuple[int, int], iteration: int) -> None:
+        """Write an animated GIF of some width and height as an image, which TensorBoard plays."""
+        image = Summary.Image(encoded_image_string=gif, width=size[0], height=size[1], colorspace=3)
+        writer = self._tensorboard.file_writer  # add_video needs a package, and add_image encodes anew as a still
+        if writer is not None:
+            writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), iteration)
 
     def close(self) -> None:
         """Close the files."""

@@ -8,7 +8,7 @@ import difflib
 import os
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +94,7 @@ def meta_train(
     log: MetricsLog,
     checkpoints: CheckpointFolder,
     evaluate: Evaluation | None,
+    record: Callable[[Params, int], None] | None,
     stop: StopRequest,
 ) -> Progress:
     """Meta-iterations until the configured number is done or a stop is asked for; logs and checkpoints each.
@@ -120,6 +121,8 @@ def meta_train(
             )
             evaluated: Metrics = evaluate(state.params, progress.iteration) if evaluate else {}
             log.write(progress.iteration, {**metrics, "env_steps": progress.env_steps, **evaluated})
+            if record:
+                record(state.params, progress.iteration)
             if progress.iteration % config.checkpoint.every == 0:
                 checkpoints.save(progress)
                 saved = progress.iteration
@@ -313,7 +316,12 @@ def run(command: Command) -> int:
         log = MetricsLog(folder, progress.iteration)
         stack.callback(log.close)
         print(f"run folder: {folder}", flush=True)
-        progress = meta_train(experiment, progress, log, checkpoints, evaluate, stop)
+        record = None
+        if config.video.every:
+            from mamlrl.video import Recorder  # not needed otherwise, and it imports this module
+
+            record = Recorder(experiment, folder, log)
+        progress = meta_train(experiment, progress, log, checkpoints, evaluate, record, stop)
         report(folder, progress, config)
         return stop.exit_code
 

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mamlrl
-from mamlrl import evaluate
+from mamlrl import evaluate, record
 from mamlrl.cli import make_config, parse_command, shipped_settings, to_yaml
 from mamlrl.learners import LEARNERS
 from mamlrl.logger import METRICS
@@ -82,6 +82,12 @@ def test_training_commands_of_the_documentation_are_valid(arguments: str, users_
 @pytest.mark.parametrize("arguments", calls_of("evaluate"))
 def test_evaluation_commands_of_the_documentation_are_valid(arguments: str) -> None:
     evaluate.build_parser().parse_args(shlex.split(arguments, comments=True))
+
+
+@pytest.mark.parametrize("arguments", calls_of("record"))
+def test_recording_commands_of_the_documentation_are_valid(arguments: str) -> None:
+    options = record.build_parser().parse_args(shlex.split(arguments, comments=True))
+    record.parse_steps(options.steps)
 
 
 def test_documentation_names_scripts_that_exist() -> None:

@@ -1,0 +1,158 @@
+"""The command: ``python -m mamlrl.record RUN``: films and stills of a policy before and after gradient steps."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
+
+from mamlrl.cli import exit_code_of
+from mamlrl.config import Config
+from mamlrl.errors import ConfigError, UserError
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Record a run as the command line says.
+
+    Returns:
+        The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong.
+    """
+    if os.getcwd() not in sys.path:  # runs on my_module:... environments, as in mamlrl.train
+        sys.path.insert(0, os.getcwd())
+    return exit_code_of(lambda: _record(sys.argv[1:] if argv is None else argv))
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m mamlrl.record`."""
+    parser = _Parser(
+        prog="python -m mamlrl.record",
+        description="Film a trained policy on held-out tasks, before and after gradient steps side by side.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="Run folder or checkpoint.")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--task", type=float, nargs="+", metavar="X", help="Numbers of the one task to show.")
+    choice.add_argument("--tasks", type=int, default=3, metavar="N", help="Held-out tasks, a film each (3).")
+    parser.add_argument("--steps", default="0,1,3", metavar="K,K,...", help="Numbers of gradient steps (0,1,3).")
+    parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per gradient step (those of training).")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="Seed of tasks and of all noise (1).")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="Folder to write to (runs/recordings/<env>-<time>).")
+    return parser
+
+
+def _record(argv: Sequence[str]) -> int:
+    options = build_parser().parse_args(list(argv))
+    steps = parse_steps(options.steps)
+    for name, least in (("tasks", 1), ("rollouts", 1), ("seed", 0)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
+    from mamlrl import video  # imports torch, which takes seconds: --help has answered by now
+    from mamlrl.learners import OBSERVE_TASK
+    from mamlrl.pretrained import find_checkpoints, read_trained
+    from mamlrl.seeding import Stream, Streams
+    from mamlrl.training import draw_tasks, initial_state, make_experiment
+
+    checkpoints = find_checkpoints(options.run)
+    if len(checkpoints) > 1:
+        raise ConfigError(f"{options.run} holds {len(checkpoints)} policies; name one, such as {checkpoints[0]}")
+    trained = read_trained(checkpoints[0])
+    config = trained.config
+    if config.learner in OBSERVE_TASK and steps[-1] > 0:
+        raise ConfigError(f"--steps is {options.steps}, but learner {config.learner} does not adapt; give --steps 0")
+    num_tasks = 1 if options.task else options.tasks
+    sampling = dataclasses.replace(
+        config.sampling, tasks=num_tasks, rollouts=options.rollouts or config.sampling.rollouts
+    )
+    experiment = make_experiment(dataclasses.replace(config, sampling=sampling))
+    folder = options.out or default_folder(config)
+    check_new(folder)
+    video.check_ffmpeg()
+    try:
+        params, streams = trained.params(initial_state(experiment)), Streams(options.seed).evaluation()
+        tasks = draw_tasks(experiment.envs, num_tasks, streams.numpy(Stream.TASKS, 0))
+        if options.task:
+            tasks = check_task(np.array([options.task]), tasks, experiment.envs)
+        films = []
+        for number, film in enumerate(
+            video.film_tasks(experiment, experiment.envs, params, tasks, steps, streams), start=1
+        ):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"task-{number}.mp4"
+            video.write_mp4(path, film)
+            returns = ", ".join(f"{take.frame_returns[-1]:.1f} ({take.steps})" for take in film.takes)
+            print(f"{path}: {video.task_name(film.environment, film.task)}, return (steps) {returns}", flush=True)
+            films.append(film._replace(takes=[take._replace(frames=[]) for take in film.takes]))  # pictures are large
+    finally:
+        experiment.envs.close()
+    figure = video.still(films)
+    if figure is not None:
+        figure.savefig(folder / "still.png", dpi=150)
+        print(folder / "still.png")
+    return 0
+
+
+def parse_steps(text: str) -> list[int]:
+    """Numbers of gradient steps, each once and ascending, from ``0,1,3``.
+
+    Raises:
+        ConfigError: the text is something else.
+    """
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ConfigError(f"--steps is {text!r}; it must be numbers of gradient steps with commas, such as 0,1,3")
+    return sorted({int(number) for number in text.split(",")})
+
+
+def check_task(task: np.ndarray, drawn: np.ndarray, envs: VectorEnv) -> np.ndarray:
+    """The task [1, P] given on the command line, if the environment has such tasks.
+
+    Raises:
+        ConfigError: it has another size, or is not in the task space.
+    """
+    if task.shape != drawn.shape:
+        raise ConfigError(f"--task has {task.shape[1]} numbers; a task of this environment has {drawn.shape[1]}")
+    space = getattr(envs, "task_space", None)
+    if space is not None and not space.contains(task[0]):
+        raise ConfigError(f"--task {' '.join(map(str, task[0]))} is not in the task space {space}")
+    return task
+
+
+def default_folder(config: Config) -> Path:
+    """``runs/recordings/<name>-<time>``."""
+    name = config.name or re.sub(r"[^\w.-]+", "-", config.env)
+    return Path("runs", "recordings", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+
+
+def check_new(folder: Path) -> None:
+    """Films can go into this folder; found out before anything is computed, and nothing is made.
+
+    Raises:
+        UserError: it is no folder, holds a recording already, or cannot be written.
+    """
+    if (folder / "task-1.mp4").exists():
+        raise ConfigError(f"--out {folder}: holds a recording already; name another folder")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"--out {folder}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise UserError(f"--out {folder}: {nearest} cannot be written")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
