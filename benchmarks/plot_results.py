@@ -148,18 +148,23 @@ def draw_curves(axes: Axes, runs: Sequence[Curves], references: Sequence[Referen
 def plot(
     runs: Sequence[Curves], references: Sequence[Reference], images: Sequence[Path], window: int, out: Path
 ) -> None:
-    """Write the figure: a panel per configuration, then a panel per image."""
+    """Write the figure: a panel per configuration, then a panel per image; without images at most three in a row."""
     names = list(dict.fromkeys(run.name for run in runs))
     pictures = [plt.imread(path) for path in images]
     widths = [4.2] * len(names) + [3.6 * picture.shape[1] / picture.shape[0] for picture in pictures]
+    if not pictures:
+        widths = widths[:3]
+    rows = 1 if pictures else -(-len(names) // 3)
     figure, grid = plt.subplots(
-        1, len(widths), figsize=(sum(widths), 3.6), width_ratios=widths, squeeze=False, layout="constrained"
+        rows, len(widths), figsize=(sum(widths), 3.6 * rows), width_ratios=widths, squeeze=False, layout="constrained"
     )
-    for axes, name in zip(grid[0], names, strict=False):
+    panels = grid.ravel()
+    for axes, name in zip(panels, names, strict=False):
         draw_curves(axes, [run for run in runs if run.name == name], references, window)
-    for axes, picture in zip(grid[0, len(names) :], pictures, strict=True):
-        axes.imshow(picture)
+    for axes in panels[len(names) :]:
         axes.set_axis_off()
+    for axes, picture in zip(panels[len(names) :], pictures, strict=False):
+        axes.imshow(picture)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=150)
     plt.close(figure)
