@@ -134,11 +134,11 @@ class AdaptedSurrogate:
         return Curvature(learner.policy, path, adapted, query.weights)
 
     def gradient(self) -> Tensor:
-        """G = 1/M sum_i J_i^T grad S_i(phi_i), [D]."""
+        """The meta-gradient g = 1/M sum_i J_i^T grad S_i(phi_i), [D]."""
         return flatten(mean_params_over_tasks(self._path.pullback(self._surrogate.gradient())))
 
     def fisher_vector_product(self, vector: Tensor) -> Tensor:
-        """H v = 1/M sum_i J_i^T F_i J_i v, [D]."""
+        """The curvature product H v = 1/M sum_i J_i^T F_i J_i v, [D]."""
         return flatten(self._curvature.product(unflatten(vector, self._points[0])))
 
     @torch.no_grad()
