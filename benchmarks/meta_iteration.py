@@ -15,9 +15,7 @@ import os
 import resource
 import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +32,7 @@ from mamlrl.policies import make_policy
 from mamlrl.sampler import collect
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import MetaBatch
+from mamlrl.training import Stopwatch
 
 WORKLOADS = {
     "W1": ("mamlrl/Navigation2D-v0", 100, 0.5),
@@ -42,18 +41,8 @@ WORKLOADS = {
 """Environment, horizon, inner step size."""
 
 
-class Stopwatch:
-    """Adds up wall-clock seconds by the name of the part."""
-
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    @contextmanager
-    def __call__(self, part: str) -> Iterator[None]:
-        """Time a block."""
-        start = time.perf_counter()
-        yield
-        self.seconds[part] += time.perf_counter() - start
+class WrappingStopwatch(Stopwatch):
+    """The stopwatch of the training, for functions too."""
 
     def wrap(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         """A function that is timed at each call."""
@@ -65,7 +54,7 @@ class Stopwatch:
         return timed
 
 
-def timed_objective(watch: Stopwatch) -> type[maml.AdaptedSurrogate]:
+def timed_objective(watch: WrappingStopwatch) -> type[maml.AdaptedSurrogate]:
     """The objective of the meta-step with its parts on the stopwatch."""
 
     class TimedObjective(maml.AdaptedSurrogate):
@@ -102,7 +91,7 @@ def time_iterations(config: Config, threads: int, repeats: int) -> list[dict[str
     state = learner.init(policy.init_params(streams.torch(Stream.INITIALISATION)))
     timings, original = [], maml.AdaptedSurrogate
     for iteration in trange(repeats + 1, desc="meta-iterations"):
-        watch = Stopwatch()
+        watch = WrappingStopwatch()
         start = time.perf_counter()
         tasks = envs.sample_tasks(sampling.tasks, streams.numpy(Stream.TASKS, iteration))  # type: ignore[attr-defined]
         with watch("sample"):

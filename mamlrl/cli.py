@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import difflib
+import os
 import re
 import sys
 from argparse import ArgumentError
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, get_loader, set_parsing_settings
@@ -293,14 +295,24 @@ def check_unchanged(settings: Settings, new_settings: Settings) -> None:
         raise ConfigError(f"a resumed run keeps its settings, but {listed}")
 
 
-def exit_code_of(action: Callable[[], int]) -> int:
-    """Run a command; what a user can put right becomes one line on stderr.
+class OptionParser(argparse.ArgumentParser):
+    """An argument parser whose errors are ConfigErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong."""
+        raise ConfigError(message)
+
+
+def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Run a command on its arguments (None: the process's); what a user can put right becomes one line on stderr.
 
     Returns:
         The exit code: what the action returns, 2 when the command or a setting is wrong, 1 when something failed.
     """
+    if os.getcwd() not in sys.path:  # my_module:... environments are found from a console script too
+        sys.path.insert(0, os.getcwd())
     try:
-        return action()
+        return action(sys.argv[1:] if argv is None else argv)
     except UserError as error:
         return _fail(str(error), error.exit_code)
     except OSError as error:

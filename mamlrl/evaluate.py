@@ -10,9 +10,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple
 
-from mamlrl.cli import differences, exit_code_of, to_settings
+from mamlrl.cli import OptionParser, differences, run_command, to_settings
 from mamlrl.config import Config, EvalConfig
 from mamlrl.errors import ConfigError
 from mamlrl.protocols import TASKS, environment_settings, paper_protocol
@@ -39,19 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong.
     """
-    if os.getcwd() not in sys.path:  # runs on my_module:... environments, as in mamlrl.train
-        sys.path.insert(0, os.getcwd())
-    return exit_code_of(lambda: _evaluate(sys.argv[1:] if argv is None else argv))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+    return run_command(_evaluate, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `python -m mamlrl.evaluate`."""
-    parser = _Parser(
+    parser = OptionParser(
         prog="python -m mamlrl.evaluate",
         description="Adapt trained policies to held-out tasks and report the return after every gradient step.",
         allow_abbrev=False,

@@ -10,11 +10,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mamlrl.cli import exit_code_of
+from mamlrl.cli import OptionParser, run_command
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError, UserError
 
@@ -28,19 +28,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong.
     """
-    if os.getcwd() not in sys.path:  # runs on my_module:... environments, as in mamlrl.train
-        sys.path.insert(0, os.getcwd())
-    return exit_code_of(lambda: _record(sys.argv[1:] if argv is None else argv))
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+    return run_command(_record, argv)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `python -m mamlrl.record`."""
-    parser = _Parser(
+    parser = OptionParser(
         prog="python -m mamlrl.record",
         description="Film a trained policy on held-out tasks, before and after gradient steps side by side.",
         allow_abbrev=False,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
-from mamlrl.cli import exit_code_of, parse_command
+from mamlrl.cli import parse_command, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -16,9 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong, 130 or 143 when
         stopped by Ctrl-C or SIGTERM.
     """
-    if os.getcwd() not in sys.path:  # --env my_module:... is found from the console script too, as from python -m
-        sys.path.insert(0, os.getcwd())
-    return exit_code_of(lambda: _train(sys.argv[1:] if argv is None else argv))
+    return run_command(_train, argv)
 
 
 def _train(argv: Sequence[str]) -> int:
