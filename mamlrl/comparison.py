@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from mamlrl.config import Config
 from mamlrl.evaluation import evaluate_adaptation, interval
+from mamlrl.figures import Curve, Published, figure, learner_of
 from mamlrl.pretrained import Trained
 from mamlrl.seeding import Stream, Streams
 from mamlrl.training import draw_tasks, initial_state, make_experiment
 
 CSV_FILE, FIGURE_FILE = "evaluation.csv", "evaluation.png"
-
-Published = dict[str, tuple[float, ...]]
-"""Published mean returns by number of gradient steps, by method."""
 
 
 class Evaluated(NamedTuple):
@@ -33,18 +30,6 @@ class Evaluated(NamedTuple):
     """of the training"""
     returns: np.ndarray
     """[steps + 1, M]"""
-
-
-class Curve(NamedTuple):
-    """One method's return by number of gradient steps, over its runs."""
-
-    method: str
-    means: list[float]
-    """[steps + 1]"""
-    half_widths: list[float]
-    """of the 95% interval, [steps + 1]; NaN where there is one value only"""
-    over: str
-    """what the interval is over: "40 tasks" or "3 seeds" """
 
 
 def evaluate_config(config: Config, trained: Trained | None, seed: int, tasks: np.ndarray | None) -> np.ndarray:
@@ -110,36 +95,6 @@ def table(curves: Sequence[Curve], published: Published) -> str:
     rule = ["-" * width for width in widths]
     padded = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     return "\n".join(f"| {line} |" for line in (padded[0], " | ".join(rule), *padded[1:]))
-
-
-def learner_of(method: str) -> str:
-    """The learner in a method's name, such as ``maml`` for ``maml (navigation)``."""
-    return method.partition(" ")[0]
-
-
-def figure(curves: Sequence[Curve], published: Published, title: str) -> Figure:
-    """Return against gradient steps: a curve with its band for every method, published means as crosses.
-
-    A method that does not adapt is a horizontal line.
-    """
-    canvas = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = canvas.add_subplot()
-    last = max(len(curve.means) for curve in curves) - 1
-    for number, curve in enumerate(curves):
-        color, steps = f"C{number}", np.arange(len(curve.means))
-        means, half_widths = np.array(curve.means), np.nan_to_num(np.array(curve.half_widths))
-        marks = published.get(learner_of(curve.method), ())[: last + 1]
-        if len(steps) == 1:
-            steps, means, half_widths = np.array([0, last]), means.repeat(2), half_widths.repeat(2)
-        axes.plot(steps, means, color=color, marker="o" if len(curve.means) > 1 else None, label=curve.method)
-        axes.fill_between(steps, means - half_widths, means + half_widths, color=color, alpha=0.2, linewidth=0)
-        axes.plot(range(len(marks)), marks, "x", color=color, markersize=9, markeredgewidth=2)
-    if any(learner_of(curve.method) in published for curve in curves):
-        axes.plot([], [], "kx", markersize=9, markeredgewidth=2, label="published")
-    axes.set(xlabel="gradient steps", ylabel="mean return", title=title, xticks=range(last + 1))
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return canvas
 
 
 def write_results(

@@ -158,6 +158,9 @@ class EvalConfig:
     """Held-out tasks, drawn once per run from a stream of their own."""
     rollouts: int = 20
     """Rollouts per task and gradient step."""
+    min_steps: int = 0
+    """Environment steps per task and gradient step; where episodes end early, rollouts are added until there are as
+    many."""
     steps: int = 3
     """Gradient steps on each task."""
     step_size_schedule: Literal["halve", "constant"] = "halve"
@@ -167,6 +170,7 @@ class EvalConfig:
         _require(self.every >= 0, "eval.every", self.every, "at least 0")
         _require(self.tasks >= 1, "eval.tasks", self.tasks, "at least 1")
         _require(self.rollouts >= 1, "eval.rollouts", self.rollouts, "at least 1")
+        _require(self.min_steps >= 0, "eval.min_steps", self.min_steps, "at least 0")
         _require(self.steps >= 1, "eval.steps", self.steps, "at least 1")
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mamlrl.cli import OptionParser, differences, run_command, to_settings
 from mamlrl.config import Config, EvalConfig
 from mamlrl.errors import ConfigError
-from mamlrl.protocols import TASKS, environment_settings, paper_protocol
+from mamlrl.protocols import STEPS, TASKS, environment_settings, paper_protocol
 
 if TYPE_CHECKING:
     from mamlrl.pretrained import Trained
@@ -87,7 +87,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     first = entries[0].config
     protocol = paper_protocol(first) if options.protocol else None
     if protocol:
-        settings = dataclasses.replace(settings, tasks=TASKS, rollouts=protocol.rollouts)
+        settings = dataclasses.replace(settings, tasks=TASKS, rollouts=protocol.rollouts, min_steps=STEPS)
     folder = options.out or default_folder(first)
     check_writable(folder, comparison.CSV_FILE)
     keep_freed_memory()
@@ -109,10 +109,9 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 def title_of(config: Config, settings: EvalConfig) -> str:
     """What was measured, in a line."""
+    rollouts = f"{settings.rollouts} rollouts" + (" and more" if settings.min_steps else "")
     name = config.env.rpartition("/")[2]
-    return (
-        f"{name}: {settings.tasks} held-out tasks, {settings.rollouts} rollouts of {config.environment.horizon} steps"
-    )
+    return f"{name}: {settings.tasks} held-out tasks, {rollouts} of {config.environment.horizon} steps"
 
 
 def _eval_settings(options: argparse.Namespace) -> EvalConfig:

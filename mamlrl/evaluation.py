@@ -14,7 +14,7 @@ from mamlrl.config import Config
 from mamlrl.learners import evaluation_steps
 from mamlrl.learners.base import Learner
 from mamlrl.policies.base import Policy
-from mamlrl.sampler import collect, mean_returns
+from mamlrl.sampler import collect_steps, mean_returns
 from mamlrl.seeding import Streams
 from mamlrl.structs import Params
 
@@ -49,7 +49,15 @@ def evaluate_adaptation(
     """
     returns, steps = [], evaluation_steps(config)
     for step in range(steps + 1):
-        rollouts = collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
+        rollouts = collect_steps(
+            envs,
+            policy,
+            params,
+            tasks,
+            streams.rollouts(iteration, step),
+            config.environment,
+            config.eval.min_steps,
+        )
         returns.append(mean_returns(rollouts))
         if step < steps:
             batch, _ = make_batch(rollouts, config.sampling)

@@ -7,16 +7,19 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined] # generated code without types
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from mamlrl import dashboard
+from mamlrl.config import Config
+from mamlrl.structs import Metrics
+
 METRICS = {
     "return/step_": "mean over tasks of the mean undiscounted return after so many adaptation steps",
-    "return_std/step_": "standard deviation over tasks of the same",
+    "return_interval/step_": "half width of its 95% interval over tasks",
     "trust_region/kl": "mean KL divergence of the accepted meta-step, nats; 0 when refused",
     "trust_region/surrogate_improvement": "fall of the surrogate loss in the meta-step; 0 when refused",
     "trust_region/cg_residual": "relative residual |A x - b| / |b| of conjugate gradient",
@@ -34,11 +37,9 @@ METRICS = {
     "time/update": "seconds of the meta-update",
     "env_steps": "environment steps since the start of the run",
     "eval/return/step_": "return on held-out tasks after so many adaptation steps, by the updated policy",
+    "eval/return_interval/step_": "half width of its 95% interval over tasks",
 }
 """What each metric is, by name; a name that ends in step_ goes on with the number of adaptation steps."""
-
-Metrics = Mapping[str, float | None]
-"""A value of None was not measured in this iteration."""
 
 
 class MetricsLog:
@@ -61,20 +62,26 @@ class MetricsLog:
         self._csv = csv.writer(self._file, lineterminator="\n")
         self._tensorboard = SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
 
+    def describe(self, config: Config, iteration: int) -> None:
+        """Tell TensorBoard the run's settings, and at its start how to arrange its charts."""
+        dashboard.describe(self._tensorboard, config, iteration)
+
     def write(self, iteration: int, metrics: Metrics) -> None:
         """Write the row of an iteration, at once visible to others."""
         if not self._columns:
             self._columns = ["iteration", *metrics]
             self._csv.writerow(self._columns)
         row = {"iteration": iteration, **metrics}
-        self._csv.writerow(["" if row[name] is None else row[name] for name in self._columns])
+        self._csv.writerow(["" if row.get(name) is None else row[name] for name in self._columns])
         try:
             self._file.flush()
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self._path)) from error
-        for name, value in metrics.items():
+        for name, value in (*metrics.items(), *dashboard.bands(metrics)):
             if value is not None:
                 self._tensorboard.add_scalar(name, value, iteration)
+        if evaluated := dashboard.adaptation_figure(metrics, iteration):
+            self._tensorboard.add_figure("adaptation/return", evaluated, iteration)
         self._tensorboard.flush()
 
     def write_gif(self, name: str, gif: bytes, size: tuple[int, int], iteration: int) -> None:

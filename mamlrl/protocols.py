@@ -16,6 +16,8 @@ from mamlrl.config import Config
 from mamlrl.errors import ConfigError
 
 TASKS = 40
+STEPS = 4000
+"""Environment steps per task and gradient step."""
 
 
 def _goals(rng: np.random.RandomState) -> np.ndarray:
@@ -31,12 +33,12 @@ def _directions(rng: np.random.RandomState) -> np.ndarray:
 
 
 class Protocol(NamedTuple):
-    """How one of the paper's families is evaluated: 4000 environment steps per task and gradient step."""
+    """How one of the paper's families is evaluated."""
 
     config: str
     """shipped configuration with the paper's environment"""
     rollouts: int
-    """per task and gradient step"""
+    """per task and gradient step, if no episode ends early"""
     draw: Callable[[np.random.RandomState], np.ndarray]
     """draws the 40 tasks"""
     published: dict[str, tuple[float, ...]]

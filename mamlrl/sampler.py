@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -129,6 +129,47 @@ def collect(
     return result
 
 
+def collect_steps(
+    envs: VectorEnv,
+    policy: Policy,
+    params: Params,
+    tasks: np.ndarray,
+    streams: RolloutStreams,
+    config: EnvironmentConfig,
+    min_steps: int,
+) -> Rollouts:
+    """Collect rollouts until every task has at least `min_steps` time steps, and no rollout more than that takes.
+
+    Args: as those of `collect`, which is called until there are enough; its surplus rollouts of a task are masked.
+    """
+    parts, streams_of_parts = [], streams.parts()
+    while not parts or min_steps > int(sum(part.mask.sum((1, 2)) for part in parts).min()):
+        parts.append(collect(envs, policy, params, tasks, next(streams_of_parts), config))
+    if len(parts) == 1 and min_steps == 0:
+        return parts[0]
+    rollouts = _concatenate(parts)
+    lengths = rollouts.mask.sum(-1)
+    wanted = lengths.cumsum(1) - lengths < min_steps
+    return rollouts._replace(mask=rollouts.mask * wanted.unsqueeze(-1))
+
+
+def _concatenate(parts: Sequence[Rollouts]) -> Rollouts:
+    """Rollouts of the same tasks side by side, padded to the longest."""
+    num_steps = max(part.mask.shape[2] for part in parts)
+
+    def joined(field: str) -> torch.Tensor:
+        leaves = []
+        for part in parts:
+            leaf = getattr(part, field)
+            if field != "final_observations":
+                padding = leaf.new_zeros(*leaf.shape[:2], num_steps - leaf.shape[2], *leaf.shape[3:])
+                leaf = torch.cat([leaf, padding], dim=2)
+            leaves.append(leaf)
+        return torch.cat(leaves, dim=1)
+
+    return Rollouts(*(joined(field) for field in Rollouts._fields))
+
+
 def _name(envs: VectorEnv) -> str:
     return envs.spec.id if envs.spec is not None else type(envs).__name__
 
@@ -149,5 +190,5 @@ def _check_finite(rollouts: Rollouts, envs: VectorEnv) -> None:
 
 
 def mean_returns(rollouts: Rollouts) -> torch.Tensor:
-    """Mean undiscounted return of each task's rollouts, [M]."""
-    return (rollouts.rewards * rollouts.mask).sum(-1).mean(-1)
+    """Mean undiscounted return of each task's rollouts but for those that are masked out, [M]."""
+    return (rollouts.rewards * rollouts.mask).sum((1, 2)) / rollouts.mask[..., 0].sum(1)

@@ -7,6 +7,9 @@ tasks are grouped, threaded or spread over processes.
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -66,18 +69,28 @@ class RolloutStreams:
     streams: Streams
     iteration: int
     step: int
+    part: int = 0
+    """number of the part, where a round is collected in several"""
+
+    def parts(self) -> Iterator[RolloutStreams]:
+        """The streams of one part of the round after another, the first of them this one's own."""
+        return (dataclasses.replace(self, part=part) for part in itertools.count(self.part))
+
+    def _key(self, purpose: Stream, task: int) -> tuple[int, ...]:
+        key = (purpose, self.iteration, self.step, task)
+        return (*key, self.part) if self.part else key
 
     def reset_seeds(self, num_tasks: int, rollouts: int) -> np.ndarray:
         """Environment reset seeds, uint32 [M, B]."""
         return np.stack(
             [
-                self.streams.sequence(Stream.ENVIRONMENT, self.iteration, self.step, task).generate_state(rollouts)
+                self.streams.sequence(*self._key(Stream.ENVIRONMENT, task)).generate_state(rollouts)
                 for task in range(num_tasks)
             ]
         )
 
     def _action_rng(self, task: int) -> np.random.Generator:
-        return self.streams.numpy(Stream.ACTIONS, self.iteration, self.step, task)
+        return self.streams.numpy(*self._key(Stream.ACTIONS, task))
 
     def normal_noise(self, num_tasks: int, shape: tuple[int, ...]) -> np.ndarray:
         """Standard normal noise, float32 [M, *shape]."""

@@ -7,11 +7,15 @@ K adaptation steps. A parameter dict is *stacked* when every leaf leads with M: 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from torch import Tensor
 
 Params = dict[str, Tensor]
+
+Metrics = Mapping[str, float | None]
+"""Numbers of one meta-iteration by name; None where one was not measured in it."""
 
 
 class Rollouts(NamedTuple):

@@ -25,17 +25,17 @@ from mamlrl.distributions import DiagonalGaussian
 from mamlrl.envs.base import make_task_envs
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.errors import ConfigError, UserError
-from mamlrl.evaluation import evaluate_adaptation
+from mamlrl.evaluation import evaluate_adaptation, interval
 from mamlrl.interrupt import StopRequest
 from mamlrl.learners import LEARNERS, OBSERVE_TASK, UNTRAINED, evaluation_steps, training_steps
 from mamlrl.learners.base import Learner, LearnerState
-from mamlrl.logger import Metrics, MetricsLog, ProgressLine
+from mamlrl.logger import MetricsLog, ProgressLine
 from mamlrl.memory import keep_freed_memory
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.sampler import collect, mean_returns
 from mamlrl.seeding import Stream, Streams
-from mamlrl.structs import MetaBatch, Params, Rollouts
+from mamlrl.structs import MetaBatch, Metrics, Params, Rollouts
 
 MAX_NONFINITE_STEPS = 3
 """Meta-updates in a row that may be refused for a non-finite number before the run ends."""
@@ -163,10 +163,12 @@ def draw_tasks(envs: VectorEnv, num_tasks: int, rng: np.random.Generator) -> np.
 
 
 def return_metrics(rollouts: Rollouts, step: int) -> dict[str, float]:
-    """Mean over tasks of the mean undiscounted return, and its standard deviation over tasks."""
+    """Mean over tasks of the mean undiscounted return, and the half width of its 95% interval."""
     returns = mean_returns(rollouts)
-    mean, spread = float(returns.mean()), float(returns.std(correction=0))
-    return {f"return/step_{step}": mean, f"return_std/step_{step}": spread}
+    return {
+        f"return/step_{step}": float(returns.mean()),
+        f"return_interval/step_{step}": interval(returns.cpu().numpy()),
+    }
 
 
 @torch.no_grad()
@@ -201,13 +203,15 @@ class Evaluation:
     def __call__(self, params: Params, iteration: int) -> Metrics:
         """Mean returns by number of gradient steps; None where no evaluation is due after this iteration."""
         config, _, policy, learner, _ = self._experiment
-        names = [f"eval/return/step_{step}" for step in range(evaluation_steps(config) + 1)]
+        steps = range(evaluation_steps(config) + 1)
+        names = [f"eval/{value}/step_{step}" for value in ("return", "return_interval") for step in steps]
         if iteration % config.eval.every:
             return dict.fromkeys(names)
         returns = evaluate_adaptation(
             self._envs, policy, learner, params, self._tasks, self._streams, config, iteration
         )
-        return dict(zip(names, returns.mean(1).tolist(), strict=True))
+        half_widths = [interval(row) for row in returns.cpu().numpy()]
+        return dict(zip(names, returns.mean(1).tolist() + half_widths, strict=True))
 
     def close(self) -> None:
         """Close its environments."""
@@ -315,6 +319,7 @@ def run(command: Command) -> int:
             checkpoints.save(progress)
         log = MetricsLog(folder, progress.iteration)
         stack.callback(log.close)
+        log.describe(config, progress.iteration)
         print(f"run folder: {folder}", flush=True)
         record = None
         if config.video.every:

@@ -419,4 +419,4 @@ class Recorder:
             envs.close()
         self._folder.mkdir(exist_ok=True)
         write_mp4(self._folder / f"iteration-{iteration:06d}.mp4", film)
-        self._log.write_gif("video/adaptation", *encode_gif(film), iteration)
+        self._log.write_gif("adaptation/film", *encode_gif(film), iteration)

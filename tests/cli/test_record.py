@@ -160,7 +160,7 @@ def test_films_during_training(command: Command) -> None:
     train(command, "--iterations 2 --video.every 2")
     assert os.listdir("run/videos") == ["iteration-000002.mp4"]
     events = EventAccumulator("run").Reload()
-    (image,) = events.Images("video/adaptation")
+    (image,) = events.Images("adaptation/film")
     assert image.step == 2
     assert image.encoded_image_string.startswith(b"GIF8")
     assert len(imageio.imread(image.encoded_image_string, extension=".gif")) > 1

@@ -18,8 +18,9 @@ from mamlrl.logger import METRICS
 from .conftest import SMALL, Command, assert_fails, read_metrics, reproducible
 
 PER_ITERATION = """
-return/step_0 return/step_1 return_std/step_0 return_std/step_1 trust_region/kl trust_region/surrogate_improvement
-trust_region/cg_residual trust_region/cg_iterations trust_region/backtracks trust_region/accepted policy/std
+return/step_0 return/step_1 return_interval/step_0 return_interval/step_1 trust_region/kl
+trust_region/surrogate_improvement trust_region/cg_residual trust_region/cg_iterations trust_region/backtracks
+trust_region/accepted policy/std
 policy/entropy policy/saturated_fraction baseline/explained_variance time/sample time/adapt time/update env_steps
 """.split()
 

@@ -1,0 +1,125 @@
+"""What TensorBoard shows of a run besides its scalars: charts arranged by subject, settings, adaptation figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from matplotlib.figure import Figure
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from mamlrl.cli import to_settings, to_yaml
+from mamlrl.config import Config
+from mamlrl.figures import Curve, figure
+from mamlrl.learners import evaluation_steps, training_steps
+from mamlrl.structs import Metrics
+
+ADDRESS = "http://localhost:6006/#custom_scalars"
+"""Where `tensorboard --logdir runs` shows the arranged charts."""
+
+RETURN, EVALUATION = "return", "eval/return"
+
+COMPARED = ("name", "learner", "seed", "adaptation.step_size", "trust_region.max_kl")
+"""Settings that TensorBoard's table of runs shows at once: the five that it has room for."""
+
+
+def step_name(step: int) -> str:
+    """Number of adaptation steps, in words."""
+    return "before adaptation" if step == 0 else f"after {step} step" + ("s" if step > 1 else "")
+
+
+def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
+    """Layout of the custom scalars: charts by category.
+
+    Where TensorBoard shows several runs it merges their layouts, equal charts into one: a chart is the same for every
+    run that has it.
+    """
+
+    def returns(tag: str, steps: int) -> dict[str, list[Any]]:
+        charts: dict[str, list[Any]] = {"by adaptation step": ["Multiline", [rf"{tag}/step_\d+$"]]}
+        for step in reversed(range(steps + 1)):  # TensorBoard shows charts with bands last one first
+            bounds = [f"{tag}_band/step_{step}/{bound}" for bound in ("lower", "upper")]
+            charts[f"{step_name(step)}, 95% interval over tasks"] = ["Margin", [f"{tag}/step_{step}", *bounds]]
+        return charts
+
+    def lines(**charts: str) -> dict[str, list[Any]]:
+        return {title.replace("_", " "): ["Multiline", [pattern]] for title, pattern in charts.items()}
+
+    layout = {"Return on training tasks": returns(RETURN, training_steps(config))}
+    if config.eval.every:
+        layout["Return on held-out tasks"] = returns(EVALUATION, evaluation_steps(config))
+    return layout | {
+        "Trust region": lines(
+            KL_divergence="trust_region/kl$",
+            surrogate_improvement="trust_region/surrogate_improvement$",
+            conjugate_gradient_residual="trust_region/cg_residual$",
+            line_search_backtracks="trust_region/backtracks$",
+        ),
+        "Time": lines(seconds_of_a_meta_iteration="time/"),
+        "Policy and baseline": lines(
+            standard_deviation="policy/std$",
+            entropy="policy/entropy$",
+            explained_variance_of_the_baseline="baseline/explained_variance$",
+        ),
+    }
+
+
+def hyperparameters(config: Config) -> dict[str, bool | float | str]:
+    """Every setting under its dotted name, as a number, a truth value or text."""
+
+    def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
+        for name, value in settings.items():
+            if isinstance(value, dict):
+                yield from flat(value, f"{prefix}{name}.")
+            else:
+                yield prefix + name, value if isinstance(value, bool | int | float) else str(value)
+
+    return dict(flat(to_settings(config)))
+
+
+def describe(writer: SummaryWriter, config: Config, iteration: int) -> None:
+    """Write the settings as text, and at the start of a run its layout and hyperparameters."""
+    writer.add_text("config", f"```yaml\n{to_yaml(config)}```", iteration)
+    if iteration == 0 and writer.file_writer is not None:
+        writer.add_custom_scalars(arrange(config))
+        experiment, start, end = hparams(hyperparameters(config), dict.fromkeys(compared_returns(config), 0.0))
+        plugin = experiment.value[0].metadata.plugin_data
+        data = HParamsPluginData.FromString(plugin.content)
+        for info in data.experiment.hparam_infos:
+            info.differs = info.name in COMPARED
+        plugin.content = data.SerializeToString()
+        for summary in (experiment, start, end):
+            writer.file_writer.add_summary(summary)
+
+
+def compared_returns(config: Config) -> list[str]:
+    """Metrics of the table of runs, the first of them shown at once: return after adaptation, held-out if measured."""
+    training = [f"{RETURN}/step_{step}" for step in reversed(range(training_steps(config) + 1))]
+    held_out = [f"{EVALUATION}/step_{step}" for step in reversed(range(evaluation_steps(config) + 1))]
+    return held_out + training if config.eval.every else training
+
+
+def bands(metrics: Metrics) -> Iterator[tuple[str, float]]:
+    """Tags and values of the lower and upper bound of every return that has an interval."""
+    for name, half_width in metrics.items():
+        mean = metrics.get(name.replace("return_interval", "return"))
+        if "return_interval/" in name and half_width is not None and mean is not None and not math.isnan(half_width):
+            band = name.replace("return_interval", "return_band")
+            yield f"{band}/lower", mean - half_width
+            yield f"{band}/upper", mean + half_width
+
+
+def adaptation_figure(metrics: Metrics, iteration: int) -> Figure | None:
+    """Return on held-out tasks against gradient steps; None where no evaluation was due in this iteration."""
+
+    def measured(tag: str) -> list[float]:
+        return [value for name, value in metrics.items() if name.startswith(f"{tag}/") and value is not None]
+
+    means, half_widths = measured(EVALUATION), measured(f"{EVALUATION}_interval")
+    if not means:
+        return None
+    curve = Curve("mean and 95% interval over tasks", means, half_widths, "tasks")
+    return figure([curve], {}, f"Held-out tasks after iteration {iteration}")
