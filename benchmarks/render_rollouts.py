@@ -39,7 +39,7 @@ def frames_before_and_after(folder: Path, num_tasks: int, frame_step: int) -> np
     trained = read_trained(find_checkpoints(folder)[0])
     config = dataclasses.replace(trained.config, sampling=dataclasses.replace(trained.config.sampling, tasks=num_tasks))
     experiment = make_experiment(config)
-    params, streams = trained.params(initial_state(experiment)), experiment.streams.evaluation()
+    params, streams = trained.params(initial_state(experiment)), experiment.streams.test()
     tasks = draw_tasks(experiment.envs, num_tasks, streams.numpy(Stream.TASKS, 0))
     columns = []
     for film in film_tasks(experiment, experiment.envs, params, tasks, (0, 1), streams):

@@ -53,7 +53,7 @@ def evaluate_config(config: Config, trained: Trained | None, seed: int, tasks: n
         state = initial_state(experiment)
         params = state.params if trained is None else trained.params(state)
         params = {name: leaf.to(config.device) for name, leaf in params.items()}
-        streams = Streams(seed).evaluation()
+        streams = Streams(seed).test()
         if tasks is None:
             tasks = draw_tasks(experiment.envs, config.eval.tasks, streams.numpy(Stream.TASKS, 0))
         returns = evaluate_adaptation(

@@ -153,7 +153,8 @@ class EvalConfig:
     """Held-out evaluation during training."""
 
     every: int = 0
-    """Meta-iterations between evaluations; 0 never evaluates."""
+    """Meta-iterations between evaluations; 0 never evaluates. The best checkpoint is the one that adapts best in these
+    evaluations, or without any the one with the best return after adaptation in training."""
     tasks: int = 40
     """Held-out tasks, drawn once per run from a stream of their own."""
     rollouts: int = 20

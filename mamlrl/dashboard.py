@@ -18,7 +18,7 @@ from mamlrl.learners import evaluation_steps, training_steps
 from mamlrl.structs import Metrics
 
 ADDRESS = "http://localhost:6006/#custom_scalars"
-"""Where `tensorboard --logdir runs` shows the arranged charts."""
+"""Where TensorBoard shows the arranged charts, unless it is given another port."""
 
 RETURN, EVALUATION = "return", "eval/return"
 

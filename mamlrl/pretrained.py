@@ -53,8 +53,7 @@ def find_checkpoints(path: Path) -> list[Path]:
     """The checkpoint to use of a run, or of every run below a folder.
 
     Args:
-        path: a checkpoint, a run folder, or a folder that holds such; of a run its best checkpoint is taken, by
-            return after adaptation in training, as in the MAML paper.
+        path: a checkpoint, a run folder, or a folder that holds such; of a run its best checkpoint is taken.
 
     Raises:
         ConfigError: there is none.

@@ -78,7 +78,7 @@ def _record(argv: Sequence[str]) -> int:
     check_new(folder)
     video.check_ffmpeg()
     try:
-        params, streams = trained.params(initial_state(experiment)), Streams(options.seed).evaluation()
+        params, streams = trained.params(initial_state(experiment)), Streams(options.seed).test()
         tasks = draw_tasks(experiment.envs, num_tasks, streams.numpy(Stream.TASKS, 0))
         if options.task:
             tasks = check_task(np.array([options.task]), tasks, experiment.envs)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
+from torch.nn.functional import pad
 
 from mamlrl.config import EnvironmentConfig
 from mamlrl.errors import NonFiniteError, UserError
@@ -138,36 +139,31 @@ def collect_steps(
     config: EnvironmentConfig,
     min_steps: int,
 ) -> Rollouts:
-    """Collect rollouts until every task has at least `min_steps` time steps, and no rollout more than that takes.
+    """Collect rollouts until every task has at least `min_steps` time steps, B at a time.
 
-    Args: as those of `collect`, which is called until there are enough; its surplus rollouts of a task are masked.
+    Rollouts of a task that already has enough are masked out. The other arguments are those of `collect`.
     """
     parts, streams_of_parts = [], streams.parts()
     while not parts or min_steps > int(sum(part.mask.sum((1, 2)) for part in parts).min()):
         parts.append(collect(envs, policy, params, tasks, next(streams_of_parts), config))
     if len(parts) == 1 and min_steps == 0:
         return parts[0]
-    rollouts = _concatenate(parts)
+    rollouts = join(parts)
     lengths = rollouts.mask.sum(-1)
     wanted = lengths.cumsum(1) - lengths < min_steps
     return rollouts._replace(mask=rollouts.mask * wanted.unsqueeze(-1))
 
 
-def _concatenate(parts: Sequence[Rollouts]) -> Rollouts:
-    """Rollouts of the same tasks side by side, padded to the longest."""
-    num_steps = max(part.mask.shape[2] for part in parts)
+def join(rollouts: Sequence[Rollouts]) -> Rollouts:
+    """Rollouts [M, B_i, T_i, ...] of the same tasks as one, [M, sum B_i, max T_i, ...], padded with zeros."""
+    longest = max(one.mask.shape[2] for one in rollouts)
 
-    def joined(field: str) -> torch.Tensor:
-        leaves = []
-        for part in parts:
-            leaf = getattr(part, field)
-            if field != "final_observations":
-                padding = leaf.new_zeros(*leaf.shape[:2], num_steps - leaf.shape[2], *leaf.shape[3:])
-                leaf = torch.cat([leaf, padding], dim=2)
-            leaves.append(leaf)
-        return torch.cat(leaves, dim=1)
+    def padded(leaf: torch.Tensor) -> torch.Tensor:
+        return pad(leaf, (*(0, 0) * (leaf.dim() - 3), 0, longest - leaf.shape[2]))
 
-    return Rollouts(*(joined(field) for field in Rollouts._fields))
+    *by_step, final = zip(*rollouts, strict=True)
+    joined = [torch.cat([padded(leaf) for leaf in leaves], dim=1) for leaves in by_step]
+    return Rollouts._make([*joined, torch.cat(final, dim=1)])
 
 
 def _name(envs: VectorEnv) -> str:

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     ACTIONS = 3
     CURVATURE = 4
     EVALUATION = 5
+    TEST = 6
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,12 @@ class Streams:
     prefix: tuple[int, ...] = ()
 
     def evaluation(self) -> Streams:
-        """The streams of held-out evaluation, disjoint from those of training."""
+        """The streams of evaluation during training, disjoint from those of training itself."""
         return Streams(self.seed, (*self.prefix, int(Stream.EVALUATION)))
+
+    def test(self) -> Streams:
+        """The streams of evaluation after training, disjoint from all that a run saw, whatever its seed."""
+        return Streams(self.seed, (*self.prefix, int(Stream.TEST)))
 
     def sequence(self, *key: int) -> np.random.SeedSequence:
         """The seed sequence of one stream, such as ``sequence(Stream.ACTIONS, iteration, step, task)``."""

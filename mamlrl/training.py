@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from mamlrl import run_folder
+from mamlrl import dashboard, run_folder
 from mamlrl.advantages import make_batch
 from mamlrl.checkpoint import CheckpointFolder, Progress, latest_checkpoint
 from mamlrl.cli import Command, check_unchanged, differences, make_config, to_settings
@@ -110,16 +110,21 @@ def meta_train(
             start = time.perf_counter()
             state, metrics = meta_iteration(experiment, progress.state, progress.iteration)
             new_steps, adapted_return = metrics["env_steps"], metrics[f"return/step_{training_steps(config)}"]
-            if adapted_return > progress.best_return:  # the return of the parameters before the update
-                progress = progress._replace(best_return=adapted_return)
-                checkpoints.save_best(progress)
-            progress = progress._replace(
-                state=state,
-                iteration=progress.iteration + 1,
-                env_steps=progress.env_steps + int(new_steps),
-                nonfinite_steps=progress.nonfinite_steps + 1 if metrics.get("trust_region/nonfinite") else 0,
+            before, progress = (
+                progress,
+                progress._replace(
+                    state=state,
+                    iteration=progress.iteration + 1,
+                    env_steps=progress.env_steps + int(new_steps),
+                    nonfinite_steps=progress.nonfinite_steps + 1 if metrics.get("trust_region/nonfinite") else 0,
+                ),
             )
             evaluated: Metrics = evaluate(state.params, progress.iteration) if evaluate else {}
+            # the returns of a meta-iteration are those of the parameters before its update
+            measured, value = (progress, held_out_return(evaluated)) if evaluate else (before, adapted_return)
+            if value is not None and value > progress.best_return:
+                progress = progress._replace(best_return=value)
+                checkpoints.save_best(measured._replace(best_return=value))
             log.write(progress.iteration, {**metrics, "env_steps": progress.env_steps, **evaluated})
             if record:
                 record(state.params, progress.iteration)
@@ -216,6 +221,16 @@ class Evaluation:
     def close(self) -> None:
         """Close its environments."""
         self._envs.close()
+
+
+def held_out_return(evaluated: Metrics) -> float | None:
+    """Mean over adaptation steps of the held-out return after adaptation; None where no evaluation was due.
+
+    A policy that does not adapt has the return before any.
+    """
+    returns = [value for name, value in evaluated.items() if name.startswith("eval/return/")]
+    adapted = [value for value in returns[1:] or returns if value is not None]
+    return sum(adapted) / len(adapted) if adapted else None
 
 
 def make_envs(config: Config, num_envs: int) -> VectorEnv:
@@ -320,7 +335,8 @@ def run(command: Command) -> int:
         log = MetricsLog(folder, progress.iteration)
         stack.callback(log.close)
         log.describe(config, progress.iteration)
-        print(f"run folder: {folder}", flush=True)
+        print(f"run folder: {folder}")
+        print(f"charts: tensorboard --logdir {shlex.quote(str(folder))}, at {dashboard.ADDRESS}", flush=True)
         record = None
         if config.video.every:
             from mamlrl.video import Recorder  # not needed otherwise, and it imports this module

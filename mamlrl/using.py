@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import ArrayLike
-from torch.nn.functional import pad
 
 from mamlrl.advantages import make_batch
 from mamlrl.config import Config
@@ -24,7 +22,7 @@ from mamlrl.learners import OBSERVE_TASK
 from mamlrl.learners.base import Learner
 from mamlrl.policies.base import Policy
 from mamlrl.pretrained import find_checkpoints, read_trained
-from mamlrl.sampler import collect, to_environment_actions
+from mamlrl.sampler import collect, join, to_environment_actions
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import Params, Rollouts
 from mamlrl.training import initial_state, make_experiment
@@ -181,15 +179,3 @@ class _WithTask(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         return self.env.reset(seed=seed, options=self._options)
-
-
-def join(rollouts: Sequence[Rollouts]) -> Rollouts:
-    """Rollouts [M, B_i, T_i, ...] of the same tasks as one, [M, sum B_i, max T_i, ...], padded with zeros."""
-    longest = max(one.mask.shape[2] for one in rollouts)
-
-    def padded(leaf: torch.Tensor) -> torch.Tensor:
-        return pad(leaf, (*(0, 0) * (leaf.dim() - 3), 0, longest - leaf.shape[2]))
-
-    *by_step, final = zip(*rollouts, strict=True)
-    joined = [torch.cat([padded(leaf) for leaf in leaves], dim=1) for leaves in by_step]
-    return Rollouts._make([*joined, torch.cat(final, dim=1)])

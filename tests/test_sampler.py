@@ -7,13 +7,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from mamlrl.advantages import make_batch
 from mamlrl.config import EnvironmentConfig, PolicyConfig, SamplingConfig
 from mamlrl.envs.base import make_task_envs
 from mamlrl.errors import ConfigError, NonFiniteError
 from mamlrl.policies import make_policy
-from mamlrl.sampler import collect, mean_returns, to_environment_actions
-from mamlrl.seeding import Streams
-from mamlrl.structs import Params
+from mamlrl.sampler import collect, collect_steps, join, mean_returns, to_environment_actions
+from mamlrl.seeding import Stream, Streams
+from mamlrl.structs import Params, Rollouts
 
 HORIZON = 30
 CONFIG = EnvironmentConfig(horizon=HORIZON)
@@ -165,3 +166,49 @@ def test_discrete_policies_take_discrete_spaces():
 def test_sampling_config_is_checked():
     with pytest.raises(ConfigError, match=r"sampling\.rollouts is 0; it must be at least 1"):
         SamplingConfig(rollouts=0)
+
+
+def test_join_pads_with_rows_that_count_for_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def rollouts(count: int, steps: int) -> Rollouts:
+        shape = (1, count, steps)
+        values = torch.randn(*shape, 4, generator=generator)
+        ones = torch.ones(shape)
+        return Rollouts(
+            values[..., :2], values[..., :1], values[..., 2], values[..., 3], 0 * ones, ones, values[:, :, -1]
+        )
+
+    long, short = rollouts(2, 6), rollouts(1, 4)
+    both = join([long, short])
+    assert both.observations.shape == (1, 3, 6, 2) and both.final_observations.shape == (1, 3, 4)
+    assert both.mask.sum() == 16 and torch.equal(both.mask[0, 2], torch.tensor([1.0, 1, 1, 1, 0, 0]))
+    batch, _ = make_batch(both, SamplingConfig())
+    assert batch.weights.sum() == pytest.approx(1) and (batch.weights > 0).sum() == 16
+
+
+def test_rollouts_are_added_until_every_task_has_its_steps() -> None:
+    envs, policy, params = setup(2, 3, goal_radius=0.1)
+    tasks, streams = np.array([[0.1, 0.05], [-0.5, -0.5]]), Streams(1).rollouts(0, 0)  # the second ends late
+    rollouts = collect_steps(envs, policy, params, tasks, streams, CONFIG, min_steps=100)
+    lengths, per_task = rollouts.mask.sum(-1), rollouts.mask.sum((1, 2))
+    for task in range(2):
+        used = lengths[task][lengths[task] > 0]
+        assert torch.equal(used, lengths[task][: len(used)]), "the rollouts used are the first ones"
+        assert per_task[task] >= 100 > per_task[task] - used[-1], "and none of them could be spared"
+        returns = rollouts.rewards[task, : len(used)].sum(-1)
+        torch.testing.assert_close(mean_returns(rollouts)[task], returns.mean())
+    assert (lengths[1] == 0).any() and not (lengths[0] == 0).all()
+
+    first = collect(envs, policy, params, tasks, streams, CONFIG)
+    steps = first.mask.shape[2]
+    torch.testing.assert_close(rollouts.actions[0, :3, :steps], first.actions[0])
+    assert not torch.equal(rollouts.actions[0, 3:6, 0], first.actions[0, :, 0]), "later parts have noise of their own"
+    batch, _ = make_batch(rollouts, SamplingConfig())
+    torch.testing.assert_close(batch.weights.sum(1), torch.ones(2))
+
+
+def test_streams_of_training_evaluation_and_test_differ() -> None:
+    streams = Streams(1)
+    draws = [one.numpy(Stream.TASKS, 0).random() for one in (streams, streams.evaluation(), streams.test())]
+    assert len(set(draws)) == 3

@@ -12,12 +12,9 @@ import pytest
 import torch
 
 import mamlrl
-from mamlrl.advantages import make_batch
-from mamlrl.config import SamplingConfig
 from mamlrl.envs.navigation import Navigation2DEnv
 from mamlrl.errors import UserError
-from mamlrl.structs import Rollouts
-from mamlrl.using import MetaPolicy, join
+from mamlrl.using import MetaPolicy
 
 from .conftest import SMALL, Command
 from .toy_envs import DiscreteLine, Line, NaNRewardLine
@@ -79,25 +76,6 @@ def test_discrete_actions(command: Command, monkeypatch: pytest.MonkeyPatch) -> 
     adapted = mamlrl.load("run").adapt(DiscreteLine(), [0.5], rollouts=4)
     assert {adapted.act([0.0]) for _ in range(60)} == {0, 1}
     assert len({adapted.act([0.0], deterministic=True) for _ in range(20)}) == 1
-
-
-def test_join_pads_with_rows_that_count_for_nothing() -> None:
-    generator = torch.Generator().manual_seed(0)
-
-    def rollouts(count: int, steps: int) -> Rollouts:
-        shape = (1, count, steps)
-        values = torch.randn(*shape, 4, generator=generator)
-        ones = torch.ones(shape)
-        return Rollouts(
-            values[..., :2], values[..., :1], values[..., 2], values[..., 3], 0 * ones, ones, values[:, :, -1]
-        )
-
-    long, short = rollouts(2, 6), rollouts(1, 4)
-    both = join([long, short])
-    assert both.observations.shape == (1, 3, 6, 2) and both.final_observations.shape == (1, 3, 4)
-    assert both.mask.sum() == 16 and torch.equal(both.mask[0, 2], torch.tensor([1.0, 1, 1, 1, 0, 0]))
-    batch, _ = make_batch(both, SamplingConfig())
-    assert batch.weights.sum() == pytest.approx(1) and (batch.weights > 0).sum() == 16
 
 
 def test_wrong_use_is_one_clear_error(command: Command) -> None:

@@ -79,7 +79,7 @@ def test_held_out_evaluation_changes_nothing_else(small_run: Command) -> None:
     evaluations = [{name: row.pop(name) for name in list(row) if name.startswith("eval/")} for row in rows]
     assert rows == reproducible("plain")
     assert [all(evaluation.values()) for evaluation in evaluations] == [False, True, False, True]
-    assert list(evaluations[0]) == [f"eval/return/step_{step}" for step in range(3)]
+    assert [name for name in evaluations[0] if "interval" not in name] == [f"eval/return/step_{k}" for k in range(3)]
 
 
 def test_the_best_checkpoint_holds_the_parameters_that_were_measured(small_run: Command) -> None:
@@ -91,6 +91,18 @@ def test_the_best_checkpoint_holds_the_parameters_that_were_measured(small_run: 
     assert best["iteration"] == before["iteration"]
     for name, leaf in best["state"]["params"].items():
         assert torch.equal(leaf, before["state"]["params"][name])
+
+
+def test_the_best_checkpoint_of_a_run_that_evaluates_adapts_best_to_held_out_tasks(small_run: Command) -> None:
+    small_run("--iterations 6 --out run --checkpoint.keep 100 --eval.every 2 --eval.tasks 3 --eval.rollouts 2")
+    rows = read_metrics("run")[1::2]
+    adapted = [sum(float(row[f"eval/return/step_{k}"]) for k in (1, 2, 3)) / 3 for row in rows]
+    best, number = read_content(Path("run/checkpoints/best.pt")), 2 + 2 * adapted.index(max(adapted))
+    assert best["best_return"] == pytest.approx(max(adapted))
+    assert best["iteration"] == number
+    measured = read_content(Path(f"run/checkpoints/iteration-{number:06d}.pt"))
+    for name, leaf in best["state"]["params"].items():
+        assert torch.equal(leaf, measured["state"]["params"][name])
 
 
 def test_discrete_actions_train_too(command: Command) -> None:
