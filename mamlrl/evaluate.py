@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
-import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mamlrl import run_folder
 from mamlrl.cli import OptionParser, differences, run_command, to_settings
 from mamlrl.config import Config, EvalConfig
 from mamlrl.errors import ConfigError
@@ -88,8 +86,8 @@ def _evaluate(argv: Sequence[str]) -> int:
     protocol = paper_protocol(first) if options.protocol else None
     if protocol:
         settings = dataclasses.replace(settings, tasks=TASKS, rollouts=protocol.rollouts, min_steps=STEPS)
-    folder = options.out or default_folder(first)
-    check_writable(folder, comparison.CSV_FILE)
+    folder = options.out or run_folder.results_folder("evaluations", first)
+    run_folder.check_results(folder, comparison.CSV_FILE)
     keep_freed_memory()
     torch.set_num_threads(num_threads(dataclasses.replace(first, threads=options.threads)))
     seed = 1 if options.seed is None else options.seed
@@ -138,15 +136,21 @@ def make_entries(trained: Sequence[Trained], random: bool) -> list[Entry]:
     Runs of different seeds whose settings differ in nothing else but the length are runs of one method. It has the
     learner's name; where several methods have the same learner, with that of the configuration or of the checkpoint.
 
+    Methods are in the order of LEARNERS.
+
     Raises:
         ConfigError: the runs are not of the same environment.
     """
+    from mamlrl.learners import LEARNERS
+
     for run in trained[1:]:
         check_same_environment(trained[0], run)
     groups: list[list[Trained]] = []
     for run in trained:
         same = next((group for group in groups if _is_another_seed(run.config, group)), None)
         groups.append([run]) if same is None else same.append(run)
+    order = {learner: number for number, learner in enumerate(LEARNERS)}
+    groups.sort(key=lambda group: order.get(group[0].config.learner, len(order)))
     names = _method_names([group[0] for group in groups])
     entries = [Entry(name, run.config, run) for name, group in zip(names, groups, strict=True) for run in group]
     if random:
@@ -195,28 +199,6 @@ def check_same_environment(run: Trained, other: Trained) -> None:
         named = {"env": changed["env"]} if "env" in changed else changed  # other families have other arguments
         listed = "; ".join(f"{name} is {theirs!r}, not {ours!r}" for name, (ours, theirs) in named.items())
         raise ConfigError(f"{other.path} is of another environment than {run.path}: {listed}")
-
-
-def default_folder(config: Config) -> Path:
-    """``runs/evaluations/<name>-<time>``."""
-    name = config.name or re.sub(r"[^\w.-]+", "-", config.env)
-    return Path("runs", "evaluations", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-
-
-def check_writable(folder: Path, result: str) -> None:
-    """Results can go into this folder; found out before anything is computed, and nothing is made.
-
-    Raises:
-        ConfigError: it is no folder, or holds results already.
-        PermissionError: it cannot be written.
-    """
-    if (folder / result).exists():
-        raise ConfigError(f"--out {folder}: holds an evaluation already; name another folder")
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise ConfigError(f"--out {folder}: {nearest} is not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise PermissionError(13, "Permission denied", str(folder))
 
 
 if __name__ == "__main__":

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import re
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mamlrl import run_folder
 from mamlrl.cli import OptionParser, run_command
-from mamlrl.config import Config
-from mamlrl.errors import ConfigError, UserError
+from mamlrl.errors import ConfigError
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -74,8 +72,8 @@ def _record(argv: Sequence[str]) -> int:
         config.sampling, tasks=num_tasks, rollouts=options.rollouts or config.sampling.rollouts
     )
     experiment = make_experiment(dataclasses.replace(config, sampling=sampling))
-    folder = options.out or default_folder(config)
-    check_new(folder)
+    folder = options.out or run_folder.results_folder("recordings", config)
+    run_folder.check_results(folder, "task-1.mp4")
     video.check_ffmpeg()
     try:
         params, streams = trained.params(initial_state(experiment)), Streams(options.seed).test()
@@ -124,27 +122,6 @@ def check_task(task: np.ndarray, drawn: np.ndarray, envs: VectorEnv) -> np.ndarr
     if space is not None and not space.contains(task[0]):
         raise ConfigError(f"--task {' '.join(map(str, task[0]))} is not in the task space {space}")
     return task
-
-
-def default_folder(config: Config) -> Path:
-    """``runs/recordings/<name>-<time>``."""
-    name = config.name or re.sub(r"[^\w.-]+", "-", config.env)
-    return Path("runs", "recordings", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
-
-
-def check_new(folder: Path) -> None:
-    """Films can go into this folder; found out before anything is computed, and nothing is made.
-
-    Raises:
-        UserError: it is no folder, holds a recording already, or cannot be written.
-    """
-    if (folder / "task-1.mp4").exists():
-        raise ConfigError(f"--out {folder}: holds a recording already; name another folder")
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise ConfigError(f"--out {folder}: {nearest} is not a folder")
-    if not os.access(nearest, os.W_OK | os.X_OK):
-        raise UserError(f"--out {folder}: {nearest} cannot be written")
 
 
 if __name__ == "__main__":

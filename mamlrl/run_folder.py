@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -19,11 +20,23 @@ CHECKPOINTS = "checkpoints"
 
 def default_folder(config: Config) -> Path:
     """``runs/<name>/<learner>/seed-<seed>-<time>``, with a number at the end if that exists."""
-    name = config.name or re.sub(r"[^\w.-]+", "-", config.env)
-    stem = f"seed-{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
-    parent = Path("runs", name, config.learner)
+    stem = f"seed-{config.seed}-{_now()}"
+    parent = Path("runs", _name(config), config.learner)
     candidates = (parent / (stem + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
     return next(folder for folder in candidates if not folder.exists())
+
+
+def results_folder(kind: str, config: Config) -> Path:
+    """``runs/<kind>/<name>-<time>``, for what is made of a run."""
+    return Path("runs", kind, f"{_name(config)}-{_now()}")
+
+
+def _name(config: Config) -> str:
+    return config.name or re.sub(r"[^\w.-]+", "-", config.env)
+
+
+def _now() -> str:
+    return time.strftime("%Y%m%d-%H%M%S")
 
 
 def check_free(folder: Path) -> None:
@@ -36,6 +49,22 @@ def check_free(folder: Path) -> None:
         raise ConfigError(f"--out {folder}: not a folder")
     if any((folder / name).exists() for name in (CONFIG_FILE, "metrics.csv", CHECKPOINTS)):
         raise ConfigError(f"--out {folder}: holds a run already; go on with it by --resume, or name another folder")
+
+
+def check_results(folder: Path, result: str) -> None:
+    """Results can go into this folder; found out before anything is computed, and nothing is made.
+
+    Raises:
+        ConfigError: it is no folder, or holds the file `result` already.
+        PermissionError: it cannot be written.
+    """
+    if (folder / result).exists():
+        raise ConfigError(f"--out {folder}: holds {result} already; name another folder")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise ConfigError(f"--out {folder}: {nearest} is not a folder")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise PermissionError(13, "Permission denied", str(folder))
 
 
 def create(folder: Path, config: Config) -> None:

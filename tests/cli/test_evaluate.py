@@ -202,7 +202,7 @@ def test_intervals() -> None:
         ("run --task 3", ["--task"]),
         ("run --out run/config.yaml", ["run/config.yaml", "not a folder"]),
         ("run --out run/config.yaml/below", ["not a folder"]),
-        ("run --out done", ["done", "holds an evaluation already"]),
+        ("run --out done", ["done", "holds evaluation.csv already"]),
     ],
 )
 def test_a_wrong_command_is_one_clear_line(command: Command, evaluate: Command, flags: str, words: list[str]) -> None:

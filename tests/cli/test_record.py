@@ -131,7 +131,7 @@ def test_bad_input_is_one_clear_line(command: Command, record: Command, flags: s
 def test_a_recording_is_not_overwritten(command: Command, record: Command) -> None:
     train(command)
     assert record(f"run --tasks 1 --out films {FEW}").code == 0
-    assert_fails(record("run --out films"), 2, "holds a recording already")
+    assert_fails(record("run --out films"), 2, "holds task-1.mp4 already")
 
 
 def test_no_ffmpeg(command: Command, record: Command, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Train and evaluate everything behind one section of docs/results.md, anew and from nothing but its configuration:
+#
+#   benchmarks/reproduce.sh navigation-paper [FOLDER] [FLAG ...]
+#
+# Runs go to FOLDER (runs/reproduced/NAME), flags to every training. What is there already is not trained again and
+# what was cut short goes on, so the command may be stopped and repeated.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+name=${1:?name a configuration, such as navigation-paper}
+folder=${2:-runs/reproduced/$name}
+seeds=1
+case $name in
+navigation-paper) learners="maml fomaml context multitask oracle" seeds="1 2 3" evaluation="--protocol paper --random" ;;
+cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protocol paper --random" ;;
+cheetah-vel-paper) learners="maml multitask oracle" evaluation="--protocol paper --random" ;;
+*-paper-original) learners=maml evaluation="--protocol paper" ;;
+cheetah-vel | cheetah-dir | navigation) learners=maml evaluation="--tasks 200" ;;
+*)
+    echo "error: no results of $name; there are some of the configurations named in docs/results.md" >&2
+    exit 2
+    ;;
+esac
+
+for seed in $seeds; do
+    for learner in $learners; do
+        run=$folder/$learner/seed-$seed
+        if [ -e "$run/config.yaml" ]; then
+            python -m mamlrl.train --resume "$run"
+        else
+            python -m mamlrl.train --env "$name" --learner "$learner" --seed "$seed" --out "$run" "${@:3}"
+        fi
+    done
+done
+python -m mamlrl.evaluate "$folder" $evaluation --out "$folder/evaluation-$(date +%Y%m%d-%H%M%S)"
