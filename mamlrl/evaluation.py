@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
+from tqdm import tqdm
 
 from mamlrl.advantages import make_batch
 from mamlrl.config import Config
@@ -48,7 +49,7 @@ def evaluate_adaptation(
         Returns, [steps + 1, M].
     """
     returns, steps = [], evaluation_steps(config)
-    for step in range(steps + 1):
+    for step in tqdm(range(steps + 1), "gradient steps", leave=False, disable=None):
         rollouts = collect_steps(
             envs,
             policy,

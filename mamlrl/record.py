@@ -43,6 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", default="0,1,3", metavar="K,K,...", help="Numbers of gradient steps (0,1,3).")
     parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per gradient step (those of training).")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="Seed of tasks and of all noise (1).")
+    parser.add_argument("--format", choices=("mp4", "gif"), default="mp4", help="MP4, or GIF of half the size (mp4).")
     parser.add_argument("--out", type=Path, metavar="DIR", help="Folder to write to (runs/recordings/<env>-<time>).")
     return parser
 
@@ -73,8 +74,11 @@ def _record(argv: Sequence[str]) -> int:
     )
     experiment = make_experiment(dataclasses.replace(config, sampling=sampling))
     folder = options.out or run_folder.results_folder("recordings", config)
-    run_folder.check_results(folder, "task-1.mp4")
-    video.check_ffmpeg()
+    run_folder.check_results(folder, f"task-1.{options.format}")
+    write_film = video.write_gif
+    if options.format == "mp4":
+        video.check_ffmpeg()
+        write_film = video.write_mp4
     try:
         params, streams = trained.params(initial_state(experiment)), Streams(options.seed).test()
         tasks = draw_tasks(experiment.envs, num_tasks, streams.numpy(Stream.TASKS, 0))
@@ -85,8 +89,8 @@ def _record(argv: Sequence[str]) -> int:
             video.film_tasks(experiment, experiment.envs, params, tasks, steps, streams), start=1
         ):
             folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"task-{number}.mp4"
-            video.write_mp4(path, film)
+            path = folder / f"task-{number}.{options.format}"
+            write_film(path, film)
             returns = ", ".join(f"{take.frame_returns[-1]:.1f} ({take.steps})" for take in film.takes)
             print(f"{path}: {video.task_name(film.environment, film.task)}, return (steps) {returns}", flush=True)
             films.append(film._replace(takes=[take._replace(frames=[]) for take in film.takes]))  # pictures are large

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from tqdm import tqdm
 
 from mamlrl.advantages import make_batch
 from mamlrl.distributions import DiagonalGaussian
@@ -121,7 +122,7 @@ def film_tasks(
     """
     config, _, policy, learner, _ = experiment
     adapted = [params]
-    for step in range(steps[-1]):
+    for step in tqdm(range(steps[-1]), "gradient steps", leave=False, disable=None):
         rollouts = collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
         params = learner.adapt(params, make_batch(rollouts, config.sampling)[0], step_size_of(step, config))
         adapted.append(params)
@@ -172,7 +173,7 @@ def _play(experiment: Experiment, envs: VectorEnv, params: Params, task: np.ndar
     observations, rewards, speeds = [observation], [np.zeros(num_rows)], []
     frames, shown = [_pictures(envs)], [0]
     alive, lengths = np.ones(num_rows, bool), np.zeros(num_rows, int)
-    for t in range(1, settings.horizon + 1):
+    for t in tqdm(range(1, settings.horizon + 1), "filming", leave=False, disable=None):
         inputs = torch.as_tensor(np.asarray(observation).reshape(num_rows, 1, -1), dtype=torch.float32)
         outputs, memory = policy.step(params, inputs, memory)
         action = likeliest_action(policy, outputs)[:, 0].numpy()
@@ -321,6 +322,22 @@ def write_mp4(path: Path, film: Film) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path}: ffmpeg could not write it") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_gif(path: Path, film: Film) -> None:
+    """Write a film as an animated GIF of half the size; the file appears when it is whole.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_bytes(encode_gif(film)[0])
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

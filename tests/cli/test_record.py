@@ -128,6 +128,15 @@ def test_bad_input_is_one_clear_line(command: Command, record: Command, flags: s
     assert not Path("runs").exists()
 
 
+def test_a_film_as_a_gif_needs_no_ffmpeg(command: Command, record: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(command)
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", no_ffmpeg)
+    assert record("run --tasks 1 --steps 0,1 --format gif --out films").code == 0
+    assert sorted(os.listdir("films")) == ["still.png", "task-1.gif"]
+    pictures = imageio.imread("films/task-1.gif", index=None)
+    assert len(pictures) > 2 and pictures.shape[2] > pictures.shape[1]  # two panels side by side
+
+
 def test_a_recording_is_not_overwritten(command: Command, record: Command) -> None:
     train(command)
     assert record(f"run --tasks 1 --out films {FEW}").code == 0
