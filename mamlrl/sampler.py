@@ -143,12 +143,12 @@ def collect_steps(
 
     Rollouts of a task that already has enough are masked out. The other arguments are those of `collect`.
     """
-    parts, streams_of_parts = [], streams.parts()
-    while not parts or min_steps > int(sum(part.mask.sum((1, 2)) for part in parts).min()):
-        parts.append(collect(envs, policy, params, tasks, next(streams_of_parts), config))
-    if len(parts) == 1 and min_steps == 0:
-        return parts[0]
-    rollouts = join(parts)
+    rollouts = collect(envs, policy, params, tasks, streams, config)
+    if not min_steps:
+        return rollouts
+    more = streams.further_parts()
+    while rollouts.mask.sum((1, 2)).min() < min_steps:
+        rollouts = join([rollouts, collect(envs, policy, params, tasks, next(more), config)])
     lengths = rollouts.mask.sum(-1)
     wanted = lengths.cumsum(1) - lengths < min_steps
     return rollouts._replace(mask=rollouts.mask * wanted.unsqueeze(-1))

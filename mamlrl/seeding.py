@@ -77,9 +77,9 @@ class RolloutStreams:
     part: int = 0
     """number of the part, where a round is collected in several"""
 
-    def parts(self) -> Iterator[RolloutStreams]:
-        """The streams of one part of the round after another, the first of them this one's own."""
-        return (dataclasses.replace(self, part=part) for part in itertools.count(self.part))
+    def further_parts(self) -> Iterator[RolloutStreams]:
+        """The streams of the parts after this one."""
+        return (dataclasses.replace(self, part=part) for part in itertools.count(self.part + 1))
 
     def _key(self, purpose: Stream, task: int) -> tuple[int, ...]:
         key = (purpose, self.iteration, self.step, task)

@@ -1,0 +1,48 @@
+"""The initialisations that come with the repository: those of the shipped configurations, and they adapt."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mamlrl.cli import make_config, shipped_settings
+from mamlrl.comparison import evaluate_config
+from mamlrl.config import Config, EvalConfig
+from mamlrl.pretrained import find_checkpoints, read_trained
+
+FOLDER = Path(__file__).parents[1] / "runs" / "pretrained"
+CHECKPOINTS = find_checkpoints(FOLDER)
+
+
+def name_of(checkpoint: Path) -> str:
+    """Such as ``navigation-paper/maml/seed-1``."""
+    return checkpoint.parent.relative_to(FOLDER).as_posix()
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=name_of)
+def test_a_shipped_policy_has_the_settings_of_its_configuration(checkpoint: Path) -> None:
+    configuration, learner, *seed = name_of(checkpoint).split("/")
+    shipped = make_config({"name": configuration, **shipped_settings(configuration), "learner": learner})
+    trained = read_trained(checkpoint).config
+    assert seed == [f"seed-{trained.seed}"] or (seed, trained.seed) == ([], 1)
+
+    def of_training(config: Config) -> Config:
+        return dataclasses.replace(config, seed=1, threads=0, video=Config().video, checkpoint=Config().checkpoint)
+
+    assert of_training(trained) == of_training(shipped)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [("navigation-paper", -30.0, -14.0), ("cheetah-dir-paper", 50.0, 250.0)],
+)
+def test_a_shipped_policy_adapts(name: str, before: float, after: float) -> None:
+    """Worse than `before` without a gradient step, better than `after` with one, on tasks that no training saw."""
+    trained = read_trained(find_checkpoints(FOLDER / name / "maml")[0])
+    settings = EvalConfig(tasks=10, rollouts=20, steps=1)
+    returns = evaluate_config(dataclasses.replace(trained.config, eval=settings), trained, seed=1, tasks=None)
+    unadapted, adapted = np.asarray(returns).mean(1)
+    assert unadapted < before and adapted > after
