@@ -122,9 +122,7 @@ def meta_train(
             evaluated: Metrics = evaluate(state.params, progress.iteration) if evaluate else {}
             # the returns of a meta-iteration are those of the parameters before its update
             measured, value = (progress, held_out_return(evaluated)) if evaluate else (before, adapted_return)
-            if value is not None and value > progress.best_return:
-                progress = progress._replace(best_return=value)
-                checkpoints.save_best(measured._replace(best_return=value))
+            progress = save_if_best(checkpoints, progress, measured, value)
             log.write(progress.iteration, {**metrics, "env_steps": progress.env_steps, **evaluated})
             if record:
                 record(state.params, progress.iteration)
@@ -143,6 +141,16 @@ def meta_train(
     finally:
         line.close()
     return progress
+
+
+def save_if_best(
+    checkpoints: CheckpointFolder, progress: Progress, measured: Progress, value: float | None
+) -> Progress:
+    """Keep what was measured as the best checkpoint if its return, if it has one, is the highest yet."""
+    if value is None or value <= progress.best_return:
+        return progress
+    checkpoints.save_best(measured._replace(best_return=value))
+    return progress._replace(best_return=value)
 
 
 class Stopwatch:
