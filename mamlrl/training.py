@@ -110,14 +110,12 @@ def meta_train(
             start = time.perf_counter()
             state, metrics = meta_iteration(experiment, progress.state, progress.iteration)
             new_steps, adapted_return = metrics["env_steps"], metrics[f"return/step_{training_steps(config)}"]
-            before, progress = (
-                progress,
-                progress._replace(
-                    state=state,
-                    iteration=progress.iteration + 1,
-                    env_steps=progress.env_steps + int(new_steps),
-                    nonfinite_steps=progress.nonfinite_steps + 1 if metrics.get("trust_region/nonfinite") else 0,
-                ),
+            before = progress
+            progress = progress._replace(
+                state=state,
+                iteration=progress.iteration + 1,
+                env_steps=progress.env_steps + int(new_steps),
+                nonfinite_steps=progress.nonfinite_steps + 1 if metrics.get("trust_region/nonfinite") else 0,
             )
             evaluated: Metrics = evaluate(state.params, progress.iteration) if evaluate else {}
             # the returns of a meta-iteration are those of the parameters before its update
