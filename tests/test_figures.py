@@ -1,6 +1,9 @@
-"""The scripts that draw learning curves and rollouts."""
+"""The scripts that draw learning curves and rollouts, and the one that reproduces a result."""
 
 import argparse
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -82,3 +85,26 @@ def test_draws_rollouts_before_and_after_adaptation(tmp_path: Path, capsys: pyte
     assert (frames[0] != frames[1]).any()
     assert render_rollouts.main([str(tmp_path / "run"), "--out", str(picture), "--tasks", "1", "--crop", "0.5"]) == 0
     assert picture.stat().st_size > 0
+
+
+def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
+    script = Path(__file__).parents[1] / "benchmarks" / "reproduce.sh"
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run(["bash", str(script), *arguments], env=environment, capture_output=True, text=True)
+
+
+def test_reproduces_a_result_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    small = "--iterations 2 --sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 3 --eval.every 0".split()
+    first = reproduce("cheetah-dir", str(tmp_path), *small)
+    assert first.returncode == 0, first.stderr
+    assert "| maml " in first.stdout and "200 tasks" in first.stdout
+    assert (tmp_path / "maml" / "seed-1" / "checkpoints" / "iteration-000002.pt").exists()
+    again = reproduce("cheetah-dir", str(tmp_path))
+    assert again.returncode == 0, again.stderr
+    assert "iteration 1/2" not in again.stdout and len(list(tmp_path.glob("evaluation-*/evaluation.png"))) == 2
+
+
+def test_a_result_that_there_is_not(tmp_path: Path) -> None:
+    outcome = reproduce("cheetah-dri", str(tmp_path / "out"))
+    assert outcome.returncode == 2 and "no results of cheetah-dri" in outcome.stderr
+    assert not (tmp_path / "out").exists()
