@@ -25,7 +25,7 @@ CONFIG_FILE = "config.yaml"
 FREE_FORM = "environment.kwargs"
 """The field whose keys are the environment's own."""
 
-CHANGEABLE = {"iterations", "device", "threads"}
+CHANGEABLE = {"iterations", "device", "threads", "video.every", "checkpoint.every", "checkpoint.keep"}
 """Settings that a resumed run may change."""
 RUN_FLAGS = {
     "config": ("FILE", "YAML file of settings; they go over those of a short name, and flags over them."),
@@ -283,7 +283,7 @@ def differences(settings: Settings, others: Settings, prefix: str = "") -> dict[
 
 
 def check_unchanged(settings: Settings, new_settings: Settings) -> None:
-    """A resumed run has the settings that it began with, but for its length, device and threads.
+    """A resumed run has the settings that it began with, but for those in CHANGEABLE.
 
     Raises:
         ConfigError: names every setting that differs.

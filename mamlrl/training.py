@@ -368,7 +368,7 @@ def load_progress(folder: Path, start: Progress, config: Config) -> Progress:
     settings = to_settings(make_config(settings))  # fields that are newer than the checkpoint take their defaults
     check_unchanged(settings, to_settings(config))  # config.yaml may have been edited
     for name, (old, new) in differences(settings, to_settings(config)).items():
-        if name != "iterations":
+        if name in ("device", "threads"):
             print(f"note: {name} was {old} and is now {new}; results may differ in the last bits")
     for problem in passed_over:
         print(f"note: {problem}; going back to iteration {progress.iteration}")

@@ -216,6 +216,14 @@ def test_threads_may_change_with_a_note(small_run: Command, command: Command) ->
     assert "note: threads was 1 and is now 2" in outcome.out
 
 
+def test_films_may_begin_on_resume(small_run: Command, command: Command) -> None:
+    small_run("--iterations 1 --out run")
+    outcome = command("--resume run --iterations 2 --video.every 2")
+    assert outcome.code == 0 and "note:" not in outcome.out, outcome
+    assert [path.name for path in Path("run/videos").iterdir()] == ["iteration-000002.mp4"]
+    assert "every: 2" in Path("run/config.yaml").read_text()
+
+
 def test_resume_takes_the_same_environment_by_name(small_run: Command, command: Command) -> None:
     small_run("--iterations 1 --out run")
     assert command("--env navigation --resume run --iterations 2").code == 0
