@@ -107,9 +107,11 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 def title_of(config: Config, settings: EvalConfig) -> str:
     """What was measured, in a line."""
-    rollouts = f"{settings.rollouts} rollouts" + (" and more" if settings.min_steps else "")
-    name = config.env.rpartition("/")[2]
-    return f"{name}: {settings.tasks} held-out tasks, {rollouts} of {config.environment.horizon} steps"
+    name, horizon = config.env.rpartition("/")[2], config.environment.horizon
+    data = f"{settings.rollouts} rollouts of {horizon} steps"
+    if settings.min_steps:
+        data = f"{settings.min_steps} steps in rollouts of {horizon}"
+    return f"{name}: {settings.tasks} held-out tasks, {data}"
 
 
 def _eval_settings(options: argparse.Namespace) -> EvalConfig:

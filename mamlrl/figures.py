@@ -48,7 +48,8 @@ def figure(curves: Sequence[Curve], published: Published, title: str) -> Figure:
         axes.plot(range(len(marks)), marks, "x", color=color, markersize=9, markeredgewidth=2)
     if any(learner_of(curve.method) in published for curve in curves):
         axes.plot([], [], "kx", markersize=9, markeredgewidth=2, label="published")
-    axes.set(xlabel="gradient steps", ylabel="mean return", title=title, xticks=range(last + 1))
+    axes.set(xlabel="gradient steps", ylabel="mean return", xticks=range(last + 1))
+    axes.set_title(title, fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend()
     return canvas
