@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from mamlrl.cli import to_settings, to_yaml
 from mamlrl.config import Config
-from mamlrl.figures import Curve, figure
+from mamlrl.figures import Curve, figure, steps_name
 from mamlrl.learners import evaluation_steps, training_steps
 from mamlrl.structs import Metrics
 
@@ -26,11 +26,6 @@ RETURN, EVALUATION = "return", "eval/return"
 
 COMPARED = ("name", "learner", "seed", "adaptation.step_size", "trust_region.max_kl")
 """Settings that TensorBoard's table of runs shows at once: the five that it has room for."""
-
-
-def step_name(step: int) -> str:
-    """Number of adaptation steps, in words."""
-    return "before adaptation" if step == 0 else f"after {step} step" + ("s" if step > 1 else "")
 
 
 def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
@@ -44,7 +39,7 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
         charts: dict[str, list[Any]] = {"by adaptation step": ["Multiline", [rf"{tag}/step_\d+$"]]}
         for step in reversed(range(steps + 1)):  # TensorBoard shows charts with bands last one first
             bounds = [f"{tag}_band/step_{step}/{bound}" for bound in ("lower", "upper")]
-            charts[f"{step_name(step)}, 95% interval over tasks"] = ["Margin", [f"{tag}/step_{step}", *bounds]]
+            charts[f"{steps_name(step)}, 95% interval over tasks"] = ["Margin", [f"{tag}/step_{step}", *bounds]]
         return charts
 
     def lines(**charts: str) -> dict[str, list[Any]]:

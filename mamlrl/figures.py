@@ -1,4 +1,4 @@
-"""Figure of return against number of gradient steps."""
+"""Figure of return against number of gradient steps, and how numbers of steps are called in figures."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ class Curve(NamedTuple):
     """of the 95% interval, [steps + 1]; NaN where there is one value only"""
     over: str
     """what the interval is over: "40 tasks" or "3 seeds" """
+
+
+def steps_name(steps: int) -> str:
+    """Number of gradient steps, in words."""
+    return "before adaptation" if steps == 0 else "1 gradient step" if steps == 1 else f"{steps} gradient steps"
 
 
 def learner_of(method: str) -> str:

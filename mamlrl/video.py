@@ -28,6 +28,7 @@ from mamlrl.envs.base import make_task_envs
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.errors import UserError
 from mamlrl.evaluation import step_size_of
+from mamlrl.figures import steps_name
 from mamlrl.learners import OBSERVE_TASK, evaluation_steps
 from mamlrl.logger import MetricsLog
 from mamlrl.policies.base import Policy
@@ -90,11 +91,6 @@ def task_name(environment: str, task: np.ndarray) -> str:
     """What the task is, in a few words."""
     name = TASK_NAMES.get(environment, "task " + ", ".join(["{:.2f}"] * len(task)))
     return name.format(*task)
-
-
-def steps_name(steps: int) -> str:
-    """Number of gradient steps, in words."""
-    return "before adaptation" if steps == 0 else "1 gradient step" if steps == 1 else f"{steps} gradient steps"
 
 
 def film_tasks(

@@ -130,7 +130,7 @@ def test_the_custom_layout_shows_returns_with_bands_trust_region_and_time(page) 
     titles = ("Return on training tasks", "Return on held-out tasks", "Trust region", "Time", "Policy and baseline")
     for title in titles:
         page.get_by_text(title, exact=True).first.wait_for()
-    for title in ("by adaptation step", "after 3 steps, 95% interval over tasks", "KL divergence"):
+    for title in ("by adaptation step", "3 gradient steps, 95% interval over tasks", "KL divergence"):
         page.get_by_text(title, exact=True).first.wait_for()
     lines = page.locator("tf-custom-scalar-multi-line-chart-card path.line")
     lines.first.wait_for(state="attached")
