@@ -201,7 +201,7 @@ def test_a_resumed_run_keeps_its_settings(small_run: Command, command: Command) 
     small_run("--iterations 2 --out run")
     metrics = Path("run/metrics.csv").read_text()
     outcome = command("--resume run --iterations 3 --sampling.tasks 5 --trust_region.max_kl 0.5")
-    assert_fails(outcome, 2, "sampling.tasks was 4 and is now 5", "trust_region.max_kl was 0.01 and is now 0.5")
+    assert_fails(outcome, 2, "sampling.tasks was 4 and is now 5", "trust_region.max_kl was 0.02 and is now 0.5")
     assert "iterations was" not in outcome.err
     config = Path("run/config.yaml")
     config.write_text(config.read_text().replace("seed: 1", "seed: 2"))
