@@ -307,14 +307,21 @@ def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | No
     """Run a command on its arguments (None: the process's); what a user can put right becomes one line on stderr.
 
     Returns:
-        The exit code: what the action returns, 2 when the command or a setting is wrong, 1 when something failed.
+        The exit code: what the action returns, 2 when the command or a setting is wrong, 1 when something failed,
+        128 + the signal's number after Ctrl-C and when nobody reads the output any more, as of other programs.
     """
     if os.getcwd() not in sys.path:  # my_module:... environments are found from a console script too
         sys.path.insert(0, os.getcwd())
     try:
-        return action(sys.argv[1:] if argv is None else argv)
+        try:
+            return action(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()
     except UserError as error:
         return _fail(str(error), error.exit_code)
+    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
+        return 141
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1)

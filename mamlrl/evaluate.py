@@ -99,8 +99,10 @@ def _evaluate(argv: Sequence[str]) -> int:
         results.append(comparison.Evaluated(entry.method, config.seed, returns))
     curves, title = comparison.pool(results), title_of(first, settings)
     published = protocol.published if protocol else {}
-    print(f"\n{title}\n\n{comparison.table(curves, published)}\n")
-    comparison.write_results(folder, results, curves, published, title)
+    try:
+        comparison.write_results(folder, results, curves, published, title)
+    finally:  # what took minutes is seen although the disk is full
+        print(f"\n{title}\n\n{comparison.table(curves, published)}\n")
     print(f"results: {folder}", flush=True)
     return 0
 

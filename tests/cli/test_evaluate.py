@@ -6,6 +6,8 @@ import csv
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +124,17 @@ def test_a_full_disk_leaves_no_half_written_table(
     monkeypatch.setattr(comparison.os, "replace", full)
     assert_fails(evaluate(f"run --out results {FEW}"), 1, "results/evaluation.csv", "No space left")
     assert list(Path("results").iterdir()) == []
+
+
+def test_results_are_written_though_nobody_reads_on(command: Command) -> None:
+    train(command)
+    words = [sys.executable, "-m", "mamlrl.evaluate", "run", "--out", "results", *FEW.split()]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline().startswith("maml, seed 1")
+    process.stdout.close()  # what `| head -1` does
+    assert process.wait(timeout=120) == 141
+    assert process.stderr and "error" not in process.stderr.read().lower()
+    assert Path("results/evaluation.csv").exists()
 
 
 def test_default_folder_and_schedule(command: Command, evaluate: Command) -> None:
