@@ -78,9 +78,10 @@ def pool(results: Sequence[Evaluated]) -> list[Curve]:
 
 
 def table(curves: Sequence[Curve], published: Published) -> str:
-    """Methods against gradient steps, mean and 95% interval, with published means beneath, as Markdown."""
+    """Methods against gradient steps, mean and 95% interval, as Markdown; published means after a learner's rows."""
     steps = max(len(curve.means) for curve in curves)
     rows = [["method", *(f"{step} steps" if step != 1 else "1 step" for step in range(steps)), "95% interval over"]]
+    last = {learner_of(curve.method): curve for curve in curves}
     for curve in curves:
         cells = [
             f"{mean:.2f}" + ("" if np.isnan(half_width) else f" ± {half_width:.2f}")
@@ -88,7 +89,8 @@ def table(curves: Sequence[Curve], published: Published) -> str:
         ]
         over = "" if np.isnan(curve.half_widths[0]) else curve.over
         rows.append([curve.method, *cells, *[""] * (steps - len(cells)), over])
-        if means := published.get(learner_of(curve.method)):
+        learner = learner_of(curve.method)
+        if curve is last[learner] and (means := published.get(learner)):
             cells = [f"{mean:.2f}" for mean in means[:steps]]
             rows.append(["  published", *cells, *[""] * (steps - len(cells)), ""])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

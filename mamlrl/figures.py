@@ -37,21 +37,22 @@ def learner_of(method: str) -> str:
 def figure(curves: Sequence[Curve], published: Published, title: str) -> Figure:
     """Return against gradient steps: a curve with its band for every method, published means as crosses.
 
-    A method that does not adapt is a horizontal line.
+    A method that does not adapt is a horizontal line. The crosses have the colour of the learner's first method.
     """
     canvas = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = canvas.add_subplot()
     last = max(len(curve.means) for curve in curves) - 1
+    unmarked = dict(published)
     for number, curve in enumerate(curves):
         color, steps = f"C{number}", np.arange(len(curve.means))
         means, half_widths = np.array(curve.means), np.nan_to_num(np.array(curve.half_widths))
-        marks = published.get(learner_of(curve.method), ())[: last + 1]
+        marks = unmarked.pop(learner_of(curve.method), ())[: last + 1]
         if len(steps) == 1:
             steps, means, half_widths = np.array([0, last]), means.repeat(2), half_widths.repeat(2)
         axes.plot(steps, means, color=color, marker="o" if len(curve.means) > 1 else None, label=curve.method)
         axes.fill_between(steps, means - half_widths, means + half_widths, color=color, alpha=0.2, linewidth=0)
         axes.plot(range(len(marks)), marks, "x", color=color, markersize=9, markeredgewidth=2)
-    if any(learner_of(curve.method) in published for curve in curves):
+    if len(unmarked) < len(published):
         axes.plot([], [], "kx", markersize=9, markeredgewidth=2, label="published")
     axes.set(xlabel="gradient steps", ylabel="mean return", xticks=range(last + 1))
     axes.set_title(title, fontsize=10)

@@ -20,6 +20,7 @@ from mamlrl.cli import make_config, shipped_settings
 from mamlrl.comparison import Curve, Evaluated
 from mamlrl.evaluate import main
 from mamlrl.evaluation import interval, student_quantile
+from mamlrl.figures import figure
 from mamlrl.pretrained import find_checkpoints
 from mamlrl.protocols import PAPER, paper_protocol
 
@@ -194,6 +195,17 @@ def test_intervals() -> None:
     assert np.isnan(interval(np.array([1.0])))
     runs = [Evaluated("maml", seed, np.array([[seed - 1.0, seed + 1.0]])) for seed in (1, 2, 3)]
     assert comparison.pool(runs) == [Curve("maml", [2.0], [interval(np.array([1.0, 2.0, 3.0]))], "3 seeds")]
+
+
+def test_published_values_stand_once_beneath_all_methods_of_a_learner() -> None:
+    curves = [Curve(name, [-40.0, -9.0], [1.0, 1.0], "40 tasks") for name in ("maml (ours)", "maml (theirs)", "random")]
+    rows = [line.split("|")[1:4] for line in comparison.table(curves, {"maml": (-40.41, -11.68)}).splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == ["maml (ours)", "maml (theirs)", "published", "random"]
+    assert [cell.strip() for cell in rows[2]] == ["published", "-40.41", "-11.68"]
+    axes = figure(curves, {"maml": (-40.41, -11.68)}, "title").axes[0]
+    crosses = [line for line in axes.get_lines() if line.get_marker() == "x" and len(line.get_ydata())]
+    assert [list(line.get_ydata()) for line in crosses] == [[-40.41, -11.68]]
+    assert "published" in [text.get_text() for text in axes.get_legend().get_texts()]
 
 
 @pytest.mark.parametrize(
