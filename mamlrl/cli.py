@@ -312,6 +312,9 @@ def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | No
     """
     if os.getcwd() not in sys.path:  # my_module:... environments are found from a console script too
         sys.path.insert(0, os.getcwd())
+    # Torch's threads spin while they wait for each other, on Linux for milliseconds. Where other programs have the
+    # cores that costs many times the work itself. It must be said before torch is imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
         try:
             return action(sys.argv[1:] if argv is None else argv)

@@ -77,9 +77,11 @@ def test_a_wrong_file_is_one_line_and_writes_nothing(
 
 def test_help_names_every_field_with_its_default_and_imports_nothing_heavy() -> None:
     program = (
-        "import sys, mamlrl.train\n"
+        "import os, sys, mamlrl.train\n"
         "try: mamlrl.train.main(['--help'])\n"
-        "finally: assert not {'torch', 'mujoco', 'tensorboard'} & sys.modules.keys()"
+        "finally:\n"
+        "    assert not {'torch', 'mujoco', 'tensorboard'} & sys.modules.keys()\n"
+        "    assert 'GOMP_SPINCOUNT' in os.environ  # which torch reads when it is imported"
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
