@@ -39,7 +39,7 @@ def figure(curves: Sequence[Curve], published: Published, title: str) -> Figure:
 
     A method that does not adapt is a horizontal line. The crosses have the colour of the learner's first method.
     """
-    canvas = Figure(figsize=(6.4, 4.2), layout="constrained")
+    canvas = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = canvas.add_subplot()
     last = max(len(curve.means) for curve in curves) - 1
     unmarked = dict(published)
@@ -49,13 +49,14 @@ def figure(curves: Sequence[Curve], published: Published, title: str) -> Figure:
         marks = unmarked.pop(learner_of(curve.method), ())[: last + 1]
         if len(steps) == 1:
             steps, means, half_widths = np.array([0, last]), means.repeat(2), half_widths.repeat(2)
-        axes.plot(steps, means, color=color, marker="o" if len(curve.means) > 1 else None, label=curve.method)
+        marker, zorder = "o" if len(curve.means) > 1 else None, 3 - number / len(curves)  # the first is not hidden
+        axes.plot(steps, means, color=color, marker=marker, zorder=zorder, label=curve.method)
         axes.fill_between(steps, means - half_widths, means + half_widths, color=color, alpha=0.2, linewidth=0)
         axes.plot(range(len(marks)), marks, "x", color=color, markersize=9, markeredgewidth=2)
     if len(unmarked) < len(published):
         axes.plot([], [], "kx", markersize=9, markeredgewidth=2, label="published")
     axes.set(xlabel="gradient steps", ylabel="mean return", xticks=range(last + 1))
-    axes.set_title(title, fontsize=10)
+    canvas.suptitle(title, fontsize=10)
     axes.grid(alpha=0.3)
-    axes.legend()
+    canvas.legend(loc="outside lower center", ncols=3)
     return canvas

@@ -202,10 +202,11 @@ def test_published_values_stand_once_beneath_all_methods_of_a_learner() -> None:
     rows = [line.split("|")[1:4] for line in comparison.table(curves, {"maml": (-40.41, -11.68)}).splitlines()[2:]]
     assert [row[0].strip() for row in rows] == ["maml (ours)", "maml (theirs)", "published", "random"]
     assert [cell.strip() for cell in rows[2]] == ["published", "-40.41", "-11.68"]
-    axes = figure(curves, {"maml": (-40.41, -11.68)}, "title").axes[0]
+    canvas = figure(curves, {"maml": (-40.41, -11.68)}, "title")
+    axes = canvas.axes[0]
     crosses = [line for line in axes.get_lines() if line.get_marker() == "x" and len(line.get_ydata())]
     assert [list(line.get_ydata()) for line in crosses] == [[-40.41, -11.68]]
-    assert "published" in [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "published" in [text.get_text() for text in canvas.legends[0].get_texts()]
 
 
 @pytest.mark.parametrize(
