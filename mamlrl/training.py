@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import math
 import os
 import shlex
 import time
@@ -383,5 +384,6 @@ def report(folder: Path, progress: Progress, config: Config) -> None:
         print(f"stopped after iteration {progress.iteration} of {config.iterations}; go on with")
         print(f"  python -m mamlrl.train --resume {shlex.quote(str(folder))}", flush=True)
     else:
-        best = f"{progress.best_return:.2f}"
-        print(f"done: {progress.iteration} iterations, best return after adaptation {best}", flush=True)
+        measured = math.isfinite(progress.best_return)  # else it was too short for an evaluation
+        best = f", best return after adaptation {progress.best_return:.2f}" if measured else ""
+        print(f"done: {progress.iteration} iterations{best}", flush=True)

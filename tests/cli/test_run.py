@@ -82,6 +82,12 @@ def test_held_out_evaluation_changes_nothing_else(small_run: Command) -> None:
     assert [name for name in evaluations[0] if "interval" not in name] == [f"eval/return/step_{k}" for k in range(3)]
 
 
+def test_a_run_too_short_for_an_evaluation_names_no_best_return(small_run: Command) -> None:
+    outcome = small_run("--iterations 1 --out run --eval.every 2")
+    assert "done: 1 iterations\n" in outcome.out
+    assert not Path("run/checkpoints/best.pt").exists()
+
+
 def test_the_best_checkpoint_holds_the_parameters_that_were_measured(small_run: Command) -> None:
     small_run("--iterations 6 --out run --checkpoint.keep 100")
     returns = [float(row["return/step_1"]) for row in read_metrics("run")]
