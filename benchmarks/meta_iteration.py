@@ -26,13 +26,13 @@ from tqdm import trange
 import mamlrl.learners.maml as maml
 from mamlrl.advantages import make_batch
 from mamlrl.config import AdaptationConfig, Config, EnvironmentConfig, SamplingConfig, TrustRegionConfig
-from mamlrl.envs.base import make_task_envs
-from mamlrl.memory import keep_freed_memory
+from mamlrl.envs.making import make_task_envs
 from mamlrl.policies import make_policy
 from mamlrl.sampler import collect
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import MetaBatch
-from mamlrl.training import Stopwatch
+from mamlrl.training.loop import Stopwatch
+from mamlrl.training.memory import keep_freed_memory
 
 WORKLOADS = {
     "W1": ("mamlrl/Navigation2D-v0", 100, 0.5),

@@ -22,10 +22,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 
 from mamlrl.errors import UserError
-from mamlrl.pretrained import find_checkpoints, read_trained
+from mamlrl.experiment import draw_tasks, initial_state, make_experiment
+from mamlrl.recording.films import film_tasks
+from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 from mamlrl.seeding import Stream
-from mamlrl.training import draw_tasks, initial_state, make_experiment
-from mamlrl.video import film_tasks
 
 
 def frames_before_and_after(folder: Path, num_tasks: int, frame_step: int) -> np.ndarray:

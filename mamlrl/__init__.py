@@ -17,7 +17,7 @@ from mamlrl import envs as envs  # importing registers the environments
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mamlrl.using import MetaPolicy
+    from mamlrl.deploy import MetaPolicy
 
 
 def load(path: str | PathLike[str]) -> MetaPolicy:
@@ -29,6 +29,6 @@ def load(path: str | PathLike[str]) -> MetaPolicy:
     Raises:
         mamlrl.errors.UserError: there is no readable checkpoint, or not one alone.
     """
-    from mamlrl.using import load_policy  # imports torch, which takes seconds
+    from mamlrl.deploy import load_policy  # imports torch, which takes seconds
 
     return load_policy(path)

@@ -9,14 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from mamlrl import run_folder
-from mamlrl.cli import OptionParser, differences, run_command, to_settings
+from mamlrl.commands import OptionParser, run_command
 from mamlrl.config import Config, EvalConfig
+from mamlrl.config.files import differences, to_settings
 from mamlrl.errors import ConfigError
-from mamlrl.protocols import STEPS, TASKS, environment_settings, paper_protocol
+from mamlrl.evaluation.protocols import STEPS, TASKS, environment_settings, paper_protocol
+from mamlrl.run_folder import folder as run_folder
 
 if TYPE_CHECKING:
-    from mamlrl.pretrained import Trained
+    from mamlrl.run_folder.pretrained import Trained
 
 IRRELEVANT = ("seed", "name", "iterations", "device", "threads", "eval", "video", "checkpoint")
 """Settings in which runs of one method may differ."""
@@ -74,10 +75,10 @@ def _evaluate(argv: Sequence[str]) -> int:
         raise ConfigError(f"--seed is {options.seed}; it must be at least 0")
     import torch  # takes seconds: --help has answered by now
 
-    from mamlrl import comparison
-    from mamlrl.memory import keep_freed_memory
-    from mamlrl.pretrained import find_checkpoints, read_trained
-    from mamlrl.training import num_threads
+    from mamlrl.evaluation import comparison
+    from mamlrl.experiment import num_threads
+    from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
+    from mamlrl.training.memory import keep_freed_memory
 
     paths = dict.fromkeys(path for run in options.runs for path in find_checkpoints(run))
     trained = [read_trained(path) for path in paths]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mamlrl import run_folder
-from mamlrl.cli import OptionParser, run_command
+from mamlrl.commands import OptionParser, run_command
 from mamlrl.errors import ConfigError
+from mamlrl.run_folder import folder as run_folder
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
@@ -55,11 +55,11 @@ def _record(argv: Sequence[str]) -> int:
         value = getattr(options, name)
         if value is not None and value < least:
             raise ConfigError(f"--{name} is {value}; it must be at least {least}")
-    from mamlrl import video  # imports torch, which takes seconds: --help has answered by now
+    from mamlrl.experiment import draw_tasks, initial_state, make_experiment
     from mamlrl.learners import OBSERVE_TASK
-    from mamlrl.pretrained import find_checkpoints, read_trained
+    from mamlrl.recording import films as video  # imports torch, which takes seconds: --help has answered by now
+    from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
     from mamlrl.seeding import Stream, Streams
-    from mamlrl.training import draw_tasks, initial_state, make_experiment
 
     checkpoints = find_checkpoints(options.run)
     if len(checkpoints) > 1:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -44,6 +45,89 @@ def one_math_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+class TimeStep(NamedTuple):
+    """One time step of N = M * B episodes in lock step, as `play` hands it out."""
+
+    observations: torch.Tensor
+    """[M, B, O], that the actions were chosen on"""
+    outputs: torch.Tensor
+    """[M, B, Z], parameters of the action distributions"""
+    actions: torch.Tensor
+    """[M, B, A] in policy units, before clipping ([M, B] for discrete actions)"""
+    rewards: np.ndarray
+    """[N]"""
+    terminated: np.ndarray
+    """[N], whether the task itself has ended the episode"""
+    alive: np.ndarray
+    """[N], whether the episode was still going on when the actions were taken"""
+    infos: dict[str, Any]
+    """of the vector environment"""
+    next_observations: np.ndarray
+    """[N, ...], after the time step"""
+
+
+def reset_to_tasks(envs: VectorEnv, tasks: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """Start an episode in every row, row m * B + b on task m.
+
+    Args:
+        envs: vector environment of `mamlrl.envs.making.make_task_envs`.
+        tasks: [M, P].
+        seeds: of the rows, [M, B].
+
+    Returns:
+        Observations [N, ...].
+
+    Raises:
+        UserError: the environment refused a task.
+    """
+    rows = np.repeat(tasks, seeds.shape[1], axis=0)
+    try:
+        return envs.reset(seed=seeds.reshape(-1).tolist(), options={"task": rows})[0]  # type: ignore[arg-type]
+    except ValueError as error:  # such as a task outside of the task space
+        raise UserError(f"environment {_name(envs)}: {error}") from error
+
+
+def play(
+    envs: VectorEnv,
+    policy: Policy,
+    params: Params,
+    observations: np.ndarray,
+    num_tasks: int,
+    choose: Callable[[torch.Tensor, int], torch.Tensor],
+    config: EnvironmentConfig,
+) -> Iterator[TimeStep]:
+    """Step all rows together until every episode has ended or the horizon is reached: one forward pass a time step.
+
+    Sampling and filming step environments here, and nowhere else. A row whose episode has ended is held by the vector
+    environment.
+
+    Args:
+        envs: vector environment after a reset.
+        policy: the policy.
+        params: its parameters, shared by all tasks or stacked.
+        observations: of the reset, [N, ...].
+        num_tasks: M; N is a multiple of it.
+        choose: from the outputs [M, B, Z] and the number of the time step to actions in policy units.
+        config: horizon and action scale.
+    """
+    leaf = next(iter(params.values()))
+    rollouts = envs.num_envs // num_tasks
+    alive = np.ones(envs.num_envs, bool)
+    memory = policy.initial_state(num_tasks, rollouts)
+    for t in range(config.horizon):
+        inputs = torch.from_numpy(observations.reshape(num_tasks, rollouts, -1)).to(leaf.dtype)
+        outputs, memory = policy.step(params, inputs.to(leaf.device), memory)
+        actions = choose(outputs, t)
+        env_actions = to_environment_actions(
+            actions.flatten(0, 1).cpu().numpy(), envs.single_action_space, config.action_scale
+        )
+        observations, rewards, terminations, truncations, infos = envs.step(env_actions)
+        yield TimeStep(inputs, outputs, actions, rewards, terminations & alive, alive, infos, observations)
+        alive = alive & ~(terminations | truncations)
+        if not alive.any():
+            break
+
+
 @torch.no_grad()
 @one_math_thread()
 def collect(
@@ -56,11 +140,10 @@ def collect(
 ) -> Rollouts:
     """Collect B = num_envs / M rollouts on each of M tasks.
 
-    Environment m * B + b runs rollout b of task m. A rollout that ends early is held by the vector environment and
-    masked here.
+    Environment m * B + b runs rollout b of task m. A rollout that ends early is masked from then on.
 
     Args:
-        envs: vector environment of `mamlrl.envs.base.make_task_envs`.
+        envs: vector environment of `mamlrl.envs.making.make_task_envs`.
         policy: the policy.
         params: its parameters, shared by all tasks or stacked.
         tasks: [M, P].
@@ -71,60 +154,33 @@ def collect(
         NonFiniteError: the policy or the environment produced a number that is not finite.
         UserError: the environment refused a task.
     """
-    num_tasks, horizon = len(tasks), config.horizon
-    rollouts = envs.num_envs // num_tasks
+    num_tasks, rollouts = len(tasks), envs.num_envs // len(tasks)
     leaf = next(iter(params.values()))
-    device, dtype = leaf.device, leaf.dtype
-    distribution = policy.distribution
+    device, dtype, distribution = leaf.device, leaf.dtype, policy.distribution
     draw = streams.normal_noise if distribution.noise == "normal" else streams.uniform_noise
-    noise = torch.from_numpy(draw(num_tasks, (horizon, rollouts, *distribution.noise_shape))).to(device, dtype)
+    noise = torch.from_numpy(draw(num_tasks, (config.horizon, rollouts, *distribution.noise_shape))).to(device, dtype)
+    observation = reset_to_tasks(envs, tasks, streams.reset_seeds(num_tasks, rollouts))
 
-    observation_dim = int(np.prod(envs.single_observation_space.shape or (1,)))
-    observations = torch.empty(horizon, num_tasks, rollouts, observation_dim, dtype=dtype)
-    rewards = np.zeros((horizon, envs.num_envs))
-    terminated = np.zeros((horizon, envs.num_envs), bool)
-    mask = np.zeros((horizon, envs.num_envs), bool)
-    outputs, actions = [], []
+    def sample(outputs: torch.Tensor, t: int) -> torch.Tensor:
+        return distribution.sample(outputs, noise[:, t])
 
-    seeds = streams.reset_seeds(num_tasks, rollouts).reshape(-1).tolist()
-    try:
-        observation, _ = envs.reset(seed=seeds, options={"task": np.repeat(tasks, rollouts, axis=0)})  # type: ignore[arg-type]
-    except ValueError as error:  # such as a task outside of the task space
-        raise UserError(f"environment {_name(envs)}: {error}") from error
-    alive = np.ones(envs.num_envs, bool)
-    memory = policy.initial_state(num_tasks, rollouts)
-    for t in range(horizon):
-        observations[t] = torch.from_numpy(observation.reshape(num_tasks, rollouts, -1))
-        output, memory = policy.step(params, observations[t].to(device), memory)
-        action = distribution.sample(output, noise[:, t])
-        outputs.append(output)
-        actions.append(action)
-        env_action = to_environment_actions(
-            action.flatten(0, 1).cpu().numpy(), envs.single_action_space, config.action_scale
-        )
-        observation, rewards[t], terminations, truncations, _ = envs.step(env_action)
-        mask[t] = alive
-        terminated[t] = terminations & alive
-        alive = alive & ~(terminations | truncations)
-        if not alive.any():
-            break
+    steps = list(play(envs, policy, params, observation, num_tasks, sample, config))
 
-    num_steps = len(actions)  # of the longest rollout
-
-    def by_task(steps: np.ndarray) -> torch.Tensor:
-        """[T, N] of numpy to [M, B, T]."""
-        by_step = torch.from_numpy(steps[:num_steps]).view(num_steps, num_tasks, rollouts)
+    def by_task(rows: list[np.ndarray]) -> torch.Tensor:
+        """T arrays [N] to [M, B, T]."""
+        by_step = torch.from_numpy(np.stack(rows)).view(len(rows), num_tasks, rollouts)
         return by_step.permute(1, 2, 0).to(device, dtype).contiguous()
 
-    sampled_actions = torch.stack(actions, dim=2)
+    actions = torch.stack([step.actions for step in steps], dim=2)
+    last = torch.from_numpy(steps[-1].next_observations.reshape(num_tasks, rollouts, -1))
     result = Rollouts(
-        observations=observations[:num_steps].permute(1, 2, 0, 3).contiguous().to(device),
-        actions=sampled_actions,
-        log_probs=distribution.log_prob(torch.stack(outputs, dim=2), sampled_actions),
-        rewards=by_task(rewards),
-        terminated=by_task(terminated),
-        mask=by_task(mask),
-        final_observations=torch.from_numpy(observation.reshape(num_tasks, rollouts, -1)).to(device, dtype),
+        observations=torch.stack([step.observations for step in steps], dim=2).to(device),
+        actions=actions,
+        log_probs=distribution.log_prob(torch.stack([step.outputs for step in steps], dim=2), actions),
+        rewards=by_task([step.rewards for step in steps]),
+        terminated=by_task([step.terminated for step in steps]),
+        mask=by_task([step.alive for step in steps]),
+        final_observations=last.to(device, dtype),
     )
     _check_finite(result, envs)
     return result

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mamlrl.cli import parse_command, run_command
+from mamlrl.commands import run_command
+from mamlrl.config.command_line import parse_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     command = parse_command(argv)
-    from mamlrl.training import run  # imports torch, which takes seconds: --help has answered by now
+    from mamlrl.training.run import run  # imports torch, which takes seconds: --help has answered by now
 
     return run(command)
 

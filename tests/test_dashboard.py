@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mamlrl import dashboard
 from mamlrl.config import Config, EvalConfig
+from mamlrl.run_folder import dashboard
 from mamlrl.train import main
 
 RUN = (

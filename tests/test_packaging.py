@@ -14,12 +14,13 @@ from packaging.utils import canonicalize_name
 
 import mamlrl
 from mamlrl import evaluate, record
-from mamlrl.cli import make_config, parse_command, shipped_settings, to_yaml
+from mamlrl.config.command_line import parse_command
+from mamlrl.config.files import make_config, shipped_settings, to_yaml
+from mamlrl.experiment import make_envs
 from mamlrl.learners import LEARNERS
-from mamlrl.logger import METRICS
 from mamlrl.policies import make_policy
+from mamlrl.run_folder.metrics_log import METRICS
 from mamlrl.train import main
-from mamlrl.training import make_envs
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mamlrl.cli import make_config, shipped_settings
-from mamlrl.comparison import evaluate_config
 from mamlrl.config import Config, EvalConfig
-from mamlrl.pretrained import find_checkpoints, read_trained
+from mamlrl.config.files import make_config, shipped_settings
+from mamlrl.evaluation.comparison import evaluate_config
+from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 
 FOLDER = Path(__file__).parents[1] / "runs" / "pretrained"
 CHECKPOINTS = find_checkpoints(FOLDER)

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from mamlrl.advantages import make_batch
 from mamlrl.config import EnvironmentConfig, PolicyConfig, SamplingConfig
-from mamlrl.envs.base import make_task_envs
+from mamlrl.envs.making import make_task_envs
 from mamlrl.errors import ConfigError, NonFiniteError
 from mamlrl.policies import make_policy
 from mamlrl.sampler import collect, collect_steps, join, mean_returns, to_environment_actions

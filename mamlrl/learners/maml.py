@@ -27,9 +27,9 @@ from mamlrl.objectives import (
     mean_over_tasks,
     mean_params_over_tasks,
 )
+from mamlrl.outer.trust_region import trust_region_step
 from mamlrl.policies.base import Linearization, Policy
 from mamlrl.structs import Batch, MetaBatch, Params
-from mamlrl.trust_region import trust_region_step
 
 
 def flatten(params: Params) -> Tensor:

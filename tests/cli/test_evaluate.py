@@ -15,14 +15,15 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mamlrl import comparison, training
-from mamlrl.cli import make_config, shipped_settings
-from mamlrl.comparison import Curve, Evaluated
+from mamlrl.config.files import make_config, shipped_settings
+from mamlrl.errors import ConfigError
 from mamlrl.evaluate import main
-from mamlrl.evaluation import interval, student_quantile
-from mamlrl.figures import figure
-from mamlrl.pretrained import find_checkpoints
-from mamlrl.protocols import PAPER, paper_protocol
+from mamlrl.evaluation import comparison
+from mamlrl.evaluation.comparison import Curve, Evaluated
+from mamlrl.evaluation.protocols import PAPER, paper_protocol
+from mamlrl.run_folder.figures import figure
+from mamlrl.run_folder.pretrained import find_checkpoints
+from mamlrl.statistics import interval, student_quantile
 
 from .conftest import SMALL, Command, Outcome, assert_fails
 
@@ -185,7 +186,7 @@ def test_the_papers_protocol_is_for_the_papers_environments() -> None:
     for name in ("navigation", "navigation-paper", "cheetah-vel-paper", "cheetah-dir-paper-original"):
         assert paper_protocol(make_config(shipped_settings(name)))
     for name, words in (("cheetah-vel", "frame_skip is 5, in the paper 1"), ("ant-vel", "AntVel")):
-        with pytest.raises(training.ConfigError, match=words):
+        with pytest.raises(ConfigError, match=words):
             paper_protocol(make_config(shipped_settings(name)))
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import torch
 
 from mamlrl.config import AdaptationConfig, Config, EnvironmentConfig, EvalConfig, PolicyConfig
-from mamlrl.envs.base import make_task_envs
-from mamlrl.evaluation import evaluate_adaptation
+from mamlrl.envs.making import make_task_envs
+from mamlrl.evaluation.held_out import evaluate_adaptation
 from mamlrl.learners.maml import MAML
 from mamlrl.policies import make_policy
 from mamlrl.seeding import Stream, Streams

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import mamlrl
+from mamlrl.deploy import MetaPolicy
 from mamlrl.envs.navigation import Navigation2DEnv
 from mamlrl.errors import UserError
-from mamlrl.using import MetaPolicy
 
 from .conftest import SMALL, Command
 from .toy_envs import DiscreteLine, Line, NaNRewardLine

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mamlrl import video
 from mamlrl.record import main, parse_steps
+from mamlrl.recording import films as video
 
 from .conftest import SMALL, Command, Outcome, assert_fails
 from .toy_envs import DiscreteLine

@@ -14,9 +14,9 @@ import pytest
 import torch
 import yaml
 
-from mamlrl import training
-from mamlrl.checkpoint import CheckpointError, latest_checkpoint, read_checkpoint
 from mamlrl.learners.base import LearnerState
+from mamlrl.run_folder.checkpoints import CheckpointError, latest_checkpoint, read_checkpoint
+from mamlrl.training import loop as training
 
 from .conftest import SMALL, Command, assert_fails, reproducible
 
@@ -127,7 +127,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
 def test_a_second_signal_ends_the_process_at_once() -> None:
     program = """
 import os, signal
-from mamlrl.interrupt import StopRequest
+from mamlrl.training.interrupts import StopRequest
 with StopRequest() as stop:
     os.kill(os.getpid(), signal.SIGTERM)
     assert stop.exit_code == 143

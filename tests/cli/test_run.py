@@ -11,9 +11,9 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mamlrl import training
-from mamlrl.checkpoint import read_content
-from mamlrl.logger import METRICS
+from mamlrl.run_folder.checkpoints import read_content
+from mamlrl.run_folder.metrics_log import METRICS
+from mamlrl.training import loop as training
 
 from .conftest import SMALL, Command, assert_fails, read_metrics, reproducible
 

@@ -10,8 +10,9 @@ import gymnasium
 import pytest
 import yaml
 
-from mamlrl.cli import all_fields, differences, make_config, merge, parse_command, shipped_names, to_settings, to_yaml
 from mamlrl.config import Config
+from mamlrl.config.command_line import parse_command
+from mamlrl.config.files import all_fields, differences, make_config, merge, shipped_names, to_settings, to_yaml
 from mamlrl.errors import ConfigError
 
 from .conftest import Command, assert_fails

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mamlrl.config import TrustRegionConfig
-from mamlrl.trust_region import conjugate_gradient, trust_region_step
+from mamlrl.outer.trust_region import conjugate_gradient, trust_region_step
 
 
 def positive_definite(size: int, generator: torch.Generator) -> torch.Tensor:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mamlrl.envs.base import TaskVectorEnv, make_task_envs
+from mamlrl.envs.base import TaskVectorEnv
+from mamlrl.envs.making import make_task_envs
 
 COUNTDOWN = "tests.envs.third_party:Countdown-v0"
 DISCRETE = "tests.envs.third_party:DiscreteCountdown-v0"

@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import check_env
 
 import mamlrl  # noqa: F401 (registers the environments)
 from mamlrl.envs import FAMILIES
-from mamlrl.envs.base import make_task_envs
+from mamlrl.envs.making import make_task_envs
 from mamlrl.envs.observe_task import ObserveTask, ObserveTaskVector
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from mamlrl.config import AdaptationConfig, Config, EvalConfig, SamplingConfig, TrustRegionConfig
-from mamlrl.training import Evaluation, initial_state, make_experiment, meta_iteration
+from mamlrl.experiment import initial_state, make_experiment
+from mamlrl.training.loop import Evaluation, meta_iteration
 
 
 @pytest.mark.slow

@@ -17,15 +17,15 @@ from numpy.typing import ArrayLike
 from mamlrl.advantages import make_batch
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError, UserError
-from mamlrl.evaluation import step_size_of
+from mamlrl.evaluation.held_out import step_size_of
+from mamlrl.experiment import initial_state, make_experiment
 from mamlrl.learners import OBSERVE_TASK
 from mamlrl.learners.base import Learner
 from mamlrl.policies.base import Policy
-from mamlrl.pretrained import find_checkpoints, read_trained
+from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 from mamlrl.sampler import collect, join, to_environment_actions
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import Params, Rollouts
-from mamlrl.training import initial_state, make_experiment
 
 
 def load_policy(path: str | PathLike[str]) -> MetaPolicy:

@@ -10,8 +10,8 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from mamlrl.cli import CONFIG_FILE, to_yaml
 from mamlrl.config import Config
+from mamlrl.config.files import CONFIG_FILE, to_yaml
 from mamlrl.errors import ConfigError
 
 VERSIONS_FILE = "versions.txt"

@@ -13,10 +13,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import (  # generated code with
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from mamlrl.cli import to_settings, to_yaml
 from mamlrl.config import Config
-from mamlrl.figures import Curve, figure, steps_name
+from mamlrl.config.files import to_settings, to_yaml
 from mamlrl.learners import evaluation_steps, training_steps
+from mamlrl.run_folder.figures import Curve, figure, steps_name
 from mamlrl.structs import Metrics
 
 ADDRESS = "http://localhost:6006/#custom_scalars"

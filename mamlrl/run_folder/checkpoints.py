@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mamlrl.cli import Settings
+from mamlrl.config.files import Settings
 from mamlrl.errors import UserError
 
 FORMAT = "mamlrl checkpoint 1"

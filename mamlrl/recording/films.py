@@ -24,18 +24,18 @@ from tqdm import tqdm
 
 from mamlrl.advantages import make_batch
 from mamlrl.distributions import DiagonalGaussian
-from mamlrl.envs.base import make_task_envs
+from mamlrl.envs.making import make_task_envs
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.errors import UserError
-from mamlrl.evaluation import step_size_of
-from mamlrl.figures import steps_name
+from mamlrl.evaluation.held_out import step_size_of
+from mamlrl.experiment import Experiment, draw_tasks, make_envs
 from mamlrl.learners import OBSERVE_TASK, evaluation_steps
-from mamlrl.logger import MetricsLog
 from mamlrl.policies.base import Policy
+from mamlrl.run_folder.figures import steps_name
+from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.sampler import collect, one_math_thread, to_environment_actions
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import Params
-from mamlrl.training import Experiment, draw_tasks, make_envs
 
 FRAMES_PER_SECOND = 25  # at most; of faster simulations some time steps are left out
 CAPTION_HEIGHT, GAP = 84, 8  # pixels

@@ -13,11 +13,12 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from mamlrl.config import Config
-from mamlrl.evaluation import evaluate_adaptation, interval
-from mamlrl.figures import Curve, Published, figure, learner_of
-from mamlrl.pretrained import Trained
+from mamlrl.evaluation.held_out import evaluate_adaptation
+from mamlrl.experiment import draw_tasks, initial_state, make_experiment
+from mamlrl.run_folder.figures import Curve, Published, figure, learner_of
+from mamlrl.run_folder.pretrained import Trained
 from mamlrl.seeding import Stream, Streams
-from mamlrl.training import draw_tasks, initial_state, make_experiment
+from mamlrl.statistics import interval
 
 CSV_FILE, FIGURE_FILE = "evaluation.csv", "evaluation.png"
 

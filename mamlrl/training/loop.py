@@ -1,55 +1,32 @@
-"""Meta-training: Algorithm 3 of the MAML paper, and around it the run's folder, checkpoints and signals."""
+"""Meta-training: Algorithm 3 of the MAML paper."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import difflib
-import math
-import os
-import shlex
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 
-from mamlrl import dashboard, run_folder
 from mamlrl.advantages import make_batch
-from mamlrl.checkpoint import CheckpointFolder, Progress, latest_checkpoint
-from mamlrl.cli import Command, check_unchanged, differences, make_config, to_settings
-from mamlrl.config import Config, PolicyConfig
 from mamlrl.distributions import DiagonalGaussian
-from mamlrl.envs.base import make_task_envs
-from mamlrl.envs.observe_task import ObserveTaskVector
-from mamlrl.errors import ConfigError, UserError
-from mamlrl.evaluation import evaluate_adaptation, interval
-from mamlrl.interrupt import StopRequest
-from mamlrl.learners import LEARNERS, OBSERVE_TASK, UNTRAINED, evaluation_steps, training_steps
-from mamlrl.learners.base import Learner, LearnerState
-from mamlrl.logger import MetricsLog, ProgressLine
-from mamlrl.memory import keep_freed_memory
-from mamlrl.policies import make_policy
+from mamlrl.errors import UserError
+from mamlrl.evaluation.held_out import evaluate_adaptation
+from mamlrl.experiment import Experiment, draw_tasks, make_envs
+from mamlrl.learners import evaluation_steps, training_steps
+from mamlrl.learners.base import LearnerState
 from mamlrl.policies.base import Policy
+from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress
+from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.sampler import collect, mean_returns
-from mamlrl.seeding import Stream, Streams
+from mamlrl.seeding import Stream
+from mamlrl.statistics import interval
 from mamlrl.structs import MetaBatch, Metrics, Params, Rollouts
+from mamlrl.training.interrupts import StopRequest
+from mamlrl.training.progress import ProgressLine
 
 MAX_NONFINITE_STEPS = 3
 """Meta-updates in a row that may be refused for a non-finite number before the run ends."""
-
-
-class Experiment(NamedTuple):
-    """What a meta-iteration works with, all of it the same from the first to the last."""
-
-    config: Config
-    envs: VectorEnv
-    policy: Policy
-    learner: Learner
-    streams: Streams
 
 
 def meta_iteration(
@@ -166,14 +143,6 @@ class Stopwatch:
         self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
 
 
-def draw_tasks(envs: VectorEnv, num_tasks: int, rng: np.random.Generator) -> np.ndarray:
-    """Tasks [M, P] from the environment's distribution."""
-    try:
-        return envs.sample_tasks(num_tasks, rng)  # type: ignore[attr-defined]
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
 def return_metrics(rollouts: Rollouts, step: int) -> dict[str, float]:
     """Mean over tasks of the mean undiscounted return, and the half width of its 95% interval."""
     returns = mean_returns(rollouts)
@@ -238,152 +207,3 @@ def held_out_return(evaluated: Metrics) -> float | None:
     returns = [value for name, value in evaluated.items() if name.startswith("eval/return/")]
     adapted = [value for value in returns[1:] or returns if value is not None]
     return sum(adapted) / len(adapted) if adapted else None
-
-
-def make_envs(config: Config, num_envs: int) -> VectorEnv:
-    """The configured environment, `num_envs` times; with the task in the observation for a learner that sees it.
-
-    Raises:
-        ConfigError: there is no such environment, or it is no family of tasks.
-    """
-    settings = config.environment
-    try:
-        envs = make_task_envs(
-            config.env, num_envs, settings.horizon, settings.kwargs, settings.vectorization, num_threads(config)
-        )
-        return ObserveTaskVector(envs) if config.learner in OBSERVE_TASK else envs
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-
-
-def num_threads(config: Config) -> int:
-    """The configured number of threads, or one for each processor that this process may use."""
-    if config.threads > 0:
-        return config.threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def make_experiment(config: Config) -> Experiment:
-    """Environments, policy, learner and streams of a run. Writes nothing.
-
-    Raises:
-        UserError: a setting names something that does not exist here or does not fit the environment.
-    """
-    if config.learner not in LEARNERS:
-        nearest = difflib.get_close_matches(config.learner, LEARNERS, n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise ConfigError(f"learner is {config.learner!r}; it must be one of {', '.join(LEARNERS)}{hint}")
-    check_device(config.device)
-    envs = make_envs(config, config.sampling.tasks * config.sampling.rollouts)
-    policy = make_policy(policy_config(config, envs), envs.single_observation_space, envs.single_action_space)
-    learner = LEARNERS[config.learner](policy, config)
-    return Experiment(config, envs, learner.policy, learner, Streams(config.seed))
-
-
-def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:
-    """Settings of the policy; a task in the observation is not scaled."""
-    scale = config.policy.observation_scale
-    if scale and isinstance(envs, ObserveTaskVector):
-        scale = (*scale, *[1.0] * envs.task_dim)
-    return dataclasses.replace(config.policy, observation_scale=scale)
-
-
-def check_device(device: str) -> None:
-    """A CUDA device, if one is asked for, is there."""
-    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device != "cpu" and int(device.partition(":")[2] or 0) >= available:
-        raise UserError(f"device is {device!r}, but there are {available} CUDA devices here; --device cpu needs none")
-
-
-def initial_state(experiment: Experiment) -> LearnerState:
-    """The learner's state before the first meta-iteration."""
-    config, _, policy, learner, streams = experiment
-    params = policy.init_params(streams.torch(Stream.INITIALISATION))
-    return learner.init({name: leaf.to(config.device) for name, leaf in params.items()})
-
-
-def run(command: Command) -> int:
-    """Start or resume a run and see it to its end.
-
-    Returns:
-        The exit code: 0, or 128 + the signal that stopped it.
-
-    Raises:
-        UserError: something that the user can put right; nothing was overwritten.
-        OSError: the run folder cannot be written.
-    """
-    config = command.config
-    if config.learner in UNTRAINED:
-        raise ConfigError(
-            f"learner is {config.learner!r}, which has nothing to train; evaluate it beside a trained run: "
-            "python -m mamlrl.evaluate RUN --random"
-        )
-    keep_freed_memory()
-    torch.set_num_threads(num_threads(config))
-    with StopRequest() as stop, contextlib.ExitStack() as stack:  # before environments fork processes of their own
-        if command.out is not None:
-            run_folder.check_free(command.out)
-        experiment = make_experiment(config)
-        stack.callback(experiment.envs.close)
-        evaluate = Evaluation(experiment) if config.eval.every else None
-        if evaluate:
-            stack.callback(evaluate.close)
-        progress = Progress(initial_state(experiment))
-        if command.resume is None:
-            folder = command.out or run_folder.default_folder(config)
-            run_folder.create(folder, config)
-        else:
-            folder = command.resume
-            progress = load_progress(folder, progress, config)
-            run_folder.reopen(folder, config, progress.iteration)
-        checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, to_settings(config), config.checkpoint.keep)
-        if progress.iteration == 0:
-            checkpoints.save(progress)
-        log = MetricsLog(folder, progress.iteration)
-        stack.callback(log.close)
-        log.describe(config, progress.iteration)
-        print(f"run folder: {folder}")
-        print(f"charts: tensorboard --logdir {shlex.quote(str(folder))}, at {dashboard.ADDRESS}", flush=True)
-        record = None
-        if config.video.every:
-            from mamlrl.video import Recorder  # not needed otherwise, and it imports this module
-
-            record = Recorder(experiment, folder, log)
-        progress = meta_train(experiment, progress, log, checkpoints, evaluate, record, stop)
-        report(folder, progress, config)
-        return stop.exit_code
-
-
-def load_progress(folder: Path, start: Progress, config: Config) -> Progress:
-    """Where a run to be resumed stands.
-
-    Args:
-        folder: the run folder.
-        start: progress at the start of the run, as a model of the learner's state.
-        config: the run's settings, changed where flags say so.
-
-    Raises:
-        UserError: there is no usable checkpoint, or the settings are not those of the run.
-    """
-    progress, settings, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, start.state)
-    settings = to_settings(make_config(settings))  # fields that are newer than the checkpoint take their defaults
-    check_unchanged(settings, to_settings(config))  # config.yaml may have been edited
-    for name, (old, new) in differences(settings, to_settings(config)).items():
-        if name in ("device", "threads"):
-            print(f"note: {name} was {old} and is now {new}; results may differ in the last bits")
-    for problem in passed_over:
-        print(f"note: {problem}; going back to iteration {progress.iteration}")
-    if progress.iteration > config.iterations:
-        raise ConfigError(f"iterations is {config.iterations}, but the run has done {progress.iteration} already")
-    return progress
-
-
-def report(folder: Path, progress: Progress, config: Config) -> None:
-    """Say how the run ended, and how to go on with it."""
-    if progress.iteration < config.iterations:
-        print(f"stopped after iteration {progress.iteration} of {config.iterations}; go on with")
-        print(f"  python -m mamlrl.train --resume {shlex.quote(str(folder))}", flush=True)
-    else:
-        measured = math.isfinite(progress.best_return)  # else it was too short for an evaluation
-        best = f", best return after adaptation {progress.best_return:.2f}" if measured else ""
-        print(f"done: {progress.iteration} iterations{best}", flush=True)

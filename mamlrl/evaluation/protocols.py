@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mamlrl.cli import differences, make_config, shipped_settings, to_settings
 from mamlrl.config import Config
+from mamlrl.config.files import differences, make_config, shipped_settings, to_settings
 from mamlrl.errors import ConfigError
 
 TASKS = 40

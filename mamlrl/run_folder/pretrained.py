@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mamlrl.checkpoint import BEST, CheckpointError, list_checkpoints, read_checkpoint, read_content
-from mamlrl.cli import make_config
 from mamlrl.config import Config
+from mamlrl.config.files import make_config
 from mamlrl.errors import ConfigError
-from mamlrl.run_folder import CHECKPOINTS
+from mamlrl.run_folder.checkpoints import BEST, CheckpointError, list_checkpoints, read_checkpoint, read_content
+from mamlrl.run_folder.folder import CHECKPOINTS
 from mamlrl.structs import Params
 
 SHIPPED = "checkpoint.pt"

@@ -1,0 +1,1 @@
+"""Outer steps: how a learner moves what it meta-learns."""

@@ -1,0 +1,1 @@
+"""Films and stills of policies before and after gradient steps."""

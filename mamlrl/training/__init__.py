@@ -1,0 +1,1 @@
+"""Meta-training: the loop, the run around it, interrupts, memory, progress."""
