@@ -1,17 +1,18 @@
-"""The inner loop: gradient steps of a loss, for all tasks at once, and their derivative in the initial parameters.
+"""The inner step: a gradient step of a loss, for all tasks at once, together with its derivative.
 
 Nothing here knows reinforcement learning: the loss is an argument. A step is
 
-    phi = theta - alpha grad L(theta)          with Jacobian          J = I - alpha H(theta),
+    phi' = phi - a * grad L(phi),          d phi' = d phi - a * H d phi - d a * grad L(phi),
 
-H being the Hessian of the task's loss. Where only some leaves of the parameters adapt, with P the projection on them,
-phi = theta - alpha P grad L and J = I - alpha P H. J is never formed: `AdaptationPath` multiplies with it.
+H being the Hessian of the task's loss and a the step sizes. The derivative is never formed: an `InnerStep` multiplies
+with it and with its transpose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from mamlrl.objectives import Loss
 from mamlrl.policies.base import Linearization, Policy
-from mamlrl.structs import Batch, Params
+from mamlrl.structs import Batch, Params, StepSizes
 
 
 class LossAtPoint(NamedTuple):
@@ -29,9 +30,9 @@ class LossAtPoint(NamedTuple):
     """[M]"""
     linearization: Linearization
     cotangent: Tensor
-    """derivative of the loss by the outputs of the policy, [M, R, Z]"""
+    """derivative of the loss by the outputs of the policy, [M, B, T, Z]"""
     output_hessian: Callable[[Tensor], Tensor]
-    """second derivative of the loss by the outputs, times a tangent [M, R, Z]"""
+    """second derivative of the loss by the outputs, times a tangent [M, B, T, Z]"""
 
     def gradient(self) -> Params:
         """Gradient of each task's loss in that task's parameters, stacked."""
@@ -48,7 +49,7 @@ def loss_on(linearization: Linearization, policy: Policy, batch: Batch, loss: Lo
     Args:
         linearization: of the policy on the batch's observations.
         policy: the policy.
-        batch: rows of M tasks.
+        batch: of M tasks.
         loss: (distribution, outputs, batch) -> [M].
     """
     outputs = linearization.outputs.detach().requires_grad_()
@@ -67,61 +68,113 @@ def loss_at(policy: Policy, params: Params, batch: Batch, loss: Loss) -> LossAtP
     return loss_on(policy.linearize(params, batch.observations), policy, batch, loss)
 
 
-def descend(params: Params, gradient: Params, step_size: float, leaves: Set[str] | None = None) -> Params:
-    """Params - step_size * gradient on the named leaves (None: on all), which become stacked; the others stay."""
-    return {
-        name: params[name] - step_size * leaf if leaves is None or name in leaves else params[name]
-        for name, leaf in gradient.items()
-    }
+@dataclass(frozen=True)
+class InnerStep:
+    """Parameters after an inner step, and the derivative of the step.
+
+    Args:
+        start: phi, shared or stacked.
+        loss: the inner loss at phi.
+        step_sizes: a; leaves that it leaves out do not adapt.
+        first_order: take the derivative as the identity in phi (the Hessian as zero).
+        scale: constant factor on all step sizes.
+    """
+
+    start: Params
+    loss: LossAtPoint
+    step_sizes: StepSizes
+    first_order: bool = False
+    scale: float = 1.0
+
+    @cached_property
+    def gradient(self) -> Params:
+        """The gradient of the inner loss at phi, stacked, in the order of phi."""
+        gradient = self.loss.gradient()
+        return {name: gradient[name] for name in self.start}
+
+    @cached_property
+    def params(self) -> Params:
+        """Phi' = phi - a * grad L(phi): stacked where a leaf adapts; the others stay as they are."""
+        return {
+            name: leaf - self._size(name) * self.gradient[name] if name in self.step_sizes else leaf
+            for name, leaf in self.start.items()
+        }
+
+    def pushforward(self, tangent: Params, size_tangent: Params | None = None) -> Params:
+        """How phi' follows a change of phi and of the step sizes: d phi - a * H d phi - d a * grad L.
+
+        Args:
+            tangent: d phi, shared or stacked.
+            size_tangent: d a, with the leaves and shapes of the step sizes; None for no change of them.
+        """
+        result = dict(tangent)
+        if not self.first_order:
+            bent = self._hessian(tangent)
+            result = {
+                name: leaf - self._size(name) * bent[name] if name in self.step_sizes else leaf
+                for name, leaf in result.items()
+            }
+        for name, change in (size_tangent or {}).items():
+            result[name] = result[name] - self.scale * change * self.gradient[name]
+        return result
+
+    def pullback(self, cotangent: Params) -> Params:
+        """The transpose of `pushforward` in phi, per task: u - H (a * u)."""
+        if self.first_order:
+            return cotangent
+        scaled = {
+            name: self._size(name) * leaf if name in self.step_sizes else torch.zeros_like(leaf)
+            for name, leaf in cotangent.items()
+        }
+        bent = self._hessian(scaled)
+        return {name: leaf - bent[name] for name, leaf in cotangent.items()}
+
+    def pullback_to_sizes(self, cotangent: Params) -> Params:
+        """The transpose of `pushforward` in the step sizes, per task: -u * grad L, [M, ...] with their shapes."""
+        result = {}
+        for name, size in self.step_sizes.items():
+            product = -self.scale * cotangent[name] * self.gradient[name]
+            whole_leaf = not isinstance(size, Tensor) or size.dim() == 0
+            result[name] = product.flatten(1).sum(1) if whole_leaf else product
+        return result
+
+    def _size(self, name: str) -> float | Tensor:
+        return self.scale * self.step_sizes[name]
+
+    @cached_property
+    def _hessian(self) -> Callable[[Params], Params]:
+        """Prepared at the first product: sampling pays for none."""
+        return self.loss.hessian()
 
 
-def adapt(
-    policy: Policy, params: Params, batch: Batch, loss: Loss, step_size: float, leaves: Set[str] | None = None
-) -> Params:
-    """One inner gradient step on every task: stacked parameters phi_i = theta_i - alpha grad L_i(theta_i).
+def inner_step(
+    policy: Policy,
+    params: Params,
+    batch: Batch,
+    loss: Loss,
+    step_sizes: StepSizes | float,
+    scale: float = 1.0,
+    first_order: bool = False,
+) -> InnerStep:
+    """One gradient step on every task: phi_i' = phi_i - a * grad L_i(phi_i).
 
-    Finn et al. 2017, Algorithm 3, line 7. Sampling, meta-objective and evaluation all adapt through this function.
+    Finn et al. 2017, Algorithm 3, line 7. Sampling, meta-objective, line search, evaluation, films and deployment all
+    adapt by the step that a learner makes here.
 
     Args:
         policy: the policy.
-        params: theta, shared or stacked.
-        batch: rows of M tasks.
+        params: phi, shared or stacked.
+        batch: of M tasks.
         loss: the inner loss.
-        step_size: alpha.
-        leaves: those that adapt; None for all. The others stay as they are, shared or stacked.
+        step_sizes: a, by leaf; a number stands for all leaves.
+        scale: constant factor on all step sizes, such as 1/2 for steps beyond those of training.
+        first_order: take the derivative of the step as the identity.
+
+    Raises:
+        ValueError: a step size is of no leaf of the parameters.
     """
-    return descend(params, loss_at(policy, params, batch, loss).gradient(), step_size, leaves)
-
-
-@dataclass(frozen=True)
-class AdaptationPath:
-    """The Jacobian of K inner steps, J = (I - alpha P H_K) ... (I - alpha P H_1), as products with vectors.
-
-    Args:
-        hessians: the Hessians of the inner losses at phi_0 = theta, ..., phi_{K-1}; empty for the first-order
-            approximation J = I.
-        step_size: alpha.
-        leaves: those that adapt, on which P projects; None for all, P = I.
-    """
-
-    hessians: Sequence[Callable[[Params], Params]]
-    step_size: float
-    leaves: Set[str] | None = None
-
-    def pushforward(self, tangent: Params) -> Params:
-        """J v: how the adapted parameters follow a change of the initial ones."""
-        for hessian in self.hessians:
-            tangent = descend(tangent, hessian(tangent), self.step_size, self.leaves)
-        return tangent
-
-    def pullback(self, cotangent: Params) -> Params:
-        """J^T u per task: the factors (I - alpha P H)^T = I - alpha H P in the opposite order."""
-        for hessian in reversed(self.hessians):
-            cotangent = descend(cotangent, hessian(self._project(cotangent)), self.step_size)
-        return cotangent
-
-    def _project(self, params: Params) -> Params:
-        """P u: zeros but on the leaves that adapt."""
-        if self.leaves is None:
-            return params
-        return {name: leaf if name in self.leaves else torch.zeros_like(leaf) for name, leaf in params.items()}
+    sizes = dict.fromkeys(params, step_sizes) if isinstance(step_sizes, int | float) else step_sizes
+    unknown = [name for name in sizes if name not in params]
+    if unknown:
+        raise ValueError(f"there are step sizes of {', '.join(unknown)}; the parameters are {', '.join(params)}")
+    return InnerStep(params, loss_at(policy, params, batch, loss), sizes, first_order, scale)

@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 from mamlrl.config import SamplingConfig
-from mamlrl.structs import Batch, Rollouts
+from mamlrl.structs import Batch, Rollouts, check_shapes
 
 RIDGE = 1e-5
 """Regulariser of the baseline's normal equations (rllab's value)."""
+
+
+CONSTANT = 1e-10
+"""Variance of returns, relative to their mean square, below which they count as constant: what is left is the error of
+the regularised fit, of which no share can be explained."""
 
 
 class Advantages(NamedTuple):
@@ -20,7 +25,7 @@ class Advantages(NamedTuple):
     advantages: Tensor
     """[M, B, T] float64, 0 on padding, not normalised"""
     explained_variance: Tensor
-    """[M], share of the variance of the returns that the baseline explains"""
+    """[M], share of the variance of the returns that the baseline explains; 0 where they do not vary"""
 
 
 def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
@@ -72,14 +77,20 @@ def generalized_advantages(rewards: Tensor, values: Tensor, mask: Tensor, discou
 
 def estimate_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) -> Advantages:
     """Fit the baseline to each task's own rollouts and estimate the advantages with it."""
+    check_shapes(
+        ("rewards", rollouts.rewards, "MBT"),
+        ("mask", rollouts.mask, "MBT"),
+        ("observations", rollouts.observations, "MBTO"),
+    )
     mask = rollouts.mask.double()
     rewards = rollouts.rewards.double() * mask
     returns = discounted_returns(rewards, discount) * mask
     values = fit_baseline(baseline_features(rollouts.observations), returns, mask)
     advantages = generalized_advantages(rewards, values, mask, discount, gae_lambda)
-    _, returns_variance = _masked_moments(returns, mask)
+    mean, variance = _masked_moments(returns, mask)
     _, error_variance = _masked_moments((returns - values) * mask, mask)
-    return Advantages(advantages, 1 - error_variance / returns_variance.clamp(min=1e-12))
+    varies = variance > CONSTANT * (mean.square() + variance)
+    return Advantages(advantages, torch.where(varies, 1 - error_variance / variance, 0.0))
 
 
 def normalize(advantages: Tensor, mask: Tensor) -> Tensor:
@@ -96,21 +107,24 @@ def _masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-def make_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, dict[str, float]]:
-    """Rows for a policy-gradient loss, with normalised advantages; and what the baseline was worth.
+def make_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, float]:
+    """What a policy-gradient loss needs of the rollouts, with normalised advantages.
 
     Returns:
-        The batch, in the precision of the rollouts, and the metric `baseline/explained_variance` (mean over tasks).
+        The batch, in the precision of the rollouts, and the share of the variance of the returns that the baseline
+        explains (mean over tasks).
+
+    Raises:
+        ValueError: the shapes of the rollouts do not agree.
     """
     mask = rollouts.mask.double()
     advantages, explained = estimate_advantages(rollouts, config.discount, config.gae_lambda)
-    weights = mask / mask.sum((1, 2), keepdim=True)
     dtype = rollouts.observations.dtype
     batch = Batch(
-        observations=rollouts.observations.flatten(1, 2),
-        actions=rollouts.actions.flatten(1, 2),
-        log_probs=rollouts.log_probs.flatten(1, 2),
-        advantages=normalize(advantages, mask).flatten(1, 2).to(dtype),
-        weights=weights.flatten(1, 2).to(dtype),
+        observations=rollouts.observations,
+        actions=rollouts.actions,
+        log_probs=rollouts.log_probs,
+        advantages=normalize(advantages, mask).to(dtype),
+        weights=(mask / mask.sum((1, 2), keepdim=True)).to(dtype),
     )
-    return batch, {"baseline/explained_variance": float(explained.mean())}
+    return batch, float(explained.mean())

@@ -14,18 +14,17 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import ArrayLike
 
-from mamlrl.advantages import make_batch
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError, UserError
-from mamlrl.evaluation.held_out import step_size_of
 from mamlrl.experiment import initial_state, make_experiment
-from mamlrl.learners import OBSERVE_TASK
+from mamlrl.learners import find_learner, step_scale
 from mamlrl.learners.base import Learner
 from mamlrl.policies.base import Policy
+from mamlrl.rounds import adaptation_rounds
 from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 from mamlrl.sampler import collect, join, to_environment_actions
 from mamlrl.seeding import Stream, Streams
-from mamlrl.structs import Params, Rollouts
+from mamlrl.structs import MetaParams, Params, Rollouts
 
 
 def load_policy(path: str | PathLike[str]) -> MetaPolicy:
@@ -34,19 +33,19 @@ def load_policy(path: str | PathLike[str]) -> MetaPolicy:
     if len(checkpoints) > 1:
         raise ConfigError(f"{path} holds {len(checkpoints)} policies; name one of them, such as {checkpoints[0]}")
     trained = read_trained(checkpoints[0])
-    if trained.config.learner in OBSERVE_TASK:
+    if find_learner(trained.config.learner).observes_task:
         raise UserError(
             f"{checkpoints[0]}: the policy of learner {trained.config.learner} sees the task and never adapts"
         )
     sampling = dataclasses.replace(trained.config.sampling, tasks=1, rollouts=1)
     experiment = make_experiment(dataclasses.replace(trained.config, sampling=sampling))
     experiment.envs.close()
-    params = trained.params(initial_state(experiment))
+    meta = trained.meta(initial_state(experiment))
     return MetaPolicy(
         trained.config,
         experiment.policy,
         experiment.learner,
-        params,
+        meta,
         experiment.envs.single_observation_space,
         experiment.envs.single_action_space,
     )
@@ -60,7 +59,7 @@ class MetaPolicy:
         config: settings of the training.
         policy: the policy.
         learner: adapts it.
-        params: theta, the initialisation.
+        meta: what was meta-learned.
         observation_space: that the policy was trained on.
         action_space: that the policy was trained on.
     """
@@ -68,7 +67,7 @@ class MetaPolicy:
     config: Config
     policy: Policy
     learner: Learner
-    params: Params
+    meta: MetaParams
     observation_space: spaces.Space
     action_space: spaces.Space
 
@@ -101,10 +100,15 @@ class MetaPolicy:
             if value < least:
                 raise ConfigError(f"{name} is {value}; it must be at least {least}")
         self._check_spaces(env)
-        params, streams = self.params, Streams(seed)
-        for step in range(steps):
-            batch, _ = make_batch(self._collect(env, task, params, rollouts, step, streams), self.config.sampling)
-            params = self.learner.adapt(params, batch, step_size_of(step, self.config))
+        streams = Streams(seed)
+
+        def sample(params: Params, step: int) -> Rollouts:
+            return self._collect(env, task, params, rollouts, step, streams)
+
+        params, scale = self.learner.start(self.meta), lambda step: step_scale(self.config, step)
+        for one in adaptation_rounds(self.learner, self.meta, sample, steps, self.config.sampling, scale, query=False):
+            assert one.adapted is not None
+            params = one.adapted
         return AdaptedPolicy(self, params, env.action_space, streams.numpy(Stream.ACTIONS))
 
     def _collect(
@@ -161,9 +165,9 @@ class AdaptedPolicy:
         outputs, _ = policy.step(self.params, rows, policy.initial_state(1, 1))
         distribution = policy.distribution
         if isinstance(self._action_space, spaces.Discrete):
-            likeliest = outputs.argmax(-1)
             noise = torch.from_numpy(self._rng.random((1, 1), np.float32))
-            return int(likeliest if deterministic else distribution.sample(outputs, noise))
+            action = distribution.mode(outputs) if deterministic else distribution.sample(outputs, noise)
+            return int(action) + int(self._action_space.start)
         noise = self._rng.standard_normal((1, 1, *distribution.noise_shape), np.float32)
         action = distribution.sample(outputs, torch.from_numpy(noise * (not deterministic)))
         scale = self._origin.config.environment.action_scale

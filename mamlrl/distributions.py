@@ -48,6 +48,10 @@ class Distribution(Protocol):
         """Actions from noise."""
         ...
 
+    def mode(self, outputs: Tensor) -> Tensor:
+        """The likeliest actions."""
+        ...
+
     def fisher_product(self, outputs: Tensor, tangent: Tensor) -> Tensor:
         """Fisher information of `outputs` times a tangent, [..., Z]: the Hessian of `kl` at equal arguments."""
         ...
@@ -108,10 +112,14 @@ class DiagonalGaussian:
         mean, log_std = self._mean_and_log_std(outputs)
         return torch.addcmul(mean, log_std.exp(), noise)
 
+    def mode(self, outputs: Tensor) -> Tensor:
+        """The means, [..., A]."""
+        return self._mean_and_log_std(outputs)[0]
+
     def fisher_product(self, outputs: Tensor, tangent: Tensor) -> Tensor:
         """Fisher product: 1 / sigma^2 on the means, 2 on the log stds (0 where the std is clamped)."""
         _, log_std = outputs.split(self.action_dim, dim=-1)
-        free = log_std > math.log(self.min_std)
+        free = log_std >= math.log(self.min_std)  # at the bound itself the gradient of clamp passes
         precision = torch.exp(-2 * log_std.clamp(min=math.log(self.min_std)))
         return tangent * torch.cat([precision, 2.0 * free], dim=-1)
 
@@ -155,6 +163,10 @@ class Categorical:
         """Inverse of the cumulative distribution at uniform noise [...]; int64 [...]."""
         cumulative = outputs.softmax(-1).cumsum(-1)
         return (noise.unsqueeze(-1) >= cumulative[..., :-1]).sum(-1)
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """The likeliest actions, int64 [...]."""
+        return outputs.argmax(-1)
 
     def fisher_product(self, outputs: Tensor, tangent: Tensor) -> Tensor:
         """Fisher product: (diag(p) - p p^T) tangent."""

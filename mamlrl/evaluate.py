@@ -159,7 +159,10 @@ def make_entries(trained: Sequence[Trained], random: bool) -> list[Entry]:
     names = _method_names([group[0] for group in groups])
     entries = [Entry(name, run.config, run) for name, group in zip(names, groups, strict=True) for run in group]
     if random:
-        untrained = {run.config.seed: dataclasses.replace(run.config, learner="random") for run in reversed(trained)}
+        untrained = {
+            run.config.seed: dataclasses.replace(run.config, learner="random", learner_settings={})
+            for run in reversed(trained)
+        }
         entries += [Entry("random", config, None) for _, config in sorted(untrained.items())]
     return entries
 

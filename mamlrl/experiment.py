@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config, PolicyConfig
+from mamlrl.config.files import make_section, suggestion
 from mamlrl.envs.making import make_task_envs
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.errors import ConfigError, UserError
-from mamlrl.learners import LEARNERS, OBSERVE_TASK
+from mamlrl.external import describe
+from mamlrl.learners import LEARNERS, LearnerRow, find_learner
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
@@ -26,6 +27,7 @@ class Experiment(NamedTuple):
     """What a meta-iteration works with, all of it the same from the first to the last."""
 
     config: Config
+    """complete: with all of the learner's own settings"""
     envs: VectorEnv
     policy: Policy
     learner: Learner
@@ -38,15 +40,53 @@ def make_experiment(config: Config) -> Experiment:
     Raises:
         UserError: a setting names something that does not exist here or does not fit the environment.
     """
-    if config.learner not in LEARNERS:
-        nearest = difflib.get_close_matches(config.learner, LEARNERS, n=1)
-        hint = f"; did you mean {nearest[0]}?" if nearest else ""
-        raise ConfigError(f"learner is {config.learner!r}; it must be one of {', '.join(LEARNERS)}{hint}")
+    row = find_learner(config.learner)
+    own = own_settings(config, row)
+    config = dataclasses.replace(config, learner_settings=dataclasses.asdict(own))
     check_device(config.device)
     envs = make_envs(config, config.sampling.tasks * config.sampling.rollouts)
-    policy = make_policy(policy_config(config, envs), envs.single_observation_space, envs.single_action_space)
-    learner = LEARNERS[config.learner](policy, config)
+    try:
+        policy = make_policy(policy_config(config, envs), envs.single_observation_space, envs.single_action_space)
+        learner = make_learner(row, policy, config, own)
+    except BaseException:
+        envs.close()
+        raise
     return Experiment(config, envs, learner.policy, learner, Streams(config.seed))
+
+
+def own_settings(config: Config, row: LearnerRow) -> Any:
+    """The learner's own settings, an instance of `row.settings`; fields that are left out take their defaults.
+
+    Raises:
+        ConfigError: the learner does not read one of the settings given, or a value is wrong.
+    """
+    fields = [field.name for field in dataclasses.fields(row.settings)]
+    for name in config.learner_settings:
+        if name not in fields:
+            readers = [
+                learner
+                for learner, other in LEARNERS.items()
+                if name in (field.name for field in dataclasses.fields(other.settings))
+            ]
+            theirs = f"; learner {', '.join(readers)} reads it" if readers else ""
+            ours = f"; it reads {', '.join(fields)}" if fields else ""
+            hint = suggestion(name, fields) or ours
+            raise ConfigError(f"learner_settings.{name} is not read by learner {config.learner}{theirs}{hint}")
+    return make_section(row.settings, config.learner_settings, "learner_settings")
+
+
+def make_learner(row: LearnerRow, policy: Policy, config: Config, own: Any) -> Learner:
+    """The learner of a row.
+
+    Raises:
+        UserError: the learner does not fit the policy, or a user's class cannot be made.
+    """
+    try:
+        return row.make(policy, config, own)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's class raises
+        raise ConfigError(f"learner {config.learner} cannot be made: {describe(error)}") from error
 
 
 def make_envs(config: Config, num_envs: int) -> VectorEnv:
@@ -60,7 +100,7 @@ def make_envs(config: Config, num_envs: int) -> VectorEnv:
         envs = make_task_envs(
             config.env, num_envs, settings.horizon, settings.kwargs, settings.vectorization, num_threads(config)
         )
-        return ObserveTaskVector(envs) if config.learner in OBSERVE_TASK else envs
+        return ObserveTaskVector(envs) if find_learner(config.learner).observes_task else envs
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -56,7 +56,7 @@ def _record(argv: Sequence[str]) -> int:
         if value is not None and value < least:
             raise ConfigError(f"--{name} is {value}; it must be at least {least}")
     from mamlrl.experiment import draw_tasks, initial_state, make_experiment
-    from mamlrl.learners import OBSERVE_TASK
+    from mamlrl.learners import find_learner
     from mamlrl.recording import films as video  # imports torch, which takes seconds: --help has answered by now
     from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
     from mamlrl.seeding import Stream, Streams
@@ -66,7 +66,7 @@ def _record(argv: Sequence[str]) -> int:
         raise ConfigError(f"{options.run} holds {len(checkpoints)} policies; name one, such as {checkpoints[0]}")
     trained = read_trained(checkpoints[0])
     config = trained.config
-    if config.learner in OBSERVE_TASK and steps[-1] > 0:
+    if find_learner(config.learner).observes_task and steps[-1] > 0:
         raise ConfigError(f"--steps is {options.steps}, but learner {config.learner} does not adapt; give --steps 0")
     num_tasks = 1 if options.task else options.tasks
     sampling = dataclasses.replace(
@@ -80,13 +80,13 @@ def _record(argv: Sequence[str]) -> int:
         video.check_ffmpeg()
         write_film = video.write_mp4
     try:
-        params, streams = trained.params(initial_state(experiment)), Streams(options.seed).test()
+        meta, streams = trained.meta(initial_state(experiment)), Streams(options.seed).test()
         tasks = draw_tasks(experiment.envs, num_tasks, streams.numpy(Stream.TASKS, 0))
         if options.task:
             tasks = check_task(np.array([options.task]), tasks, experiment.envs)
         films = []
         for number, film in enumerate(
-            video.film_tasks(experiment, experiment.envs, params, tasks, steps, streams), start=1
+            video.film_tasks(experiment, experiment.envs, meta, tasks, steps, streams), start=1
         ):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"task-{number}.{options.format}"

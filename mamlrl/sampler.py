@@ -22,10 +22,11 @@ from mamlrl.structs import Params, Rollouts
 def to_environment_actions(actions: np.ndarray, space: spaces.Space, action_scale: float) -> np.ndarray:
     """Map policy actions to the action space: [-action_scale, action_scale] onto the bounds, clipped there.
 
-    Discrete actions pass through.
+    Discrete actions, which count from 0, are counted from the space's start.
     """
-    if not isinstance(space, spaces.Box):
-        return actions
+    if isinstance(space, spaces.Discrete):
+        return actions + space.start
+    assert isinstance(space, spaces.Box)
     center, half_range = (space.high + space.low) / 2, (space.high - space.low) / 2
     return center + half_range * np.clip(actions / action_scale, -1.0, 1.0)
 
@@ -181,9 +182,34 @@ def collect(
         terminated=by_task([step.terminated for step in steps]),
         mask=by_task([step.alive for step in steps]),
         final_observations=last.to(device, dtype),
+        measures={name: by_task([row])[..., 0] for name, row in measure(steps, config.metrics).items()},
     )
     _check_finite(result, envs)
     return result
+
+
+def measure(steps: Sequence[TimeStep], metrics: Sequence[str]) -> dict[str, np.ndarray]:
+    """Numbers of the environment's info, one for each rollout, [N].
+
+    Args:
+        steps: of the rollouts.
+        metrics: names of infos, each alone or with how its time steps become one number, as `environment.metrics`.
+            Those that the environment does not tell are left out.
+    """
+    alive = np.stack([step.alive for step in steps])
+    lengths = alive.sum(0)
+    measures = {}
+    for name, _, reduction in (entry.partition(":") for entry in metrics):
+        if not all(name in step.infos for step in steps):
+            continue
+        values = np.stack([np.asarray(step.infos[name], float) for step in steps])
+        if reduction == "max":
+            measures[name] = np.where(alive, values, -np.inf).max(0)
+        elif reduction == "last":
+            measures[name] = values[lengths - 1, np.arange(len(lengths))]
+        else:
+            measures[name] = np.where(alive, values, 0.0).sum(0) / lengths
+    return measures
 
 
 def collect_steps(
@@ -213,13 +239,18 @@ def collect_steps(
 def join(rollouts: Sequence[Rollouts]) -> Rollouts:
     """Rollouts [M, B_i, T_i, ...] of the same tasks as one, [M, sum B_i, max T_i, ...], padded with zeros."""
     longest = max(one.mask.shape[2] for one in rollouts)
+    measures = {
+        name: torch.cat([one.measures[name] for one in rollouts], dim=1)
+        for name in rollouts[0].measures
+        if all(name in one.measures for one in rollouts)
+    }
 
     def padded(leaf: torch.Tensor) -> torch.Tensor:
         return pad(leaf, (*(0, 0) * (leaf.dim() - 3), 0, longest - leaf.shape[2]))
 
-    *by_step, final = zip(*rollouts, strict=True)
+    *by_step, final, _ = zip(*rollouts, strict=True)
     joined = [torch.cat([padded(leaf) for leaf in leaves], dim=1) for leaves in by_step]
-    return Rollouts._make([*joined, torch.cat(final, dim=1)])
+    return Rollouts(*joined, torch.cat(final, dim=1), measures)
 
 
 def _name(envs: VectorEnv) -> str:

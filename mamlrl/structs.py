@@ -1,8 +1,8 @@
 """The nouns that the modules exchange, and the legend of their shapes.
 
-M tasks in the meta-batch, B rollouts per task, T time steps, R = B * T rows, O observation, A action,
-P task parameters, Z numbers that a policy outputs per row (the parameters of its action distribution),
-K adaptation steps. A parameter dict is *stacked* when every leaf leads with M: one policy per task.
+M tasks in the meta-batch, B rollouts per task, T time steps, O observation, A action, P task parameters, Z numbers that
+a policy outputs per time step (the parameters of its action distribution), K adaptation steps, D numbers that are
+meta-learned. A parameter dict is *stacked* when every leaf leads with M: one network per task.
 """
 
 from __future__ import annotations
@@ -10,12 +10,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Params = dict[str, Tensor]
 
+StepSizes = Mapping[str, "float | Tensor"]
+"""Step sizes of an inner step by leaf: a number, a tensor without dimensions, or one of the leaf's own shape. A leaf
+that is absent does not adapt."""
+
 Metrics = Mapping[str, float | None]
 """Numbers of one meta-iteration by name; None where one was not measured in it."""
+
+
+class MetaParams(NamedTuple):
+    """Everything that is meta-learned."""
+
+    init: Params
+    """theta, the initialisation that adaptation starts from"""
+    step_sizes: tuple[Params, ...] = ()
+    """learned step sizes by inner step, the last entry for all later steps too; empty where none are learned"""
+
+    def step_sizes_of(self, step: int) -> Params:
+        """The learned step sizes of inner step `step`, from 0."""
+        return self.step_sizes[self.entry_of(step)]
+
+    def entry_of(self, step: int) -> int:
+        """Which entry of `step_sizes` serves inner step `step`."""
+        return min(step, len(self.step_sizes) - 1)
 
 
 class Rollouts(NamedTuple):
@@ -35,21 +57,23 @@ class Rollouts(NamedTuple):
     """[M, B, T], 1 while the rollout is alive."""
     final_observations: Tensor
     """[M, B, O], the observation after the last step of each rollout."""
+    measures: dict[str, Tensor] = {}  # noqa: RUF012 (never written to)
+    """[M, B] each: numbers that the environment tells of whole rollouts, such as "success"."""
 
 
 class Batch(NamedTuple):
-    """What a policy-gradient loss needs of one round of rollouts, a row per time step."""
+    """What a policy-gradient loss needs of one round of rollouts; rollouts and time are kept apart."""
 
     observations: Tensor
-    """[M, R, O]"""
+    """[M, B, T, O]"""
     actions: Tensor
-    """[M, R, A], or [M, R] for discrete actions"""
+    """[M, B, T, A], or [M, B, T] for discrete actions"""
     log_probs: Tensor
-    """[M, R], under the policy that sampled the batch"""
+    """[M, B, T], under the policy that sampled the batch"""
     advantages: Tensor
-    """[M, R], normalised per task over valid rows"""
+    """[M, B, T], normalised per task over valid time steps"""
     weights: Tensor
-    """[M, R], 1 / (number of valid rows of the task) on valid rows, 0 on padding: a weighted sum is a mean."""
+    """[M, B, T], 1 / (number of valid time steps of the task) on valid ones, 0 on padding: a weighted sum is a mean."""
 
 
 class MetaBatch(NamedTuple):
@@ -59,3 +83,79 @@ class MetaBatch(NamedTuple):
     """K batches, one per adaptation step, each sampled by the policy adapted so far."""
     query: Batch
     """sampled by the adapted policies"""
+
+
+def check_shapes(*tensors: tuple[str, Tensor, str]) -> None:
+    """Ranks and dimensions agree: the same letter of the legend stands for the same size everywhere.
+
+    Args:
+        *tensors: name, tensor, and a letter for every dimension, such as ``("weights", batch.weights, "MBT")``.
+
+    Raises:
+        ValueError: a tensor has another number of dimensions, or another size than one before it; names it.
+    """
+    sizes: dict[str, int] = {}
+    for name, tensor, letters in tensors:
+        shape = tuple(tensor.shape)
+        agree = len(shape) == len(letters) and all(
+            sizes.setdefault(letter, size) == size for letter, size in zip(letters, shape, strict=True)
+        )
+        if not agree:
+            known = ", ".join(f"{letter} = {size}" for letter, size in sizes.items())
+            raise ValueError(f"{name} has shape {list(shape)}; it must be [{', '.join(letters)}] with {known}")
+
+
+def stack(params: Params, num_tasks: int, shapes: Mapping[str, tuple[int, ...]]) -> Params:
+    """Give every leaf the leading dimension M (a view where it lacks it).
+
+    Args:
+        params: shared or stacked; a leaf may be either.
+        num_tasks: M.
+        shapes: of every leaf, without the leading M.
+    """
+    return {
+        name: params[name] if params[name].dim() > len(shape) else params[name].expand(num_tasks, *shape)
+        for name, shape in shapes.items()
+    }
+
+
+def on_device(meta: MetaParams, device: str) -> MetaParams:
+    """The same on another device, without gradients."""
+
+    def moved(params: Params) -> Params:
+        return {name: leaf.detach().to(device) for name, leaf in params.items()}
+
+    return MetaParams(moved(meta.init), tuple(moved(sizes) for sizes in meta.step_sizes))
+
+
+def flatten(meta: MetaParams, like: MetaParams) -> Tensor:
+    """One vector [D] of all leaves, whatever their order, in the order of `like`.
+
+    Raises:
+        ValueError: the leaves have other names or shapes than those of `like`.
+    """
+    return torch.cat([leaf.reshape(-1) for leaf in _leaves(meta, like)])
+
+
+def unflatten(vector: Tensor, like: MetaParams) -> MetaParams:
+    """The inverse of `flatten`: views of the vector in the shapes and the order of `like`."""
+    pieces = iter(vector.split([leaf.numel() for leaf in _leaves(like, like)]))
+
+    def shaped(params: Params) -> Params:
+        return {name: next(pieces).view_as(leaf) for name, leaf in params.items()}
+
+    return MetaParams(shaped(like.init), tuple(shaped(sizes) for sizes in like.step_sizes))
+
+
+def _leaves(meta: MetaParams, like: MetaParams) -> list[Tensor]:
+    if len(meta.step_sizes) != len(like.step_sizes):
+        raise ValueError(
+            f"there are {len(meta.step_sizes)} entries of step sizes; there must be {len(like.step_sizes)}"
+        )
+    leaves: list[Tensor] = []
+    for params, pattern in zip((meta.init, *meta.step_sizes), (like.init, *like.step_sizes), strict=True):
+        found, wanted = ({name: list(leaf.shape) for name, leaf in one.items()} for one in (params, pattern))
+        if found != wanted:
+            raise ValueError(f"the parameters have shapes {found}; they must be {wanted}")
+        leaves += [params[name] for name in pattern]
+    return leaves

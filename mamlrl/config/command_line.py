@@ -92,7 +92,11 @@ def _parse_flags(parser: ArgumentParser, argv: Sequence[str]) -> Settings:
     known = [f"--{name}" for name in ("help", *RUN_FLAGS, *get_type_hints(Config), *all_fields())]
     for argument in argv:
         name = argument.partition("=")[0]
-        if name.startswith("--") and name not in known and not name.startswith(f"--{FREE_FORM}."):
+        if (
+            name.startswith("--")
+            and name not in known
+            and not name.startswith(tuple(f"--{section}." for section in FREE_FORM))
+        ):
             raise ConfigError(f"unknown flag {name}{suggestion(name, known)}")
     try:
         return parser.parse_args(list(argv), defaults=False).clone(with_meta=False).as_dict()

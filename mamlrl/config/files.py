@@ -19,8 +19,8 @@ from mamlrl.errors import ConfigError
 
 CONFIG_FILE = "config.yaml"
 """Name of the complete settings in a run folder."""
-FREE_FORM = "environment.kwargs"
-"""The field whose keys are the environment's own."""
+FREE_FORM = ("environment.kwargs", "learner_settings")
+"""The fields whose keys are the environment's or the learner's own."""
 CHANGEABLE = {"iterations", "device", "threads", "video.every", "checkpoint.every", "checkpoint.keep"}
 """Settings that a resumed run may change."""
 Settings = dict[str, Any]
@@ -70,6 +70,7 @@ def _parse_yaml(text: str, source: str) -> Settings:
         raise ConfigError(f"{source}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
     if not isinstance(settings, dict):
         raise ConfigError(f"{source} holds {settings!r}; it must hold a mapping of settings")
+    settings = upgraded(settings)
     _check_keys(settings, Config, source)
     return settings
 
@@ -133,18 +134,55 @@ def make_config(settings: Settings) -> Config:
     Raises:
         ConfigError: a key is unknown, or a value has the wrong type or is out of range.
     """
+    settings = upgraded(settings)
     _check_keys(settings, Config, "settings")
     try:
-        return Config(**_typed(settings))
+        return Config(**_typed(settings, Config))
     except ArgumentError as error:
         raise clearer(error) from error
 
 
-def _typed(settings: Settings) -> dict[str, Any]:
-    """Fields of `Config` with values of the declared types."""
+def make_section(section: type, settings: Settings, name: str) -> Any:
+    """A settings dataclass that is no part of `Config`, from plain settings whose keys are known to be its fields.
+
+    Args:
+        section: the dataclass.
+        settings: values of some of its fields.
+        name: dotted name of the section, for messages.
+
+    Raises:
+        ConfigError: a value has the wrong type or is out of range.
+    """
+    try:
+        return section(**_typed(settings, section))
+    except ArgumentError as error:
+        hints = get_type_hints(section)
+        wrong = re.match(r'Parser key "(\w+)": .*Got value: ?(.*)', " ".join(str(error).split()))
+        if wrong is None or wrong[1] not in hints:
+            raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{name}.{wrong[1]} is {wrong[2]!r}; it must be {_describe(hints[wrong[1]])}") from error
+
+
+def _typed(settings: Settings, section: type) -> dict[str, Any]:
+    """Fields of a settings dataclass with values of the declared types."""
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config, as_group=False)
+    parser.add_class_arguments(section, as_group=False)
     return dict(vars(parser.instantiate(parser.parse_object(settings))))
+
+
+def upgraded(settings: Settings) -> Settings:
+    """Settings as version 0.1.0 wrote them, in today's form; others as they are."""
+    adaptation = settings.get("adaptation")
+    if not isinstance(adaptation, dict) or not {"first_order", "context_size"} & adaptation.keys():
+        return settings
+    adaptation = dict(adaptation)
+    first_order, size = adaptation.pop("first_order", False), adaptation.pop("context_size", None)
+    learner, own = settings.get("learner", "maml"), dict(settings.get("learner_settings", {}))
+    if learner == "context" and size is not None:
+        own.setdefault("size", size)
+    if learner == "maml" and first_order:
+        own.setdefault("first_order", first_order)
+    return {**settings, "adaptation": adaptation, **({"learner_settings": own} if own else {})}
 
 
 def clearer(error: ArgumentError) -> ConfigError:

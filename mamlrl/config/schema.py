@@ -29,11 +29,20 @@ class EnvironmentConfig:
     """Policy units that span half of the action range: a policy action of +-action_scale reaches the bounds."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor."""
+    metrics: tuple[str, ...] = ("success:max",)
+    """Numbers of the environment's info that become metrics where it has them: NAME, NAME:mean, NAME:max or NAME:last,
+    the mean over a rollout's time steps, the largest, or the last; the metric is the mean over rollouts."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
     """How copies of the environment run: auto takes the family's own vector environment where it has one."""
 
     def __post_init__(self) -> None:
         _require(self.horizon >= 1, "environment.horizon", self.horizon, "at least 1 time step")
+        _require(
+            all(re.fullmatch(r"[^:]+(:(mean|max|last))?", name) for name in self.metrics),
+            "environment.metrics",
+            self.metrics,
+            "names, each alone or with :mean, :max or :last",
+        )
         _require(0 < self.action_scale < math.inf, "environment.action_scale", self.action_scale, "positive")
 
 
@@ -41,8 +50,9 @@ class EnvironmentConfig:
 class PolicyConfig:
     """The policy network."""
 
-    network: Literal["auto", "gaussian_mlp", "categorical_mlp"] = "auto"
-    """Kind of policy; auto takes the one that fits the action space."""
+    network: str = "auto"
+    """Kind of policy: auto takes the MLP policy that fits the action space, gaussian_mlp or categorical_mlp;
+    my_module:MyNetwork takes a network from outside of the package."""
     hidden_sizes: tuple[int, ...] = (100, 100)
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"
@@ -102,15 +112,10 @@ class AdaptationConfig:
     inner_loss: Literal["likelihood_ratio", "log_prob"] = "likelihood_ratio"
     """Inner surrogate. Both have the policy gradient as their gradient; likelihood_ratio also has the right second
     derivative on the sampled data, log_prob (the MAML paper's code) leaves out the outer product of the score."""
-    first_order: bool = False
-    """Take the Jacobian of the inner step as the identity (first-order MAML)."""
-    context_size: int = 10
-    """Learned extra inputs of the policy, the only parameters that adapt with the learner context."""
 
     def __post_init__(self) -> None:
         _require(self.steps >= 1, "adaptation.steps", self.steps, "at least 1")
         _require(0 <= self.step_size < math.inf, "adaptation.step_size", self.step_size, "at least 0")
-        _require(self.context_size >= 1, "adaptation.context_size", self.context_size, "at least 1")
 
 
 @dataclass(frozen=True)
@@ -210,7 +215,9 @@ class Config:
     name: str = ""
     """Name of the run's settings, the folder under runs/; empty takes the short name or id given as env."""
     learner: str = "maml"
-    """Meta-learner, a row of mamlrl.learners.LEARNERS."""
+    """Meta-learner: a row of mamlrl.learners.LEARNERS, or my_module:MyLearner from outside of the package."""
+    learner_settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the learner's own (docs/learners.md)."""
     seed: int = 1
     """Seed of every random stream of the run."""
     iterations: int = 100

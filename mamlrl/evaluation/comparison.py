@@ -19,6 +19,7 @@ from mamlrl.run_folder.figures import Curve, Published, figure, learner_of
 from mamlrl.run_folder.pretrained import Trained
 from mamlrl.seeding import Stream, Streams
 from mamlrl.statistics import interval
+from mamlrl.structs import on_device
 
 CSV_FILE, FIGURE_FILE = "evaluation.csv", "evaluation.png"
 
@@ -52,15 +53,11 @@ def evaluate_config(config: Config, trained: Trained | None, seed: int, tasks: n
     experiment = make_experiment(dataclasses.replace(config, sampling=sampling))
     try:
         state = initial_state(experiment)
-        params = state.params if trained is None else trained.params(state)
-        params = {name: leaf.to(config.device) for name, leaf in params.items()}
+        meta = on_device(state.meta if trained is None else trained.meta(state), config.device)
         streams = Streams(seed).test()
         if tasks is None:
             tasks = draw_tasks(experiment.envs, config.eval.tasks, streams.numpy(Stream.TASKS, 0))
-        returns = evaluate_adaptation(
-            experiment.envs, experiment.policy, experiment.learner, params, tasks, streams, config
-        )
-        return returns.cpu().numpy()
+        return evaluate_adaptation(experiment, experiment.envs, meta, tasks, streams).returns
     finally:
         experiment.envs.close()
 

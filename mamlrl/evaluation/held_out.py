@@ -1,71 +1,135 @@
-"""How well an initialisation adapts to tasks that it was not trained on."""
+"""How well what was meta-learned adapts to tasks that it was not trained on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import NamedTuple
+
 import numpy as np
-import torch
 from gymnasium.vector import VectorEnv
-from torch import Tensor
 from tqdm import tqdm
 
-from mamlrl.advantages import make_batch
 from mamlrl.config import Config
-from mamlrl.learners import evaluation_steps
-from mamlrl.learners.base import Learner
-from mamlrl.policies.base import Policy
+from mamlrl.experiment import Experiment, draw_tasks, make_envs
+from mamlrl.learners import evaluation_steps, step_scale
+from mamlrl.learners.base import LearnerState
+from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.sampler import collect_steps, mean_returns
-from mamlrl.seeding import Streams
-from mamlrl.structs import Params
+from mamlrl.seeding import Stream, Streams
+from mamlrl.statistics import interval
+from mamlrl.structs import MetaParams, Metrics, Params, Rollouts
+
+
+class HeldOut(NamedTuple):
+    """Outcome of an evaluation on held-out tasks; without numbers where none was due."""
+
+    metrics: Metrics
+    score: float | None
+    """how good the state is, the larger the better"""
+
+
+class AdaptationResult(NamedTuple):
+    """What tasks gave after 0, 1, ..., K gradient steps."""
+
+    returns: np.ndarray
+    """mean undiscounted return of each task, [K + 1, M]"""
+    measures: dict[str, np.ndarray]
+    """[K + 1, M] each: means over rollouts of what the environment measures, such as "success"; may be empty"""
 
 
 def evaluate_adaptation(
+    experiment: Experiment,
     envs: VectorEnv,
-    policy: Policy,
-    learner: Learner,
-    params: Params,
+    meta: MetaParams,
     tasks: np.ndarray,
     streams: Streams,
-    config: Config,
     iteration: int = 0,
-) -> Tensor:
-    """Mean undiscounted return of each task after 0, 1, ..., `evaluation_steps(config)` gradient steps.
+) -> AdaptationResult:
+    """Return of each task after 0, 1, ..., `evaluation_steps(config)` gradient steps.
 
-    Each step is taken on fresh rollouts. Steps beyond those of training have half the step size (Finn et al. 2017,
-    section 5.3: the first step as in training, later ones halved), unless `config.eval.step_size_schedule` is constant.
+    Each step is taken on fresh rollouts. Steps beyond those of training have half the step size (`step_scale`).
 
     Args:
-        envs: vector environment with M * `config.eval.rollouts` rows.
-        policy: the policy.
-        learner: adapts it.
-        params: the initialisation.
+        experiment: policy, learner and settings.
+        envs: vector environment with M * `eval.rollouts` rows.
+        meta: what is meta-learned.
         tasks: [M, P].
-        streams: the run's streams of evaluation.
-        config: the run's settings.
+        streams: of the evaluation.
         iteration: which evaluation of the run this is; each has noise of its own.
-
-    Returns:
-        Returns, [steps + 1, M].
     """
-    returns, steps = [], evaluation_steps(config)
-    for step in tqdm(range(steps + 1), "gradient steps", leave=False, disable=None):
-        rollouts = collect_steps(
+    config = experiment.config
+
+    def sample(params: Params, step: int) -> Rollouts:
+        return collect_steps(
             envs,
-            policy,
+            experiment.policy,
             params,
             tasks,
             streams.rollouts(iteration, step),
             config.environment,
             config.eval.min_steps,
         )
-        returns.append(mean_returns(rollouts))
-        if step < steps:
-            batch, _ = make_batch(rollouts, config.sampling)
-            params = learner.adapt(params, batch, step_size_of(step, config))
-    return torch.stack(returns)
+
+    rounds = adaptation_rounds(
+        experiment.learner,
+        meta,
+        sample,
+        evaluation_steps(config),
+        config.sampling,
+        lambda step: step_scale(config, step),
+    )
+    return _result(tqdm(rounds, "gradient steps", evaluation_steps(config) + 1, leave=False, disable=None))
 
 
-def step_size_of(step: int, config: Config) -> float | None:
-    """Step size of gradient step `step`, from 0, on a held-out task; None for that of training."""
-    beyond_training = step >= config.adaptation.steps
-    halved = beyond_training and config.eval.step_size_schedule == "halve"
-    return config.adaptation.step_size / 2 if halved else None
+def _result(rounds: Iterator[Round]) -> AdaptationResult:
+    returns: list[np.ndarray] = []
+    measures: dict[str, list[np.ndarray]] = {}
+    for one in rounds:
+        returns.append(mean_returns(one.rollouts).cpu().numpy())
+        for name, values in one.rollouts.measures.items():
+            measures.setdefault(name, []).append(values.mean(1).cpu().numpy())
+    return AdaptationResult(np.stack(returns), {name: np.stack(rows) for name, rows in measures.items()})
+
+
+class Evaluation:
+    """Evaluation on held-out tasks, drawn once, every `eval.every` meta-iterations.
+
+    Args:
+        experiment: what is trained.
+    """
+
+    def __init__(self, experiment: Experiment):
+        self._experiment = experiment
+        config = experiment.config
+        self._envs = make_envs(config, config.eval.tasks * config.eval.rollouts)
+        self._streams = experiment.streams.evaluation()
+        self._tasks = draw_tasks(self._envs, config.eval.tasks, self._streams.numpy(Stream.TASKS, 0))
+
+    def __call__(self, state: LearnerState, iteration: int) -> HeldOut:
+        """Mean returns by number of gradient steps, where an evaluation is due after this iteration.
+
+        The score is the mean over steps of the return after adaptation; a policy that does not adapt has the return
+        before any.
+        """
+        config = self._experiment.config
+        if iteration % config.eval.every:
+            return HeldOut(dict.fromkeys(self._names(config)), None)
+        result = evaluate_adaptation(self._experiment, self._envs, state.meta, self._tasks, self._streams, iteration)
+        means = result.returns.mean(1)
+        half_widths = [interval(row) for row in result.returns]
+        metrics: Metrics = dict(zip(self._names(config), [*means.tolist(), *half_widths], strict=True))
+        measured = {
+            f"eval/{name}/step_{step}": float(value)
+            for name, rows in result.measures.items()
+            for step, value in enumerate(rows.mean(1))
+        }
+        return HeldOut({**metrics, **measured}, float((means[1:] if len(means) > 1 else means).mean()))
+
+    @staticmethod
+    def _names(config: Config) -> list[str]:
+        steps = range(evaluation_steps(config) + 1)
+        return [f"eval/{value}/step_{step}" for value in ("return", "return_interval") for step in steps]
+
+    def close(self) -> None:
+        """Close its environments."""
+        self._envs.close()

@@ -2,23 +2,55 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
+from mamlrl.adaptation import InnerStep
 from mamlrl.policies.base import Policy
-from mamlrl.structs import Batch, MetaBatch, Params
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params
 
 
 class LearnerState(NamedTuple):
     """All that a learner carries from one meta-iteration to the next."""
 
-    params: Params
-    """theta, the meta-learned initialisation"""
+    meta: MetaParams
+    """what is meta-learned"""
+    optimiser: Any = None
+    """state of the outer optimiser, tensors and numbers in dicts and tuples; None where it has none"""
+
+
+class Outcome(Protocol):
+    """What became of a meta-update."""
+
+    @property
+    def not_finite(self) -> bool:
+        """Whether the update was refused because a number was not finite."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What happened, as numbers by name."""
+        ...
+
+
+class Updated(NamedTuple):
+    """The outcome of an update that is never refused."""
+
+    values: dict[str, float] = {}  # noqa: RUF012 (never written to)
+    """metrics by name"""
+
+    @property
+    def not_finite(self) -> bool:
+        """Never."""
+        return False
+
+    def metrics(self) -> dict[str, float]:
+        """The values."""
+        return self.values
 
 
 class Learner(Protocol):
-    """A meta-learner: pure functions of its state and of the data.
+    """A meta-learner: pure functions of its state and of the data. It never sees an environment.
 
     Attributes:
         policy: what it trains: the policy that it was made with, or one built on it.
@@ -27,15 +59,19 @@ class Learner(Protocol):
     policy: Policy
 
     def init(self, params: Params) -> LearnerState:
-        """The state before the first meta-iteration."""
+        """The state before the first meta-iteration, from the initial parameters of the policy."""
         ...
 
-    def adapt(self, params: Params, batch: Batch, step_size: float | None = None) -> Params:
-        """One inner step on every task; `step_size` in place of the configured one."""
+    def start(self, meta: MetaParams) -> Params:
+        """Parameters before adaptation, shared by all tasks; most often `meta.init`."""
+        ...
+
+    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
+        """Inner step `step` (from 0) on every task, from `params`; its step sizes times `scale`."""
         ...
 
     def meta_step(
         self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
-    ) -> tuple[LearnerState, dict[str, float]]:
-        """One meta-update; metrics say what happened."""
+    ) -> tuple[LearnerState, Outcome]:
+        """One meta-update, and what became of it."""
         ...

@@ -2,13 +2,14 @@
 
 Vectors are flat tensors [D]. Nothing here knows what is optimised: the objective says how its gradient and
 curvature products are computed. Outcomes are returned as values; a step that cannot be trusted is refused, and then
-the parameters come back untouched.
+the start comes back untouched.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from enum import Enum
 from typing import NamedTuple, Protocol
 
 import torch
@@ -18,19 +19,31 @@ from mamlrl.config import TrustRegionConfig
 
 
 class Objective(Protocol):
-    """A loss to be lowered within a bound on a divergence that is zero, with zero gradient, at the start."""
+    """A loss to be lowered within a bound on a divergence that is zero, with zero gradient, where it was built."""
 
-    def gradient(self) -> Tensor:
-        """Gradient of the loss at the start, [D]."""
+    point: Tensor
+    """where the objective was built, [D]"""
+
+    def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
+        """The loss and its gradient [D], where the objective was built or at another point."""
         ...
 
-    def fisher_vector_product(self, vector: Tensor) -> Tensor:
-        """Hessian of the divergence at the start, times a vector, [D]."""
+    def curvature_product(self, vector: Tensor) -> Tensor:
+        """Hessian of the divergence where the objective was built, times a vector, [D]."""
         ...
 
     def evaluate(self, point: Tensor) -> tuple[float, float]:
         """Loss and divergence at another point [D]."""
         ...
+
+
+class SolverEnd(Enum):
+    """How `conjugate_gradient` ended."""
+
+    CONVERGED = "converged"
+    ITERATIONS = "iterations used up"
+    NEGATIVE_CURVATURE = "a direction without positive curvature"
+    NOT_FINITE = "a number that is not finite"
 
 
 class Solution(NamedTuple):
@@ -42,24 +55,57 @@ class Solution(NamedTuple):
     """b - A x"""
     iterations: int
     """products with A that were used"""
+    end: SolverEnd
 
 
-class TrustRegionStats(NamedTuple):
-    """Outcome of `trust_region_step`."""
+class Refusal(Enum):
+    """Why a step was not taken."""
 
-    accepted: bool
-    nonfinite: bool
-    """the step was refused because a number was not finite or the curvature was not positive"""
-    kl: float
-    """mean KL of the accepted step in nats, 0 when refused"""
-    surrogate_improvement: float
-    """loss before minus loss after, 0 when refused"""
-    cg_residual: float
-    """|A x - b| / |b|"""
-    cg_iterations: int
-    backtracks: int
-    """step lengths tried beyond the first"""
+    NOT_FINITE = "a number that is not finite"
+    NEGATIVE_CURVATURE = "a direction without positive curvature"
+    NO_GRADIENT = "a gradient of zero"
+    LINE_SEARCH = "no step length lowers the loss within the bound"
+
+
+class TrustRegionOutcome(NamedTuple):
+    """What became of `trust_region_step`."""
+
     gradient_norm: float
+    refusal: Refusal | None = None
+    """None where the step was taken"""
+    kl: float = 0.0
+    """mean KL of the accepted step in nats, 0 when refused"""
+    surrogate_improvement: float = 0.0
+    """loss before minus loss after, 0 when refused"""
+    cg_residual: float = math.nan
+    """|A x - b| / |b|"""
+    cg_iterations: int = 0
+    backtracks: int = 0
+    """step lengths tried beyond the first"""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the step was taken."""
+        return self.refusal is None
+
+    @property
+    def not_finite(self) -> bool:
+        """Whether the step was refused because a number was not finite."""
+        return self.refusal is Refusal.NOT_FINITE
+
+    def metrics(self) -> dict[str, float]:
+        """The outcome as numbers by name."""
+        return {
+            "trust_region/accepted": float(self.accepted),
+            "trust_region/nonfinite": float(self.not_finite),
+            "trust_region/negative_curvature": float(self.refusal is Refusal.NEGATIVE_CURVATURE),
+            "trust_region/kl": self.kl,
+            "trust_region/surrogate_improvement": self.surrogate_improvement,
+            "trust_region/cg_residual": self.cg_residual,
+            "trust_region/cg_iterations": float(self.cg_iterations),
+            "trust_region/backtracks": float(self.backtracks),
+            "trust_region/gradient_norm": self.gradient_norm,
+        }
 
 
 def conjugate_gradient(
@@ -67,27 +113,43 @@ def conjugate_gradient(
 ) -> Solution:
     """Solve A x = b for a symmetric positive definite A, given only products with A.
 
-    Stops after `iterations`, when |r|^2 <= tolerance |b|^2, or when a direction without positive curvature turns
-    up: the solution so far is returned and its residual tells. Hestenes and Stiefel (1952).
+    Converged when |r|^2 <= tolerance |b|^2. Where a direction without positive curvature or a number that is not finite
+    turns up, the solution so far is returned, and `end` says so: A is not what it must be, and x is not to be trusted.
+    Hestenes and Stiefel (1952).
     """
     x = torch.zeros_like(b)
     residual = b.clone()
     direction = b.clone()
     squared = residual.dot(residual)
     target = tolerance * squared
-    used = 0
-    while used < iterations and squared > target:
+    for used in range(iterations):
+        if squared <= target:
+            return Solution(x, residual, used, SolverEnd.CONVERGED)
         product = matvec(direction)
-        used += 1
         curvature = direction.dot(product)
-        if not curvature > 0:  # also catches NaN
-            break
+        if not torch.isfinite(curvature):
+            return Solution(x, residual, used + 1, SolverEnd.NOT_FINITE)
+        if curvature <= 0:
+            return Solution(x, residual, used + 1, SolverEnd.NEGATIVE_CURVATURE)
         length = squared / curvature
         x = x + length * direction
         residual = residual - length * product
         squared, previous = residual.dot(residual), squared
+        if not torch.isfinite(squared):
+            return Solution(x, residual, used + 1, SolverEnd.NOT_FINITE)
         direction = residual + (squared / previous) * direction
-    return Solution(x, residual, used)
+    return Solution(x, residual, iterations, SolverEnd.CONVERGED if squared <= target else SolverEnd.ITERATIONS)
+
+
+class Found(NamedTuple):
+    """What `backtracking_line_search` found."""
+
+    point: Tensor | None
+    """None where no step length will do"""
+    loss: float
+    kl: float
+    trials: int
+    """step lengths tried"""
 
 
 def backtracking_line_search(
@@ -96,63 +158,55 @@ def backtracking_line_search(
     step: Tensor,
     loss: float,
     settings: TrustRegionConfig,
-) -> tuple[Tensor, float, float, int]:
-    """Shorten the step until the loss falls and the divergence stays within the bound.
-
-    Returns:
-        The accepted point (`start` itself when none was), its loss and divergence, and the step lengths tried.
-    """
+) -> Found:
+    """Shorten the step until the loss falls and the divergence stays within the bound."""
     for trial in range(settings.max_backtracks):
         point = start + settings.backtrack_ratio**trial * step
         new_loss, kl = evaluate(point)
         if new_loss < loss and kl <= settings.max_kl:  # comparisons with NaN are false
-            return point, new_loss, kl, trial + 1
-    return start, loss, 0.0, settings.max_backtracks
+            return Found(point, new_loss, kl, trial + 1)
+    return Found(None, loss, 0.0, settings.max_backtracks)
 
 
-def trust_region_step(
-    objective: Objective, start: Tensor, loss: float, settings: TrustRegionConfig
-) -> tuple[Tensor, TrustRegionStats]:
-    """One step of TRPO.
+def trust_region_step(objective: Objective, settings: TrustRegionConfig) -> tuple[Tensor, TrustRegionOutcome]:
+    """One step of TRPO from where the objective was built.
 
-    x = (H + damping)^-1 g, then from `start` along -x to where the quadratic model of the KL is max_kl, shortened
-    until the true loss falls and the true KL is within bounds.
+    x = (H + damping)^-1 g, then along -x to where the quadratic model of the KL is max_kl, shortened until the true
+    loss falls and the true KL is within bounds.
 
     Args:
-        objective: gradient and curvature at `start`, loss and KL elsewhere.
-        start: parameters [D].
-        loss: the loss at `start`.
+        objective: loss, gradient and curvature.
         settings: limits of the step.
 
     Returns:
-        The new parameters (`start` itself, bit for bit, when the step is refused) and what happened.
+        The new point (`objective.point` itself, bit for bit, when the step is refused) and what happened.
     """
-    gradient = objective.gradient()
-    gradient_norm = float(gradient.norm())
-
-    def refuse(nonfinite: bool, cg_residual: float = math.nan, cg_iterations: int = 0, trials: int = 1):
-        return start, TrustRegionStats(
-            False, nonfinite, 0.0, 0.0, cg_residual, cg_iterations, trials - 1, gradient_norm
-        )
-
-    if not (math.isfinite(gradient_norm) and math.isfinite(loss)):
-        return refuse(nonfinite=True)
-    if gradient_norm == 0:
-        return refuse(nonfinite=False)
+    loss, gradient = objective.loss_and_gradient()
+    norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+    outcome = TrustRegionOutcome(norm)
+    if not (math.isfinite(norm) and math.isfinite(loss)):
+        return objective.point, outcome._replace(refusal=Refusal.NOT_FINITE)
+    if norm == 0:
+        return objective.point, outcome._replace(refusal=Refusal.NO_GRADIENT)
 
     def damped(vector: Tensor) -> Tensor:
-        return objective.fisher_vector_product(vector) + settings.cg_damping * vector
+        return objective.curvature_product(vector) + settings.cg_damping * vector
 
+    # Only the direction of the gradient matters. A power of two changes none of its digits, and keeps the squares of a
+    # tiny gradient from vanishing.
+    gradient = torch.ldexp(gradient, torch.tensor(-math.frexp(norm)[1]))
     solution = conjugate_gradient(damped, gradient, settings.cg_iterations, settings.cg_tolerance)
-    cg_residual = float(solution.residual.norm()) / gradient_norm
+    residual = float(solution.residual.norm() / gradient.norm())
+    outcome = outcome._replace(cg_residual=residual, cg_iterations=solution.iterations)
     # x^T A x without another product: A x = g - residual
     curvature = float(solution.x.dot(gradient - solution.residual))
-    if not (math.isfinite(curvature) and curvature > 0):
-        return refuse(True, cg_residual, solution.iterations)
+    if solution.end is SolverEnd.NOT_FINITE or not math.isfinite(curvature):
+        return objective.point, outcome._replace(refusal=Refusal.NOT_FINITE)
+    if solution.end is SolverEnd.NEGATIVE_CURVATURE or curvature <= 0:
+        return objective.point, outcome._replace(refusal=Refusal.NEGATIVE_CURVATURE)
     step = -math.sqrt(2 * settings.max_kl / curvature) * solution.x
-    point, new_loss, kl, trials = backtracking_line_search(objective.evaluate, start, step, loss, settings)
-    if point is start:
-        return refuse(False, cg_residual, solution.iterations, trials)
-    return point, TrustRegionStats(
-        True, False, kl, loss - new_loss, cg_residual, solution.iterations, trials - 1, gradient_norm
-    )
+    found = backtracking_line_search(objective.evaluate, objective.point, step, loss, settings)
+    outcome = outcome._replace(backtracks=found.trials - 1)
+    if found.point is None:
+        return objective.point, outcome._replace(refusal=Refusal.LINE_SEARCH)
+    return found.point, outcome._replace(kl=found.kl, surrogate_improvement=loss - found.loss)

@@ -1,21 +1,35 @@
-"""Policies. A new one is a new file and a row in POLICIES."""
+"""Policies. A new one is a new file and a row in POLICIES; a network from outside is named as module:Name."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
+import numpy as np
 from gymnasium import spaces
 
 from mamlrl.config import PolicyConfig
-from mamlrl.errors import UserError
+from mamlrl.distributions import Categorical, DiagonalGaussian
+from mamlrl.errors import ConfigError, UserError
+from mamlrl.external import describe, load_external, unknown_name
 from mamlrl.policies.base import Policy
-from mamlrl.policies.categorical_mlp import CategoricalMLP
-from mamlrl.policies.gaussian_mlp import GaussianMLP
+from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
+from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
 
-POLICIES: dict[str, Callable[[PolicyConfig, int, int], Policy]] = {
-    "gaussian_mlp": GaussianMLP,
-    "categorical_mlp": CategoricalMLP,
+
+class PolicyRow(NamedTuple):
+    """A policy that can be chosen by name."""
+
+    make: Callable[[PolicyConfig, int, int], Policy]
+    """(settings, O, number of action components or of discrete actions) -> policy"""
+    action_space: type[spaces.Space]
+    """what it acts in"""
+
+
+POLICIES = {
+    "gaussian_mlp": PolicyRow(gaussian_mlp, spaces.Box),
+    "categorical_mlp": PolicyRow(categorical_mlp, spaces.Discrete),
 }
 
 
@@ -23,28 +37,68 @@ def make_policy(config: PolicyConfig, observation_space: spaces.Space, action_sp
     """The configured policy for an environment's spaces.
 
     Args:
-        config: `network: auto` takes the Gaussian policy for a Box of actions, the categorical one for Discrete.
+        config: `network: auto` takes the MLP policy that fits the action space; `module:Name` a network from outside,
+            called with the settings, the number of observations and the number of outputs (`policies.base.Network`).
         observation_space: a Box, flattened to O numbers.
-        action_space: a one-dimensional Box or a Discrete space.
+        action_space: a one-dimensional Box with finite bounds, or a Discrete space.
 
     Raises:
         UserError: a space that no policy fits, or a policy that does not fit the action space.
     """
-    if not isinstance(observation_space, spaces.Box):
-        raise UserError(f"observation space {observation_space} is not supported; it must be a Box")
-    observation_dim = math.prod(observation_space.shape)
+    observation_dim, num_actions = _observation_dim(observation_space), _num_actions(action_space)
     if config.observation_scale and len(config.observation_scale) != observation_dim:
-        raise UserError(
+        raise ConfigError(
             f"policy.observation_scale has {len(config.observation_scale)} factors; it must have {observation_dim}, one"
             " for each observation, or be empty"
         )
-    if isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
-        fitting, num_actions = "gaussian_mlp", action_space.shape[0]
-    elif isinstance(action_space, spaces.Discrete):
-        fitting, num_actions = "categorical_mlp", int(action_space.n)
-    else:
-        raise UserError(f"action space {action_space} is not supported; it must be a 1-d Box or Discrete")
+    if ":" in config.network:
+        return _with_network(config, observation_dim, num_actions, action_space)
+    fitting = next(name for name, row in POLICIES.items() if isinstance(action_space, row.action_space))
     name = fitting if config.network == "auto" else config.network
-    if name != fitting:
-        raise UserError(f"policy.network is {name!r}, but action space {action_space} needs {fitting!r}")
-    return POLICIES[name](config, observation_dim, num_actions)
+    if name not in POLICIES:
+        raise unknown_name("policy.network", name, ("auto", *POLICIES))
+    if not isinstance(action_space, POLICIES[name].action_space):
+        raise ConfigError(f"policy.network is {name!r}, but action space {action_space} needs {fitting!r}")
+    return POLICIES[name].make(config, observation_dim, num_actions)
+
+
+def _observation_dim(space: spaces.Space) -> int:
+    if not isinstance(space, spaces.Box):
+        raise UserError(f"observation space {space} is not supported; it must be a Box")
+    dim = math.prod(space.shape)
+    if dim < 1:
+        raise UserError(f"observation space {space} holds no numbers; it must hold at least one")
+    return dim
+
+
+def _num_actions(space: spaces.Space) -> int:
+    """Components of an action, or number of discrete actions."""
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if not (isinstance(space, spaces.Box) and len(space.shape) == 1 and space.shape[0] > 0):
+        raise UserError(
+            f"action space {space} is not supported; it must be a 1-d Box of at least one number, or Discrete"
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(
+            f"action space {space} has no finite bounds, which policy actions are mapped to; give it some, as "
+            "gymnasium.wrappers.RescaleAction or a Box with low and high do"
+        )
+    return space.shape[0]
+
+
+def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, space: spaces.Space) -> Policy:
+    """A policy with a user's network; a Gaussian one has a free log standard deviation besides."""
+    make = load_external("policy.network", config.network)
+    try:
+        network = make(config, observation_dim, num_actions)
+        if isinstance(space, spaces.Discrete):
+            return NetworkPolicy(network, Categorical(num_actions), config.observation_scale)
+        network = WithFreeOutputs(network, num_actions, math.log(config.initial_std))
+        distribution = DiagonalGaussian(num_actions, config.min_std)
+        return NetworkPolicy(network, distribution, config.observation_scale)
+    except Exception as error:  # whatever a user's class raises
+        raise ConfigError(
+            f"policy.network {config.network}: making it with (settings, {observation_dim}, {num_actions}) failed: "
+            f"{describe(error)}"
+        ) from error

@@ -13,12 +13,13 @@ from mamlrl.structs import Params
 
 
 class Linearization(Protocol):
-    """A network at fixed parameters and inputs. See `mamlrl.policies.mlp.LinearizedMLP`."""
+    """A network at fixed parameters and inputs, with products of its derivatives."""
 
     outputs: Tensor
+    """[M, B, T, Z]"""
 
     def pushforward(self, tangent: Params) -> Tensor:
-        """Jacobian-vector product, [M, R, Z]."""
+        """Jacobian-vector product, [M, B, T, Z]."""
         ...
 
     def pullback(self, cotangent: Tensor) -> Params:
@@ -26,7 +27,28 @@ class Linearization(Protocol):
         ...
 
     def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
-        """Hessian of a loss on the outputs, as a function of a tangent."""
+        """Hessian of a loss on the outputs, as a function of a tangent (stacked or shared)."""
+        ...
+
+
+class Network(Protocol):
+    """From observations to numbers. It holds no parameters: they are handed to it, stacked.
+
+    `init_params` and `outputs` are all that a network must have; what it has besides, such as a `linearize` as in
+    `Policy`, is there for speed.
+    """
+
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Initial parameters of one network, float32, on the CPU."""
+        ...
+
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        """Outputs [M, B, T, Z] of M networks on observations [M, B, T, O]; differentiable.
+
+        Args:
+            params: every leaf leads with M.
+            observations: those of task m are for network m.
+        """
         ...
 
 
@@ -51,9 +73,9 @@ class Policy(Protocol):
         ...
 
     def outputs(self, params: Params, observations: Tensor) -> Tensor:
-        """Distribution parameters [M, R, Z] for rows [M, R, O]; differentiable."""
+        """Distribution parameters [M, B, T, Z] on observations [M, B, T, O]; differentiable."""
         ...
 
     def linearize(self, params: Params, observations: Tensor) -> Linearization:
-        """The policy's outputs on rows [M, R, O] with products of their derivatives."""
+        """The policy's outputs on observations [M, B, T, O] with products of their derivatives."""
         ...

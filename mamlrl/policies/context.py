@@ -1,6 +1,6 @@
 """A policy with learned extra inputs, the context: parameters that can be adapted while the network stays.
 
-Source: the context vector of Finn, Abbeel, Levine (2017), section 5.3; Zintgraf et al. (2019), CAVIA.
+Source: the context vector of Finn, Abbeel, Levine (2017), section 5.3.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mamlrl.distributions import Distribution
+from mamlrl.errors import UserError
 from mamlrl.policies.base import Linearization, Policy
 from mamlrl.structs import Params
 
@@ -38,8 +39,16 @@ class ContextPolicy:
         return self._policy.distribution
 
     def init_params(self, generator: torch.Generator) -> Params:
-        """Those of the policy, a context of zeros, Xavier-uniform weights."""
+        """Those of the policy, a context of zeros, Xavier-uniform weights.
+
+        Raises:
+            UserError: the policy has no such first layer.
+        """
         params = self._policy.init_params(generator)
+        if BIAS not in params:
+            raise UserError(
+                f"a context needs a network whose first layer has the bias {BIAS}; it has {', '.join(params)}"
+            )
         weight = torch.empty(self._size, len(params[BIAS]))
         torch.nn.init.xavier_uniform_(weight, generator=generator)
         return {**params, CONTEXT: torch.zeros(self._size), WEIGHT: weight}
@@ -53,7 +62,7 @@ class ContextPolicy:
         return self._policy.step(fold(params), observations, state)
 
     def outputs(self, params: Params, observations: Tensor) -> Tensor:
-        """Distribution parameters [M, R, Z]; differentiable."""
+        """Distribution parameters [M, B, T, Z]; differentiable."""
         return self._policy.outputs(fold(params), observations)
 
     def linearize(self, params: Params, observations: Tensor) -> LinearizedContext:
@@ -81,7 +90,7 @@ class LinearizedContext:
     """A context policy at fixed parameters and inputs, by the chain rule through `fold`.
 
     Attributes:
-        outputs: [M, R, Z].
+        outputs: [M, B, T, Z].
     """
 
     def __init__(self, policy: Linearization, params: Params):
@@ -101,7 +110,7 @@ class LinearizedContext:
         return {**gradient, CONTEXT: through(errors, self._weight.mT), WEIGHT: outer(self._context, errors)}
 
     def pushforward(self, tangent: Params) -> Tensor:
-        """Jacobian-vector product, [M, R, Z]."""
+        """Jacobian-vector product, [M, B, T, Z]."""
         return self._policy.pushforward(self._fold_tangent(tangent))
 
     def pullback(self, cotangent: Tensor) -> Params:

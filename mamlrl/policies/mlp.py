@@ -15,17 +15,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from mamlrl.structs import Params
+from mamlrl.structs import Params, stack
 
 Activation = Literal["tanh", "relu"]
-
-
-def stack(params: Params, num_tasks: int, shapes: dict[str, tuple[int, ...]]) -> Params:
-    """Give every leaf the leading dimension M (a view where it lacks it)."""
-    return {
-        name: params[name] if params[name].dim() > len(shape) else params[name].expand(num_tasks, *shape)
-        for name, shape in shapes.items()
-    }
 
 
 def tanh_(values: Tensor) -> Tensor:
@@ -48,13 +40,13 @@ class MLP:
         sizes: units of every layer, inputs and outputs included.
         activation: nonlinearity of the hidden layers.
         free_outputs: F, outputs that are parameters themselves (a state-independent log std).
-        input_scale: constant factor on each input; empty for none.
+        free_value: their initial value.
     """
 
     sizes: tuple[int, ...]
     activation: Activation = "tanh"
     free_outputs: int = 0
-    input_scale: tuple[float, ...] = ()
+    free_value: float = 0.0
 
     @property
     def num_layers(self) -> int:
@@ -72,22 +64,19 @@ class MLP:
             shapes["free"] = (self.free_outputs,)
         return shapes
 
-    def scale(self, inputs: Tensor) -> Tensor:
-        """The inputs as the first layer sees them."""
-        return inputs * inputs.new_tensor(self.input_scale) if self.input_scale else inputs
-
     def init_params(self, generator: torch.Generator) -> Params:
-        """Xavier-uniform weights (Glorot and Bengio 2010), zero biases and zero free outputs, float32."""
+        """Xavier-uniform weights (Glorot and Bengio 2010), zero biases, float32."""
         params = {name: torch.zeros(shape) for name, shape in self.shapes.items()}
         for name, leaf in params.items():
             if name.startswith("weight"):
                 torch.nn.init.xavier_uniform_(leaf, generator=generator)
+        if self.free_outputs:
+            params["free"].fill_(self.free_value)
         return params
 
-    def forward(self, params: Params, inputs: Tensor) -> Tensor:
-        """Outputs [M, R, Z] on inputs [M, R, O]; differentiable. Parameters are stacked or shared by all tasks."""
-        params = stack(params, inputs.shape[0], self.shapes)
-        hidden = self.scale(inputs)
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        """Outputs [M, B, T, Z] on observations [M, B, T, O]; differentiable. Parameters are stacked."""
+        hidden = observations.flatten(1, 2)
         for layer in range(self.num_layers):
             hidden = torch.baddbmm(params[f"bias_{layer}"].unsqueeze(1), hidden, params[f"weight_{layer}"])
             if layer < self.num_layers - 1:
@@ -95,29 +84,29 @@ class MLP:
         if self.free_outputs:
             free = params["free"].unsqueeze(1).expand(-1, hidden.shape[1], -1)
             hidden = torch.cat([hidden, free], dim=-1)
-        return hidden
+        return hidden.unflatten(1, observations.shape[1:3])
 
-    def linearize(self, params: Params, inputs: Tensor) -> LinearizedMLP:
-        """The network at fixed parameters and inputs, ready for derivative products."""
-        return LinearizedMLP(self, params, inputs)
+    def linearize(self, params: Params, observations: Tensor) -> LinearizedMLP:
+        """The network at fixed stacked parameters and observations, ready for derivative products."""
+        return LinearizedMLP(self, params, observations)
 
 
 class LinearizedMLP:
     """An MLP at fixed parameters and inputs: its outputs, and products with its derivatives.
 
-    Everything here is free of autograd. Work space is allocated once and used again by every product.
+    Everything here is free of autograd. Work space is allocated once and used again by every product. Within it,
+    rollouts and time are one dimension of R = B * T rows.
 
     Attributes:
-        outputs: [M, R, Z].
+        outputs: [M, B, T, Z].
     """
 
     @torch.no_grad()
-    def __init__(self, network: MLP, params: Params, inputs: Tensor):
+    def __init__(self, network: MLP, params: Params, observations: Tensor):
         self._network = network
-        params = stack(params, inputs.shape[0], network.shapes)
         layers = range(network.num_layers)
         self._weights = [params[f"weight_{layer}"].detach() for layer in layers]
-        self._inputs = [network.scale(inputs)]  # the input of every layer
+        self._inputs = [observations.flatten(1, 2)]  # the input of every layer
         self._slopes: list[Tensor] = []  # derivative of every hidden activation
         self._work: dict[tuple[str, int], Tensor] = {}
         for layer in layers:
@@ -126,8 +115,9 @@ class LinearizedMLP:
             if layer < network.num_layers - 1:
                 self._inputs.append(self._activate(values))
         if network.free_outputs:
-            values = torch.cat([values, params["free"].unsqueeze(1).expand(-1, inputs.shape[1], -1)], dim=-1)
-        self.outputs = values
+            values = torch.cat([values, params["free"].unsqueeze(1).expand(-1, values.shape[1], -1)], dim=-1)
+        self._steps = observations.shape[1:3]
+        self.outputs = values.unflatten(1, self._steps)
 
     def _activate(self, values: Tensor) -> Tensor:
         """Apply the activation in place and remember its derivative."""
@@ -149,8 +139,8 @@ class LinearizedMLP:
 
     @torch.no_grad()
     def pushforward(self, tangent: Params) -> Tensor:
-        """Jacobian-vector product: derivative of the outputs along `tangent` (stacked or shared), [M, R, Z]."""
-        return self._sweep_tangents(tangent)[0]
+        """Jacobian-vector product: derivative of the outputs along `tangent` (stacked or shared), [M, B, T, Z]."""
+        return self._sweep_tangents(tangent)[0].unflatten(1, self._steps)
 
     def _sweep_tangents(self, tangent: Params) -> tuple[Tensor, list[Tensor]]:
         """Derivatives along `tangent` of the outputs and of every hidden layer."""
@@ -176,7 +166,7 @@ class LinearizedMLP:
     @torch.no_grad()
     def pullback(self, cotangent: Tensor) -> Params:
         """Vector-Jacobian product per task: gradient of sum(outputs * cotangent), stacked Params."""
-        gradient, cotangent = self._free_gradient(cotangent)
+        gradient, cotangent = self._free_gradient(cotangent.flatten(1, 2))
         for layer in reversed(range(self._network.num_layers)):
             self._accumulate(gradient, layer, self._inputs[layer], cotangent)
             if layer > 0:
@@ -208,13 +198,13 @@ class LinearizedMLP:
         With z the outputs and L the loss,  H v = J^T (d2L/dz2) J v + sum_z dL/dz d2z/dtheta2 v.
 
         Args:
-            cotangent: dL/dz [M, R, Z] at these parameters.
-            output_hessian: multiplies d2L/dz2 with a tangent of the outputs, [M, R, Z] -> [M, R, Z].
+            cotangent: dL/dz [M, B, T, Z] at these parameters.
+            output_hessian: multiplies d2L/dz2 with a tangent of the outputs [M, B, T, Z].
 
         Returns:
             A function from tangents (stacked or shared) to stacked Params.
         """
-        _, error = self._free_gradient(cotangent)
+        _, error = self._free_gradient(cotangent.flatten(1, 2))
         errors = {self._network.num_layers - 1: error}  # at the pre-activations of every layer
         bends: dict[int, Tensor] = {}  # what curves: error at the activation times f'' / f'
         for layer in reversed(range(1, self._network.num_layers)):
@@ -227,7 +217,8 @@ class LinearizedMLP:
         def product(tangent: Params) -> Params:
             output_tangent, hidden_tangents = self._sweep_tangents(tangent)
             stacked = stack(tangent, output_tangent.shape[0], self._network.shapes)
-            result, change = self._free_gradient(output_hessian(output_tangent))
+            bent = output_hessian(output_tangent.unflatten(1, self._steps))
+            result, change = self._free_gradient(bent.flatten(1, 2))
             for layer in reversed(range(self._network.num_layers)):
                 self._accumulate(result, layer, self._inputs[layer], change)
                 if layer == 0:

@@ -19,23 +19,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 from tqdm import tqdm
 
-from mamlrl.advantages import make_batch
-from mamlrl.distributions import DiagonalGaussian
 from mamlrl.envs.making import make_task_envs
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.errors import UserError
-from mamlrl.evaluation.held_out import step_size_of
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
-from mamlrl.learners import OBSERVE_TASK, evaluation_steps
-from mamlrl.policies.base import Policy
+from mamlrl.learners import evaluation_steps, find_learner, step_scale
+from mamlrl.learners.base import LearnerState
+from mamlrl.rounds import adaptation_rounds
 from mamlrl.run_folder.figures import steps_name
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.sampler import collect, one_math_thread, to_environment_actions
 from mamlrl.seeding import Stream, Streams
-from mamlrl.structs import Params
+from mamlrl.structs import MetaParams, Params, Rollouts, on_device
 
 FRAMES_PER_SECOND = 25  # at most; of faster simulations some time steps are left out
 CAPTION_HEIGHT, GAP = 84, 8  # pixels
@@ -96,7 +93,7 @@ def task_name(environment: str, task: np.ndarray) -> str:
 def film_tasks(
     experiment: Experiment,
     envs: VectorEnv,
-    params: Params,
+    meta: MetaParams,
     tasks: np.ndarray,
     steps: Sequence[int],
     streams: Streams,
@@ -107,7 +104,7 @@ def film_tasks(
     Args:
         experiment: policy, learner and settings.
         envs: vector environment in which rollouts for the gradient steps are sampled, M * B rows.
-        params: the initialisation.
+        meta: what is meta-learned.
         tasks: [M, P].
         steps: numbers of gradient steps, ascending.
         streams: of start states and action noise.
@@ -117,11 +114,17 @@ def film_tasks(
         UserError: the environment cannot be rendered.
     """
     config, _, policy, learner, _ = experiment
-    adapted = [params]
-    for step in tqdm(range(steps[-1]), "gradient steps", leave=False, disable=None):
-        rollouts = collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
-        params = learner.adapt(params, make_batch(rollouts, config.sampling)[0], step_size_of(step, config))
-        adapted.append(params)
+
+    def sample(params: Params, step: int) -> Rollouts:
+        return collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
+
+    rounds = adaptation_rounds(
+        learner, meta, sample, steps[-1], config.sampling, lambda step: step_scale(config, step), query=False
+    )
+    adapted = [learner.start(meta)]
+    for one in tqdm(rounds, "gradient steps", steps[-1], leave=False, disable=None):
+        assert one.adapted is not None
+        adapted.append(one.adapted)
     seed = int(streams.rollouts(iteration, steps[-1]).reset_seeds(1, 1)[0, 0])
     for row, task in enumerate(tasks):
         of_task = [_of_task(adapted[step], adapted[0], row) for step in steps]
@@ -172,7 +175,7 @@ def _play(experiment: Experiment, envs: VectorEnv, params: Params, task: np.ndar
     for t in tqdm(range(1, settings.horizon + 1), "filming", leave=False, disable=None):
         inputs = torch.as_tensor(np.asarray(observation).reshape(num_rows, 1, -1), dtype=torch.float32)
         outputs, memory = policy.step(params, inputs, memory)
-        action = likeliest_action(policy, outputs)[:, 0].numpy()
+        action = policy.distribution.mode(outputs)[:, 0].numpy()
         env_action = to_environment_actions(action, envs.single_action_space, settings.action_scale)
         observation, reward, terminated, truncated, infos = envs.step(env_action)
         lengths += alive
@@ -205,19 +208,6 @@ def _take(played: _Played, row: int, steps: int, window: int) -> Take:
     )
 
 
-def likeliest_action(policy: Policy, outputs: Tensor) -> Tensor:
-    """The mean of a Gaussian policy, or the likeliest discrete action.
-
-    Args:
-        policy: the policy.
-        outputs: [M, R, Z].
-    """
-    distribution = policy.distribution
-    if isinstance(distribution, DiagonalGaussian):
-        return distribution.sample(outputs, torch.zeros(*outputs.shape[:-1], *distribution.noise_shape))
-    return outputs.argmax(-1)
-
-
 def _rendered_envs(experiment: Experiment, num_envs: int) -> VectorEnv:
     config = experiment.config
     settings, kwargs = config.environment, {**config.environment.kwargs, "render_mode": "rgb_array"}
@@ -225,7 +215,7 @@ def _rendered_envs(experiment: Experiment, num_envs: int) -> VectorEnv:
         envs = make_task_envs(config.env, num_envs, settings.horizon, kwargs, settings.vectorization, num_threads=1)
     except ValueError as error:  # its constructor takes no render_mode
         raise UserError(f"the environment cannot be rendered: {error}") from error
-    return ObserveTaskVector(envs) if config.learner in OBSERVE_TASK else envs
+    return ObserveTaskVector(envs) if find_learner(config.learner).observes_task else envs
 
 
 def _pictures(envs: VectorEnv) -> list[Frame]:
@@ -410,24 +400,24 @@ class Recorder:
         self._experiment, self._folder, self._log = experiment, folder / "videos", log
         self._works = True
 
-    def __call__(self, params: Params, iteration: int) -> None:
+    def __call__(self, state: LearnerState, iteration: int) -> None:
         """Film the policy, if a film is due after this iteration."""
         if not self._works or iteration % self._experiment.config.video.every:
             return
         try:
-            self._record({name: leaf.detach().cpu() for name, leaf in params.items()}, iteration)
+            self._record(on_device(state.meta, "cpu"), iteration)
         except Exception as error:  # a film is never worth a training
             self._works = False
             print(f"note: no videos are recorded: {error}", flush=True)
 
-    def _record(self, params: Params, iteration: int) -> None:
+    def _record(self, meta: MetaParams, iteration: int) -> None:
         check_ffmpeg()
         config, streams = self._experiment.config, self._experiment.streams.evaluation()
         envs = make_envs(config, config.sampling.rollouts)
         try:
             tasks = draw_tasks(envs, 1, streams.numpy(Stream.TASKS, 0))
             steps = sorted({min(steps, evaluation_steps(config)) for steps in (0, 1, 3)})
-            (film,) = film_tasks(self._experiment, envs, params, tasks, steps, streams, iteration)
+            (film,) = film_tasks(self._experiment, envs, meta, tasks, steps, streams, iteration)
         finally:
             envs.close()
         self._folder.mkdir(exist_ok=True)

@@ -17,7 +17,9 @@ from torch import Tensor
 from mamlrl.config.files import Settings
 from mamlrl.errors import UserError
 
-FORMAT = "mamlrl checkpoint 1"
+FORMAT = "mamlrl checkpoint 2"
+FORMAT_1 = "mamlrl checkpoint 1"
+"""of version 0.1.0, whose learner state was the initialisation alone"""
 BEST = "best.pt"
 
 
@@ -88,6 +90,9 @@ def read_content(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that it cannot read
         raise CheckpointError(f"{path} is damaged or no checkpoint") from error
+    if isinstance(content, dict) and content.get("format") == FORMAT_1:
+        init = content["state"]["params"]
+        content |= {"format": FORMAT, "state": {"meta": {"init": init, "step_sizes": []}, "optimiser": None}}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of mamlrl")
     return content

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mamlrl.config import Config
 from mamlrl.config.files import make_config
 from mamlrl.errors import ConfigError
+from mamlrl.learners.base import LearnerState
 from mamlrl.run_folder.checkpoints import BEST, CheckpointError, list_checkpoints, read_checkpoint, read_content
 from mamlrl.run_folder.folder import CHECKPOINTS
-from mamlrl.structs import Params
+from mamlrl.structs import MetaParams
 
 SHIPPED = "checkpoint.pt"
 """Name of a checkpoint that lies in a folder of its own, without a run."""
@@ -23,8 +24,8 @@ class Trained(NamedTuple):
     path: Path
     config: Config
 
-    def params(self, state_like: Any) -> Params:
-        """The meta-learned initialisation theta.
+    def meta(self, state_like: LearnerState) -> MetaParams:
+        """What was meta-learned.
 
         Args:
             state_like: state of the learner as this version makes it.
@@ -32,7 +33,7 @@ class Trained(NamedTuple):
         Raises:
             CheckpointError: the parameters do not fit it.
         """
-        return read_checkpoint(self.path, state_like)[0].state.params
+        return read_checkpoint(self.path, state_like)[0].state.meta
 
 
 def read_trained(path: Path) -> Trained:

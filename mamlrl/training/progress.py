@@ -25,9 +25,8 @@ class ProgressLine:
         disable = not sys.stderr.isatty()
         self._bar = tqdm(total=total, initial=completed, unit="it", ncols=columns, nrows=lines, disable=disable)
 
-    def update(self, iteration: int, before: float, after: float, steps_per_second: float) -> None:
-        """Show the iteration just done: return before and after adaptation, environment steps per second."""
-        status = f"return {before:.2f} -> {after:.2f}, {steps_per_second:,.0f} env steps/s"
+    def update(self, iteration: int, status: str) -> None:
+        """Show the iteration just done, and what is said of it."""
         if not self._bar.disable:
             self._bar.set_postfix_str(status, refresh=False)
             self._bar.update()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shlex
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,14 +14,16 @@ from mamlrl.config import Config
 from mamlrl.config.command_line import Command
 from mamlrl.config.files import check_unchanged, differences, make_config, to_settings
 from mamlrl.errors import ConfigError
+from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import initial_state, make_experiment, num_threads
-from mamlrl.learners import UNTRAINED
+from mamlrl.learners import find_learner
 from mamlrl.run_folder import dashboard
 from mamlrl.run_folder import folder as run_folder
 from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress, latest_checkpoint
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.training.interrupts import StopRequest
-from mamlrl.training.loop import Evaluation, meta_train
+from mamlrl.training.iteration import meta_iteration
+from mamlrl.training.loop import Hooks, meta_train
 from mamlrl.training.memory import keep_freed_memory
 
 
@@ -35,7 +38,7 @@ def run(command: Command) -> int:
         OSError: the run folder cannot be written.
     """
     config = command.config
-    if config.learner in UNTRAINED:
+    if not find_learner(config.learner).trained:
         raise ConfigError(
             f"learner is {config.learner!r}, which has nothing to train; evaluate it beside a trained run: "
             "python -m mamlrl.evaluate RUN --random"
@@ -46,6 +49,7 @@ def run(command: Command) -> int:
         if command.out is not None:
             run_folder.check_free(command.out)
         experiment = make_experiment(config)
+        config = experiment.config
         stack.callback(experiment.envs.close)
         evaluate = Evaluation(experiment) if config.eval.every else None
         if evaluate:
@@ -71,7 +75,9 @@ def run(command: Command) -> int:
             from mamlrl.recording.films import Recorder  # not needed otherwise, and it imports this module
 
             record = Recorder(experiment, folder, log)
-        progress = meta_train(experiment, progress, log, checkpoints, evaluate, record, stop)
+        progress = meta_train(
+            partial(meta_iteration, experiment), progress, config, log, checkpoints, stop, Hooks(evaluate, record)
+        )
         report(folder, progress, config)
         return stop.exit_code
 

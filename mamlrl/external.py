@@ -1,0 +1,42 @@
+"""Parts that users bring from outside of the package, named as ``module:Name``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from mamlrl.errors import ConfigError
+
+
+def load_external(setting: str, name: str) -> Any:
+    """What ``module:Name`` names, for a setting that takes such a name.
+
+    Args:
+        setting: dotted name of the setting, for messages.
+        name: such as ``my_package.my_module:MyLearner``.
+
+    Raises:
+        ConfigError: there is no such module or name, or the module's own import fails.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except AttributeError as error:
+        raise ConfigError(f"{setting} is {name!r}, but {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
+        raise ConfigError(f"{setting} is {name!r}, but importing {module!r} failed: {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line: its kind and what it says."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def unknown_name(setting: str, name: str, known: Iterable[str]) -> ConfigError:
+    """The error of a name that is in no table."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return ConfigError(f"{setting} is {name!r}; it must be one of {', '.join(known)}, or module:Name{hint}")

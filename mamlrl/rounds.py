@@ -1,0 +1,58 @@
+"""Rounds of adaptation: data on the current parameters, a batch, an inner step, and again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from mamlrl.advantages import make_batch
+from mamlrl.config import SamplingConfig
+from mamlrl.learners.base import Learner
+from mamlrl.structs import Batch, MetaParams, Params, Rollouts
+
+
+class Round(NamedTuple):
+    """One round of rollouts on all tasks."""
+
+    step: int
+    """inner steps before it"""
+    params: Params
+    """that sampled it, shared or stacked"""
+    rollouts: Rollouts
+    batch: Batch
+    explained_variance: float
+    """share of the variance of the returns that the baseline explains"""
+    adapted: Params | None
+    """the parameters after the inner step on it; None for the query round, on which none is taken"""
+
+
+def adaptation_rounds(
+    learner: Learner,
+    meta: MetaParams,
+    sample: Callable[[Params, int], Rollouts],
+    steps: int,
+    sampling: SamplingConfig,
+    scale: Callable[[int], float] = lambda step: 1.0,
+    query: bool = True,
+) -> Iterator[Round]:
+    """Sample, adapt, `steps` times; then sample once more with the adapted parameters, the query round.
+
+    Training, evaluation, films and deployment adapt here.
+
+    Args:
+        learner: takes the inner steps.
+        meta: what is meta-learned.
+        sample: (params, number of inner steps before) -> rollouts.
+        steps: K.
+        sampling: discount and lambda of the advantages.
+        scale: factor on the step sizes of inner step k, from 0.
+        query: whether there is a query round.
+    """
+    params = learner.start(meta)
+    for step in range(steps + query):
+        rollouts = sample(params, step)
+        batch, explained = make_batch(rollouts, sampling)
+        adapted = learner.adapt(meta, params, batch, step, scale(step)).params if step < steps else None
+        yield Round(step, params, rollouts, batch, explained, adapted)
+        if adapted is not None:
+            params = adapted

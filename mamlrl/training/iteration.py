@@ -1,0 +1,125 @@
+"""One meta-iteration: Algorithm 3 of the MAML paper, and what it tells of itself."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from mamlrl.distributions import DiagonalGaussian
+from mamlrl.experiment import Experiment, draw_tasks
+from mamlrl.learners import training_steps
+from mamlrl.learners.base import LearnerState
+from mamlrl.policies.base import Policy
+from mamlrl.rounds import Round, adaptation_rounds
+from mamlrl.sampler import collect, mean_returns
+from mamlrl.seeding import Stream
+from mamlrl.statistics import interval
+from mamlrl.structs import MetaBatch, Metrics, Params, Rollouts
+
+
+class IterationOutcome(NamedTuple):
+    """What the loop needs to know of a meta-iteration."""
+
+    metrics: Metrics
+    env_steps: int
+    """environment steps that it took"""
+    score: float
+    """how good the state before the update was, the larger the better: here the return after adaptation"""
+    status: str
+    """for the line of progress"""
+    not_finite: bool
+    """whether the update was refused because a number was not finite"""
+
+
+def meta_iteration(
+    experiment: Experiment, state: LearnerState, iteration: int
+) -> tuple[LearnerState, IterationOutcome]:
+    """Sample, adapt, sample, meta-update (Finn, Abbeel, Levine 2017, Algorithm 3).
+
+    Args:
+        experiment: environments, policy, learner and settings.
+        state: the learner's state.
+        iteration: number of the meta-iteration, from 0; picks the random streams.
+
+    Returns:
+        The learner's new state, and what happened.
+    """
+    config, envs, policy, learner, streams = experiment
+    watch = Stopwatch()
+    tasks = draw_tasks(envs, config.sampling.tasks, streams.numpy(Stream.TASKS, iteration))
+
+    def sample(params: Params, step: int) -> Rollouts:
+        with watch("sample"):
+            return collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
+
+    with watch("rounds"):
+        rounds = list(adaptation_rounds(learner, state.meta, sample, training_steps(config), config.sampling))
+    *support, query = (one.batch for one in rounds)
+    with watch("update"):
+        generator = streams.torch(Stream.CURVATURE, iteration)
+        state, update = learner.meta_step(state, MetaBatch(tuple(support), query), generator)
+
+    returns = [mean_returns(one.rollouts) for one in rounds]
+    seconds = watch.seconds
+    return state, IterationOutcome(
+        metrics={
+            **round_metrics(rounds),
+            **policy_metrics(policy, rounds[0], config.environment.action_scale),
+            "baseline/explained_variance": rounds[-1].explained_variance,
+            **update.metrics(),
+            "time/sample": seconds["sample"],
+            "time/adapt": seconds["rounds"] - seconds["sample"],
+            "time/update": seconds["update"],
+        },
+        env_steps=sum(int(one.rollouts.mask.sum()) for one in rounds),
+        score=float(returns[-1].mean()),
+        status=f"return {returns[0].mean():.2f} -> {returns[-1].mean():.2f}",
+        not_finite=update.not_finite,
+    )
+
+
+def round_metrics(rounds: list[Round]) -> dict[str, float]:
+    """Of each round: mean undiscounted return over tasks, its 95% interval, and what the environment measures."""
+    metrics = {}
+    for one in rounds:
+        returns = mean_returns(one.rollouts)
+        metrics[f"return/step_{one.step}"] = float(returns.mean())
+        metrics[f"return_interval/step_{one.step}"] = interval(returns.cpu().numpy())
+    for one in rounds:
+        for name, values in one.rollouts.measures.items():
+            metrics[f"{name}/step_{one.step}"] = float(values.mean())
+    return metrics
+
+
+@torch.no_grad()
+def policy_metrics(policy: Policy, first: Round, action_scale: float) -> dict[str, float]:
+    """Spread of the policy's actions, over the first rollout of each task, and how many leave the action bounds.
+
+    The entropy is the mean over its steps, in nats; for a Gaussian policy the standard deviation too, in policy units.
+    """
+    rollouts = first.rollouts
+    outputs, alive = policy.outputs(first.params, rollouts.observations[:, :1]), rollouts.mask[:, :1].bool()
+    metrics = {"policy/entropy": float(policy.distribution.entropy(outputs)[alive].mean())}
+    if isinstance(policy.distribution, DiagonalGaussian):
+        actions = rollouts.actions[rollouts.mask.bool()]
+        metrics["policy/std"] = float(policy.distribution.std(outputs)[alive].mean())
+        metrics["policy/saturated_fraction"] = float((actions.abs() > action_scale).double().mean())
+    return metrics
+
+
+class Stopwatch:
+    """Adds up wall-clock seconds by part."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        """Time a block."""
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = self.seconds.get(part, 0.0) + time.perf_counter() - start
