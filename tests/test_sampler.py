@@ -12,7 +12,7 @@ from mamlrl.config import EnvironmentConfig, PolicyConfig, SamplingConfig
 from mamlrl.envs.making import make_task_envs
 from mamlrl.errors import ConfigError, NonFiniteError
 from mamlrl.policies import make_policy
-from mamlrl.sampler import collect, collect_steps, join, mean_returns, to_environment_actions
+from mamlrl.sampler import TimeStep, collect, collect_steps, join, mean_returns, measure, to_environment_actions
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import Params, Rollouts
 
@@ -51,9 +51,9 @@ def test_shapes_masks_and_log_probs():
     ends = rollouts.terminated.sum(-1)
     lengths = mask.sum(-1)
     assert torch.equal(ends == 1, lengths < steps) or (ends[lengths == steps] <= 1).all()
-    outputs = policy.outputs(params, rollouts.observations.flatten(1, 2))
-    expected = policy.distribution.log_prob(outputs, rollouts.actions.flatten(1, 2)).detach()
-    torch.testing.assert_close(rollouts.log_probs.flatten(1, 2), expected, atol=2e-5, rtol=1e-5)
+    outputs = policy.outputs(params, rollouts.observations)
+    expected = policy.distribution.log_prob(outputs, rollouts.actions).detach()
+    torch.testing.assert_close(rollouts.log_probs, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_rewards_and_observations_equal_a_loop_over_single_environments():
@@ -86,7 +86,7 @@ def test_what_a_task_experiences_does_not_depend_on_its_company():
     together = collect(envs, policy, params, tasks, Streams(1).rollouts(0, 0), CONFIG)
     envs, _, _ = setup(2, 3)
     fewer = collect(envs, policy, params, tasks[:2], Streams(1).rollouts(0, 0), CONFIG)
-    for all_tasks, first_tasks in zip(together, fewer, strict=True):
+    for all_tasks, first_tasks in zip(together[:-1], fewer[:-1], strict=True):
         torch.testing.assert_close(all_tasks[:2], first_tasks, atol=1e-5, rtol=1e-5)
 
 
@@ -105,7 +105,7 @@ def test_same_stream_same_bits_other_stream_other_noise():
     first, again, other = (
         collect(envs, policy, params, tasks, Streams(seed).rollouts(0, 0), CONFIG) for seed in (1, 1, 2)
     )
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:-1], again[:-1], strict=True))
     assert not torch.equal(first.actions, other.actions)
 
 
@@ -205,10 +205,31 @@ def test_rollouts_are_added_until_every_task_has_its_steps() -> None:
     torch.testing.assert_close(rollouts.actions[0, :3, :steps], first.actions[0])
     assert not torch.equal(rollouts.actions[0, 3:6, 0], first.actions[0, :, 0]), "later parts have noise of their own"
     batch, _ = make_batch(rollouts, SamplingConfig())
-    torch.testing.assert_close(batch.weights.sum(1), torch.ones(2))
+    torch.testing.assert_close(batch.weights.sum((1, 2)), torch.ones(2))
 
 
 def test_streams_of_training_evaluation_and_test_differ() -> None:
     streams = Streams(1)
     draws = [one.numpy(Stream.TASKS, 0).random() for one in (streams, streams.evaluation(), streams.test())]
     assert len(set(draws)) == 3
+
+
+def test_discrete_actions_count_from_the_start_of_their_space() -> None:
+    assert to_environment_actions(np.array([0, 2]), spaces.Discrete(3, start=5), 1.0).tolist() == [5, 7]
+
+
+def time_step(alive: list[bool], **infos: object) -> TimeStep:
+    nothing = torch.zeros(0)
+    return TimeStep(nothing, nothing, nothing, np.zeros(2), np.zeros(2, bool), np.array(alive), infos, np.zeros((2, 1)))
+
+
+def test_measures_of_the_info_by_mean_largest_and_last() -> None:
+    """Two rollouts; the second one ends after the first time step, and what its row says later does not count."""
+    steps = [
+        time_step([True, True], success=np.array([False, True]), distance=np.array([4.0, 3.0]), other=np.zeros(2)),
+        time_step([True, False], success=np.array([True, False]), distance=np.array([1.0, 9.0])),
+    ]
+    measures = measure(steps, ["success:max", "distance:last", "other", "absent"])
+    assert measures.keys() == {"success", "distance"}  # the others were not told at every time step
+    assert measures["success"].tolist() == [1.0, 1.0] and measures["distance"].tolist() == [1.0, 3.0]
+    assert measure(steps, ["distance"])["distance"].tolist() == [2.5, 3.0]

@@ -39,7 +39,7 @@ def test_an_oracle_of_scaled_observations(command: Command) -> None:
     tiny = "--env cheetah-vel --learner oracle --sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 5"
     outcome = command(f"{tiny} --policy.hidden_sizes [8] --iterations 1 --eval.every 0 --out run")
     assert outcome.code == 0, outcome.err
-    params = torch.load("run/checkpoints/best.pt", weights_only=True)["state"]["params"]
+    params = torch.load("run/checkpoints/best.pt", weights_only=True)["state"]["meta"]["init"]
     assert params["weight_0"].shape == (17 + 1, 8)
 
 

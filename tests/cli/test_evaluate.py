@@ -251,7 +251,7 @@ def test_checkpoints_that_do_not_fit(command: Command, evaluate: Command) -> Non
     Path("damaged.pt").write_bytes(b"damaged")
     assert_fails(evaluate("damaged.pt --out results"), 1, "damaged.pt", "no checkpoint")
     content = torch.load("run/checkpoints/best.pt", weights_only=True)
-    content["state"]["params"]["weight_0"] = torch.zeros(5, 8)
+    content["state"]["meta"]["init"]["weight_0"] = torch.zeros(5, 8)
     torch.save(content, "shapes.pt")
     assert_fails(evaluate("shapes.pt --out results"), 1, "shapes.pt", "weight_0", "[5, 8]", "[2, 8]")
     content["config"]["sampling"]["tasks"] = "many"

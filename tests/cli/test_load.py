@@ -48,9 +48,9 @@ def test_no_steps_is_the_policy_as_trained(command: Command) -> None:
     policy = make_run(command)
     unadapted = policy.adapt(Navigation2DEnv(), steps=0)
     content = torch.load("run/checkpoints/best.pt", weights_only=True)
-    assert all(torch.equal(leaf, content["state"]["params"][name]) for name, leaf in unadapted.params.items())
-    outputs = policy.policy.outputs(unadapted.params, torch.tensor([[[0.1, 0.2]]]))
-    mean = np.clip(outputs[0, 0, :2].numpy(), -1, 1) * 0.1
+    assert all(torch.equal(leaf, content["state"]["meta"]["init"][name]) for name, leaf in unadapted.params.items())
+    outputs = policy.policy.outputs(unadapted.params, torch.tensor([[[[0.1, 0.2]]]]))
+    mean = np.clip(outputs[0, 0, 0, :2].numpy(), -1, 1) * 0.1
     assert unadapted.act([0.1, 0.2], deterministic=True) == pytest.approx(mean, rel=1e-6)
 
 
