@@ -10,12 +10,13 @@ conjugate-gradient iterations.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,10 @@ import numpy as np
 import torch
 from tqdm import trange
 
-import mamlrl.learners.maml as maml
-from mamlrl.advantages import make_batch
 from mamlrl.config import AdaptationConfig, Config, EnvironmentConfig, SamplingConfig, TrustRegionConfig
-from mamlrl.envs.making import make_task_envs
-from mamlrl.policies import make_policy
-from mamlrl.sampler import collect
-from mamlrl.seeding import Stream, Streams
-from mamlrl.structs import MetaBatch
-from mamlrl.training.loop import Stopwatch
+from mamlrl.experiment import initial_state, make_experiment
+from mamlrl.learners.objective import AdaptedSurrogate
+from mamlrl.training.iteration import Stopwatch, meta_iteration
 from mamlrl.training.memory import keep_freed_memory
 
 WORKLOADS = {
@@ -54,19 +50,26 @@ class WrappingStopwatch(Stopwatch):
         return timed
 
 
-def timed_objective(watch: WrappingStopwatch) -> type[maml.AdaptedSurrogate]:
-    """The objective of the meta-step with its parts on the stopwatch."""
+@contextlib.contextmanager
+def timed_objective(watch: WrappingStopwatch) -> Iterator[None]:
+    """While entered, the objective of the meta-step has its parts on the stopwatch."""
+    parts = {
+        "__init__": "meta_gradient",
+        "loss_and_gradient": "meta_gradient",
+        "curvature_product": "cg",
+        "evaluate": "line_search",
+    }
+    originals = {name: getattr(AdaptedSurrogate, name) for name in parts}
+    for name, part in parts.items():
+        setattr(AdaptedSurrogate, name, watch.wrap(part, originals[name]))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(AdaptedSurrogate, name, original)
 
-    class TimedObjective(maml.AdaptedSurrogate):
-        __init__ = watch.wrap("meta_gradient", maml.AdaptedSurrogate.__init__)
-        gradient = watch.wrap("meta_gradient", maml.AdaptedSurrogate.gradient)
-        fisher_vector_product = watch.wrap("cg", maml.AdaptedSurrogate.fisher_vector_product)
-        evaluate = watch.wrap("line_search", maml.AdaptedSurrogate.evaluate)
 
-    return TimedObjective
-
-
-def workload_config(workload: str, curvature_fraction: float) -> Config:
+def workload_config(workload: str, curvature_fraction: float, threads: int) -> Config:
     """The settings of a workload."""
     env, horizon, step_size = WORKLOADS[workload]
     config = Config(
@@ -75,43 +78,23 @@ def workload_config(workload: str, curvature_fraction: float) -> Config:
         sampling=SamplingConfig(tasks=20, rollouts=20),
         adaptation=AdaptationConfig(step_size=step_size),
         trust_region=TrustRegionConfig(curvature_fraction=curvature_fraction),
+        threads=threads,
     )
     return config
 
 
-def time_iterations(config: Config, threads: int, repeats: int) -> list[dict[str, float]]:
-    """Seconds by part of each timed meta-iteration; the first, untimed one warms up."""
-    settings, sampling = config.environment, config.sampling
-    envs = make_task_envs(
-        config.env, sampling.tasks * sampling.rollouts, settings.horizon, settings.kwargs, num_threads=threads
-    )
-    policy = make_policy(config.policy, envs.single_observation_space, envs.single_action_space)
-    learner = maml.MAML(policy, config)
-    streams = Streams(config.seed)
-    state = learner.init(policy.init_params(streams.torch(Stream.INITIALISATION)))
-    timings, original = [], maml.AdaptedSurrogate
+def time_iterations(config: Config, repeats: int) -> list[dict[str, float]]:
+    """Seconds by part of each timed meta-iteration of the training; the first, untimed one warms up."""
+    experiment = make_experiment(config)
+    state, timings = initial_state(experiment), []
     for iteration in trange(repeats + 1, desc="meta-iterations"):
         watch = WrappingStopwatch()
-        start = time.perf_counter()
-        tasks = envs.sample_tasks(sampling.tasks, streams.numpy(Stream.TASKS, iteration))  # type: ignore[attr-defined]
-        with watch("sample"):
-            rollouts = collect(envs, policy, state.params, tasks, streams.rollouts(iteration, 0), settings)
-        with watch("advantages"):
-            support, _ = make_batch(rollouts, sampling)
-        with watch("adapt"):
-            adapted = learner.adapt(state.params, support)
-        with watch("sample"):
-            rollouts = collect(envs, policy, adapted, tasks, streams.rollouts(iteration, 1), settings)
-        with watch("advantages"):
-            query, _ = make_batch(rollouts, sampling)
-        maml.AdaptedSurrogate = timed_objective(watch)
-        with watch("update"):
-            generator = streams.torch(Stream.CURVATURE, iteration)
-            state, metrics = learner.meta_step(state, MetaBatch((support,), query), generator)
-        maml.AdaptedSurrogate = original
-        tries = metrics["trust_region/backtracks"] + 1
-        timings.append({**watch.seconds, "iteration": time.perf_counter() - start, "tries": tries})
-    envs.close()
+        with timed_objective(watch), watch("iteration"):
+            state, outcome = meta_iteration(experiment, state, iteration)
+        times = {part: float(outcome.metrics[f"time/{part}"] or 0) for part in ("sample", "adapt", "update")}
+        tries = float(outcome.metrics["trust_region/backtracks"] or 0) + 1
+        timings.append({**times, **watch.seconds, "tries": tries})
+    experiment.envs.close()
     return timings[1:]
 
 
@@ -145,8 +128,8 @@ def main() -> None:
 
     keep_freed_memory()
     torch.set_num_threads(args.threads)
-    config = workload_config(args.workload, args.curvature_fraction)
-    timings = time_iterations(config, args.threads, args.repeats)
+    config = workload_config(args.workload, args.curvature_fraction, args.threads)
+    timings = time_iterations(config, args.repeats)
     median = {part: statistics.median(timing[part] for timing in timings) for part in timings[0]}
     num_envs = config.sampling.tasks * config.sampling.rollouts
     env_steps = 2 * num_envs * config.environment.horizon
@@ -154,7 +137,7 @@ def main() -> None:
         "workload": args.workload,
         "threads": args.threads,
         "curvature_fraction": args.curvature_fraction,
-        **{f"{part}_s": median[part] for part in ("iteration", "sample", "advantages", "adapt", "update")},
+        **{f"{part}_s": median[part] for part in ("iteration", "sample", "adapt", "update")},
         **{f"{part}_s": median[part] for part in ("meta_gradient", "cg", "line_search")},
         "line_search_tries": median["tries"],
         "sample_steps_per_s": env_steps / median["sample"],
