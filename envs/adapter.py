@@ -13,7 +13,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
 from numpy.typing import ArrayLike, NDArray
 
-from .base import Array, Infos, Mask
+from .base import Array, Infos, Mask, Still, numbers_of_task
 
 TERMINATED, TRUNCATED = "episode_terminated", "episode_truncated"
 
@@ -99,6 +99,21 @@ class GymnasiumTaskVectorEnv(VectorWrapper):
                 f" it must be ({n}, P)"
             )
         return tasks
+
+    @property
+    def still(self) -> Still:
+        """What a still shows, as `TaskVectorEnv.still`, if the environment says it."""
+        return getattr(self._sampling_env.unwrapped, "still", None)
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """What the task [P] is in a few words, the environment's own if it has some."""
+        describe = getattr(self._sampling_env.unwrapped, "describe_task", numbers_of_task)
+        return str(describe(np.asarray(task, np.float64)))
+
+    def target_speed(self, task: ArrayLike) -> float | None:
+        """The speed along x that the task [P] wants, as `TaskVectorEnv.target_speed`, if the environment says it."""
+        target_speed = getattr(self._sampling_env.unwrapped, "target_speed", None)
+        return None if target_speed is None else target_speed(np.asarray(task, np.float64))
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None

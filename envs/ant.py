@@ -12,9 +12,19 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .base import Array, DirectionSpace, Infos, Mask, TaskEnv, TaskSpace
+from .base import (
+    Array,
+    DirectionSpace,
+    Infos,
+    Mask,
+    TaskEnv,
+    TaskSpace,
+    direction_in_words,
+    goal_in_words,
+    speed_in_words,
+)
 from .mujoco_vector import MujocoTaskVectorEnv, gymnasium_start_state, load_model
 
 
@@ -27,6 +37,8 @@ def _add_acceleration_sensor(specification: mujoco.MjSpec) -> None:
 
 class AntVectorEnv(MujocoTaskVectorEnv):
     """N ants in lock step; a family adds its tasks and `_task_reward`."""
+
+    still = "speed"
 
     def __init__(
         self,
@@ -133,6 +145,14 @@ class AntVelVectorEnv(AntVectorEnv):
         """Draw n velocities, uniform in the goal range, [n, 1]."""
         return rng.uniform(self.task_space.low, self.task_space.high, (n, 1))
 
+    def describe_task(self, task: ArrayLike) -> str:
+        """The wanted velocity, in words."""
+        return speed_in_words(task)
+
+    def target_speed(self, task: ArrayLike) -> float:
+        """The wanted velocity along x, m/s."""
+        return float(np.ravel(task)[0])
+
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity[:, 0] - self.tasks[:, 0])
 
@@ -146,6 +166,10 @@ class AntDirVectorEnv(AntVectorEnv):
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n directions, backward and forward equally likely, [n, 1]."""
         return rng.choice((-1.0, 1.0), (n, 1))
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """The direction, in words."""
+        return direction_in_words(task)
 
     def _task_reward(self, velocity: Array) -> Array:
         return self.tasks[:, 0] * velocity[:, 0]
@@ -162,6 +186,10 @@ class AntGoalVectorEnv(AntVectorEnv):
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n goals, uniform in the square, [n, 2]."""
         return rng.uniform(self.task_space.low, self.task_space.high, (n, 2))
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """The goal, in words."""
+        return goal_in_words(task)
 
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(self._qpos[:, :2] - self.tasks).sum(axis=1)

@@ -6,7 +6,7 @@ Shapes: N rows (environments in lock step), O observation, A action, P task para
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import gymnasium
 import numpy as np
@@ -20,6 +20,31 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Infos = dict[str, Any]
+
+Still = Literal["path", "speed"] | None
+"""What a still of an environment shows: the path that the first two observations take, the speed along x
+(`infos["x_velocity"]`) against time, or nothing that could be drawn."""
+
+
+def numbers_of_task(task: ArrayLike) -> str:
+    """A task [P] in words where nothing is known of its meaning."""
+    return "task " + ", ".join(f"{number:.2f}" for number in np.ravel(task))
+
+
+def goal_in_words(task: ArrayLike) -> str:
+    """A task that is a point on the plane."""
+    x, y = np.ravel(task)
+    return f"goal ({x:.2f}, {y:.2f})"
+
+
+def direction_in_words(task: ArrayLike) -> str:
+    """A task that is -1 or +1."""
+    return f"direction {np.ravel(task)[0]:+.0f}"
+
+
+def speed_in_words(task: ArrayLike) -> str:
+    """A task that is a wanted velocity."""
+    return f"target {np.ravel(task)[0]:.2f} m/s"
 
 
 class TaskSpace(spaces.Box):
@@ -60,7 +85,8 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     """N copies of one family's environment in lock step, each row with its own task and random generator.
 
     A family gives the spaces and the methods `sample_tasks`, `_start_rows`, `_advance`, `_observe` and `_draw_row`
-    (and `close_extras` if there is something to release). Everything else is here.
+    (and `close_extras` if there is something to release). For captions and stills it may say more: `describe_task`,
+    `still` and `target_speed`. Everything else is here.
 
     Episodes do not restart by themselves (`AutoresetMode.DISABLED`). A row whose episode has ended is held until it is
     reset: its observation is repeated, its reward is 0 and its flags stay.
@@ -84,6 +110,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     }
     task_space: TaskSpace
     single_action_space: spaces.Box
+    still: ClassVar[Still] = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> TaskVectorEnv:
         """Remember the arguments: simulations and GL contexts do not pickle, so a copy is built anew from them."""
@@ -124,6 +151,14 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n tasks of the family's distribution, [n, P]."""
         raise NotImplementedError
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """What the task [P] is, in a few words."""
+        return numbers_of_task(task)
+
+    def target_speed(self, task: ArrayLike) -> float | None:
+        """The speed along x that the task [P] wants, m/s; None where it wants none in particular."""
+        return None
 
     def _start_rows(self, rows: NDArray[np.intp]) -> None:
         """Put the rows into start states drawn from `self.generators`."""
@@ -315,6 +350,19 @@ class TaskEnv(gymnasium.Env, EzPickle):
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n tasks of the family's distribution, [n, P]."""
         return self._rows.sample_tasks(n, rng)
+
+    @property
+    def still(self) -> Still:
+        """What a still shows, as `TaskVectorEnv.still`."""
+        return self._rows.still
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """What the task [P] is, in a few words."""
+        return self._rows.describe_task(task)
+
+    def target_speed(self, task: ArrayLike) -> float | None:
+        """The speed along x that the task [P] wants, m/s; None where it wants none in particular."""
+        return self._rows.target_speed(task)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Infos]:
         """Start an episode; options may hold a "task" [P], which stays until another is given.

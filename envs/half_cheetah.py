@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .base import Array, DirectionSpace, Infos, Mask, TaskEnv, TaskSpace
+from .base import Array, DirectionSpace, Infos, Mask, TaskEnv, TaskSpace, direction_in_words, speed_in_words
 from .mujoco_vector import MujocoTaskVectorEnv, gymnasium_start_state, load_model
 
 GYMNASIUM_OBSERVATION_DIM, RLLAB_OBSERVATION_DIM = 17, 20
@@ -31,6 +31,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
     """N half-cheetahs in lock step; a family adds its tasks and `_task_reward`."""
+
+    still = "speed"
 
     def __init__(
         self,
@@ -113,6 +115,14 @@ class HalfCheetahVelVectorEnv(HalfCheetahVectorEnv):
         """Draw n velocities, uniform in the goal range, [n, 1]."""
         return rng.uniform(self.task_space.low, self.task_space.high, (n, 1))
 
+    def describe_task(self, task: ArrayLike) -> str:
+        """The wanted velocity, in words."""
+        return speed_in_words(task)
+
+    def target_speed(self, task: ArrayLike) -> float:
+        """The wanted velocity along x, m/s."""
+        return float(np.ravel(task)[0])
+
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity - self.tasks[:, 0])
 
@@ -129,6 +139,10 @@ class HalfCheetahDirVectorEnv(HalfCheetahVectorEnv):
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n directions, backward and forward equally likely, [n, 1]."""
         return rng.choice((-1.0, 1.0), (n, 1))
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """The direction, in words."""
+        return direction_in_words(task)
 
     def _task_reward(self, velocity: Array) -> Array:
         return self.tasks[:, 0] * velocity

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv
+from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv, goal_in_words
 
 FRAME_SIZE = 480  # pixels, width and height
 
 
 class Navigation2DVectorEnv(TaskVectorEnv):
     """N points in lock step; see `Navigation2DEnv` for the environment."""
+
+    still = "path"
 
     def __init__(
         self,
@@ -46,6 +48,10 @@ class Navigation2DVectorEnv(TaskVectorEnv):
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n goals, uniform in the square, [n, 2]."""
         return rng.uniform(self.task_space.low, self.task_space.high, (n, 2))
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """The goal, in words."""
+        return goal_in_words(task)
 
     def _start_rows(self, rows: NDArray[np.intp]) -> None:
         self._positions[rows] = 0.0

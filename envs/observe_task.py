@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from .base import Array, Infos, Mask
+from .base import Array, Infos, Mask, Still
 
 
 class ObserveTaskVector(VectorWrapper):
@@ -40,6 +40,19 @@ class ObserveTaskVector(VectorWrapper):
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n tasks, [n, P]."""
         return self.env.sample_tasks(n, rng)  # type: ignore[attr-defined]
+
+    @property
+    def still(self) -> Still:
+        """What a still shows, as `TaskVectorEnv.still`."""
+        return self.env.still  # type: ignore[attr-defined]
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """What the task [P] is, in a few words."""
+        return self.env.describe_task(task)  # type: ignore[attr-defined]
+
+    def target_speed(self, task: ArrayLike) -> float | None:
+        """The speed along x that the task [P] wants, as `TaskVectorEnv.target_speed`."""
+        return self.env.target_speed(task)  # type: ignore[attr-defined]
 
     def render_row(self, row: int) -> NDArray[np.uint8]:
         """Picture of one row, [height, width, 3]."""

@@ -65,5 +65,17 @@ class BadTasks(Countdown):
         return rng.random(n)
 
 
-for env in (Countdown, DiscreteCountdown, NoTasks, BadTasks):
+class Described(Countdown):
+    """Says what its tasks are and what stills show."""
+
+    still = "speed"
+
+    def describe_task(self, task: np.ndarray) -> str:
+        return f"{task[0]:.0f} steps"
+
+    def target_speed(self, task: np.ndarray) -> float:
+        return 2.0 * float(task[0])
+
+
+for env in (Countdown, Described, DiscreteCountdown, NoTasks, BadTasks):
     gymnasium.register(f"{env.__name__}-v0", entry_point=f"tests.envs.third_party:{env.__name__}")

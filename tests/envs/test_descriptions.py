@@ -1,0 +1,45 @@
+"""What environments say of themselves, for captions and stills."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mamlrl.envs import FAMILIES
+from mamlrl.envs.making import make_task_envs
+from mamlrl.envs.observe_task import ObserveTaskVector
+from tests.envs.making import make
+
+SAID = {
+    "mamlrl/Navigation2D-v0": ([0.3, -0.1], "goal (0.30, -0.10)", "path", None),
+    "mamlrl/HalfCheetahVel-v0": ([1.5], "target 1.50 m/s", "speed", 1.5),
+    "mamlrl/HalfCheetahDir-v0": ([1.0], "direction +1", "speed", None),
+    "mamlrl/AntVel-v0": ([0.25], "target 0.25 m/s", "speed", 0.25),
+    "mamlrl/AntDir-v0": ([-1.0], "direction -1", "speed", None),
+    "mamlrl/AntGoal-v0": ([2.0, -1.0], "goal (2.00, -1.00)", "speed", None),
+}
+
+
+def said(envs: Any, task: list[float]) -> tuple[str, str | None, float | None]:
+    """All that an environment says of itself."""
+    return envs.describe_task(np.array(task)), envs.still, envs.target_speed(np.array(task))
+
+
+@pytest.mark.parametrize("env_id", [family[0] for family in FAMILIES])
+def test_every_family_describes_itself_in_all_its_forms(env_id: str) -> None:
+    task, *expected = SAID[env_id]
+    vector = make_task_envs(env_id, 1, 5, num_threads=1)
+    stepped = make_task_envs(env_id, 1, 5, {}, "sync")
+    for envs in (vector, stepped, ObserveTaskVector(vector), make(env_id).unwrapped):
+        assert said(envs, task) == tuple(expected)
+
+
+def test_an_environment_of_others_need_not_say_anything() -> None:
+    envs = make_task_envs("tests.envs.third_party:Countdown-v0", 1, 5)
+    assert said(envs, [0.5, 1.0]) == ("task 0.50, 1.00", None, None)
+
+
+def test_what_an_environment_of_others_says_is_taken() -> None:
+    envs = make_task_envs("tests.envs.third_party:Described-v0", 1, 5)
+    for some in (envs, ObserveTaskVector(envs)):
+        assert said(some, [3.0]) == ("3 steps", "speed", 6.0)
