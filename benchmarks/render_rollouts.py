@@ -23,7 +23,8 @@ from matplotlib import pyplot as plt
 
 from mamlrl.errors import UserError
 from mamlrl.experiment import draw_tasks, initial_state, make_experiment
-from mamlrl.recording.films import film_tasks
+from mamlrl.recording.films import adapt, film, open_stage
+from mamlrl.recording.panels import Panel
 from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 from mamlrl.seeding import Stream
 
@@ -39,12 +40,15 @@ def frames_before_and_after(folder: Path, num_tasks: int, frame_step: int) -> np
     trained = read_trained(find_checkpoints(folder)[0])
     config = dataclasses.replace(trained.config, sampling=dataclasses.replace(trained.config.sampling, tasks=num_tasks))
     experiment = make_experiment(config)
-    params, streams = trained.params(initial_state(experiment)), experiment.streams.test()
+    meta, streams = trained.meta(initial_state(experiment)), experiment.streams.test()
     tasks = draw_tasks(experiment.envs, num_tasks, streams.numpy(Stream.TASKS, 0))
     columns = []
-    for film in film_tasks(experiment, experiment.envs, params, tasks, (0, 1), streams):
-        frame = round(frame_step * film.time_step * film.frames_per_second)
-        columns.append([take.frames[min(frame, len(take.frames) - 1)] for take in film.takes])
+    with open_stage(experiment, 2) as stage:
+        for subject in adapt(experiment, meta, tasks, (0, 1), streams):
+            shown: list[list[Panel]] = []
+            film(experiment, stage, subject, shown.append)
+            panels = shown[min(round(frame_step / stage.stride), len(shown) - 1)]
+            columns.append([panel.picture for panel in panels])
     experiment.envs.close()
     return np.array(columns).swapaxes(0, 1)
 

@@ -19,6 +19,11 @@ from mamlrl.run_folder import folder as run_folder
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
+STILL = "still.png"
+MAX_PANELS, MAX_STEPS = 8, 1000
+RANGES = {"tasks": (1, 100), "rollouts": (1, 10_000), "seed": (0, 2**63 - 1), "speed": (0.05, 20.0)}
+"""The least and the largest value of options."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Record a run as the command line says.
@@ -36,28 +41,34 @@ def build_parser() -> argparse.ArgumentParser:
         description="Film a trained policy on held-out tasks, before and after gradient steps side by side.",
         allow_abbrev=False,
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="Run folder or checkpoint.")
+    parser.add_argument("run", type=_path, metavar="RUN", help="Run folder or checkpoint.")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--task", type=float, nargs="+", metavar="X", help="Numbers of the one task to show.")
     choice.add_argument("--tasks", type=int, default=3, metavar="N", help="Held-out tasks, a film each (3).")
     parser.add_argument("--steps", default="0,1,3", metavar="K,K,...", help="Numbers of gradient steps (0,1,3).")
     parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per gradient step (those of training).")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="Seed of tasks and of all noise (1).")
+    parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="Of the film; 0.5 is slow motion (1).")
     parser.add_argument("--format", choices=("mp4", "gif"), default="mp4", help="MP4, or GIF of half the size (mp4).")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="Folder to write to (runs/recordings/<env>-<time>).")
+    parser.add_argument("--out", type=_path, metavar="DIR", help="Folder to write to (runs/recordings/<env>-<time>).")
     return parser
+
+
+def _path(text: str) -> Path:
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a path")
+    return Path(text)
 
 
 def _record(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
     steps = parse_steps(options.steps)
-    for name, least in (("tasks", 1), ("rollouts", 1), ("seed", 0)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ConfigError(f"--{name} is {value}; it must be at least {least}")
+    _check_ranges(options)
     from mamlrl.experiment import draw_tasks, initial_state, make_experiment
     from mamlrl.learners import find_learner
-    from mamlrl.recording import films as video  # imports torch, which takes seconds: --help has answered by now
+    from mamlrl.recording import films, writers  # imports torch, which takes seconds: --help has answered by now
+    from mamlrl.recording.panels import compose
+    from mamlrl.recording.stills import still
     from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
     from mamlrl.seeding import Stream, Streams
 
@@ -72,46 +83,68 @@ def _record(argv: Sequence[str]) -> int:
     sampling = dataclasses.replace(
         config.sampling, tasks=num_tasks, rollouts=options.rollouts or config.sampling.rollouts
     )
-    experiment = make_experiment(dataclasses.replace(config, sampling=sampling))
     folder = options.out or run_folder.results_folder("recordings", config)
-    run_folder.check_results(folder, f"task-1.{options.format}")
-    write_film = video.write_gif
+    names = [f"task-{number}.{options.format}" for number in range(1, num_tasks + 1)]
+    for name in (*names, STILL):
+        run_folder.check_results(folder, name)
+    write_film = writers.write_gif
     if options.format == "mp4":
-        video.check_ffmpeg()
-        write_film = video.write_mp4
+        writers.check_ffmpeg()
+        write_film = writers.write_mp4
+    experiment = make_experiment(dataclasses.replace(config, sampling=sampling))
     try:
         meta, streams = trained.meta(initial_state(experiment)), Streams(options.seed).test()
         tasks = draw_tasks(experiment.envs, num_tasks, streams.numpy(Stream.TASKS, 0))
         if options.task:
             tasks = check_task(np.array([options.task]), tasks, experiment.envs)
-        films = []
-        for number, film in enumerate(
-            video.film_tasks(experiment, experiment.envs, meta, tasks, steps, streams), start=1
-        ):
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f"task-{number}.{options.format}"
-            write_film(path, film)
-            returns = ", ".join(f"{take.frame_returns[-1]:.1f} ({take.steps})" for take in film.takes)
-            print(f"{path}: {video.task_name(film.environment, film.task)}, return (steps) {returns}", flush=True)
-            films.append(film._replace(takes=[take._replace(frames=[]) for take in film.takes]))  # pictures are large
+        made = []
+        with films.open_stage(experiment, len(steps), options.speed) as stage:
+            for name, subject in zip(names, films.adapt(experiment, meta, tasks, steps, streams), strict=True):
+                folder.mkdir(parents=True, exist_ok=True)
+                with write_film(folder / name, stage.frames_per_second) as write:
+                    film = films.film(experiment, stage, subject, lambda panels, write=write: write(compose(panels)))
+                made.append(film)
+                returns = ", ".join(f"{value:.1f} ({count})" for count, value in zip(steps, film.returns, strict=True))
+                print(f"{folder / name}: {film.description}, return (steps) {returns}", flush=True)
     finally:
         experiment.envs.close()
-    figure = video.still(films)
+    figure = still(made)
     if figure is not None:
-        figure.savefig(folder / "still.png", dpi=150)
-        print(folder / "still.png")
+        writers.write_png(folder / STILL, figure)
+        print(folder / STILL)
     return 0
+
+
+def _check_ranges(options: argparse.Namespace) -> None:
+    """Numbers on the command line are in their ranges.
+
+    Raises:
+        ConfigError: one is not.
+    """
+    for name, (least, most) in RANGES.items():
+        value = getattr(options, name)
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"--{name} is {value}; it must be in [{least}, {most}]")
+    if options.task and not np.isfinite(options.task).all():
+        raise ConfigError(f"--task is {' '.join(map(str, options.task))}; it must be finite numbers")
 
 
 def parse_steps(text: str) -> list[int]:
     """Numbers of gradient steps, each once and ascending, from ``0,1,3``.
 
     Raises:
-        ConfigError: the text is something else.
+        ConfigError: the text is something else, or asks for too much.
     """
-    if not re.fullmatch(r"\d+(,\d+)*", text):
-        raise ConfigError(f"--steps is {text!r}; it must be numbers of gradient steps with commas, such as 0,1,3")
-    return sorted({int(number) for number in text.split(",")})
+    shown = text if len(text) <= 50 else f"{text[:50]}..."
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", text):
+        raise ConfigError(f"--steps is {shown!r}; it must be numbers of gradient steps with commas, such as 0,1,3")
+    numbers = [number.lstrip("0") or "0" for number in text.split(",")]
+    if any(len(number) > len(str(MAX_STEPS)) or int(number) > MAX_STEPS for number in numbers):
+        raise ConfigError(f"--steps is {shown!r}; each must be at most {MAX_STEPS} gradient steps")
+    steps = sorted({int(number) for number in numbers})
+    if len(steps) > MAX_PANELS:
+        raise ConfigError(f"--steps is {shown!r}; a film has at most {MAX_PANELS} panels")
+    return steps
 
 
 def check_task(task: np.ndarray, drawn: np.ndarray, envs: VectorEnv) -> np.ndarray:
@@ -123,7 +156,7 @@ def check_task(task: np.ndarray, drawn: np.ndarray, envs: VectorEnv) -> np.ndarr
     if task.shape != drawn.shape:
         raise ConfigError(f"--task has {task.shape[1]} numbers; a task of this environment has {drawn.shape[1]}")
     space = getattr(envs, "task_space", None)
-    if space is not None and not space.contains(task[0]):
+    if space is not None and not space.contains(task[0].astype(space.dtype)):
         raise ConfigError(f"--task {' '.join(map(str, task[0]))} is not in the task space {space}")
     return task
 

@@ -1,4 +1,4 @@
-"""Films and stills of a policy before and after gradient steps on a task.
+"""Filming a policy before and after gradient steps on a task.
 
 A film shows one rollout for each number of gradient steps side by side, all from the same start state and with the
 policy's likeliest actions. The gradient steps themselves are taken on sampled rollouts, as in training.
@@ -6,130 +6,127 @@ policy's likeliest actions. The gradient steps themselves are taken on sampled r
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import NamedTuple
+import contextlib
+import dataclasses
+import math
+import re
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from mamlrl.envs.making import make_task_envs
-from mamlrl.envs.observe_task import ObserveTaskVector
-from mamlrl.errors import UserError
+from mamlrl.errors import NonFiniteError, UserError
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
-from mamlrl.learners import evaluation_steps, find_learner, step_scale
-from mamlrl.learners.base import LearnerState
+from mamlrl.learners import step_scale
+from mamlrl.recording.panels import Panel
+from mamlrl.recording.pictures import Picture, as_picture, fitted
 from mamlrl.rounds import adaptation_rounds
-from mamlrl.run_folder.figures import steps_name
-from mamlrl.run_folder.metrics_log import MetricsLog
-from mamlrl.sampler import collect, one_math_thread, to_environment_actions
-from mamlrl.seeding import Stream, Streams
-from mamlrl.structs import MetaParams, Params, Rollouts, on_device
+from mamlrl.sampler import TimeStep, collect, one_math_thread, play, reset_to_tasks
+from mamlrl.seeding import Streams
+from mamlrl.structs import MetaParams, Params, Rollouts
 
 FRAMES_PER_SECOND = 25  # at most; of faster simulations some time steps are left out
-CAPTION_HEIGHT, GAP = 84, 8  # pixels
+SIMULATION_RATE = 20.0  # time steps per second of an environment that does not say its own
 SPEED_WINDOW = 0.5  # s, over which the speed in the caption is a mean
-COLORS = ("#8a94a3", "#f0a202", "#2f6db5", "#1b998b", "#7b3f98", "#d1495b")
-"""One for every number of gradient steps, in films and stills alike."""
-
-TASK_NAMES = {
-    "Navigation2D-v0": "goal ({:.2f}, {:.2f})",
-    "HalfCheetahVel-v0": "target {:.2f} m/s",
-    "HalfCheetahDir-v0": "direction {:+.0f}",
-    "AntVel-v0": "target {:.2f} m/s",
-    "AntDir-v0": "direction {:+.0f}",
-    "AntGoal-v0": "goal ({:.2f}, {:.2f})",
-}
-TARGET_SPEED = ("HalfCheetahVel-v0", "AntVel-v0")
-NAVIGATION = "Navigation2D-v0"
-
-Frame = NDArray[np.uint8]
 
 
-class Take(NamedTuple):
-    """One rollout, by the policy after so many gradient steps."""
+class Subject(NamedTuple):
+    """What one film is of: a task, and the policy after each of some numbers of gradient steps on it."""
 
-    steps: int
-    """gradient steps"""
-    frames: list[Frame]
-    """[height, width, 3] each"""
-    frame_returns: list[float]
-    """undiscounted return up to each frame"""
-    frame_speeds: list[float]
-    """speed along x in m/s at each frame; empty where the environment tells none"""
-    observations: np.ndarray
-    """[T + 1, O], to the end of the episode"""
-    speeds: np.ndarray
-    """[T] along x, m/s; [0] where the environment tells none"""
+    task: np.ndarray
+    """[P]"""
+    steps: list[int]
+    """numbers of gradient steps, N of them, ascending"""
+    params: Params
+    """stacked, [N, ...]"""
+    seed: int
+    """of the start state, the same for all"""
+
+
+class Stage(NamedTuple):
+    """Environments that draw, a row for each number of gradient steps."""
+
+    envs: VectorEnv
+    time_step: float
+    """seconds of the simulation"""
+    stride: int
+    """time steps from one picture to the next"""
+    frames_per_second: float
+    first: Picture
+    """all others are made as large"""
 
 
 class Film(NamedTuple):
-    """Takes on one task."""
+    """What happened in a film of N rollouts; its pictures are shown while it is made, and not kept."""
 
-    environment: str
-    """the environment's id without its namespace"""
+    description: str
+    """the task in words"""
     task: np.ndarray
     """[P]"""
-    takes: list[Take]
-    frames_per_second: float
+    steps: list[int]
+    """gradient steps, N of them"""
+    observations: np.ndarray
+    """[T + 1, N, O]"""
+    returns: np.ndarray
+    """undiscounted, [N]"""
+    speeds: np.ndarray | None
+    """along x, m/s, [T, N]; None where the environment tells none"""
+    lengths: np.ndarray
+    """time steps of the episodes, [N]"""
     time_step: float
-    """seconds between two time steps of the simulation"""
+    """seconds"""
+    still: str | None
+    """what a still shows, as the environment says"""
+    target_speed: float | None
+    """m/s, that the task wants"""
 
 
-def task_name(environment: str, task: np.ndarray) -> str:
-    """What the task is, in a few words."""
-    name = TASK_NAMES.get(environment, "task " + ", ".join(["{:.2f}"] * len(task)))
-    return name.format(*task)
-
-
-def film_tasks(
+def adapt(
     experiment: Experiment,
-    envs: VectorEnv,
     meta: MetaParams,
     tasks: np.ndarray,
     steps: Sequence[int],
     streams: Streams,
     iteration: int = 0,
-) -> Iterator[Film]:
-    """Adapt to each task, and film rollouts after the given numbers of gradient steps.
+) -> Iterator[Subject]:
+    """Adapt to each task, and hand out what is to be filmed.
 
     Args:
-        experiment: policy, learner and settings.
-        envs: vector environment in which rollouts for the gradient steps are sampled, M * B rows.
+        experiment: policy, learner, settings, and environments for the rollouts of the gradient steps, M * B rows.
         meta: what is meta-learned.
         tasks: [M, P].
         steps: numbers of gradient steps, ascending.
         streams: of start states and action noise.
         iteration: which recording of a run this is; each has noise of its own.
-
-    Raises:
-        UserError: the environment cannot be rendered.
     """
-    config, _, policy, learner, _ = experiment
+    adapted = _adapted(experiment, meta, tasks, steps[-1], streams, iteration)
+    seed = int(streams.rollouts(iteration, steps[-1]).reset_seeds(1, 1)[0, 0])
+    for row, task in enumerate(tasks):
+        of_task = [_of_task(adapted[step], adapted[0], row) for step in steps]
+        stacked = {name: torch.stack([one[name] for one in of_task]) for name in adapted[0]}
+        yield Subject(task, list(steps), stacked, seed)
+
+
+def _adapted(
+    experiment: Experiment, meta: MetaParams, tasks: np.ndarray, steps: int, streams: Streams, iteration: int
+) -> list[Params]:
+    """Parameters after 0, 1, ..., `steps` gradient steps."""
+    config, envs, policy, learner, _ = experiment
 
     def sample(params: Params, step: int) -> Rollouts:
         return collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
 
-    rounds = adaptation_rounds(
-        learner, meta, sample, steps[-1], config.sampling, lambda step: step_scale(config, step), query=False
-    )
-    adapted = [learner.start(meta)]
-    for one in tqdm(rounds, "gradient steps", steps[-1], leave=False, disable=None):
-        assert one.adapted is not None
-        adapted.append(one.adapted)
-    seed = int(streams.rollouts(iteration, steps[-1]).reset_seeds(1, 1)[0, 0])
-    for row, task in enumerate(tasks):
-        of_task = [_of_task(adapted[step], adapted[0], row) for step in steps]
-        stacked = {name: torch.stack([one[name] for one in of_task]) for name in of_task[0]}
-        yield _film(experiment, stacked, task, steps, seed)
+    def scale(step: int) -> float:
+        return step_scale(config, step)
+
+    rounds = adaptation_rounds(learner, meta, sample, steps, config.sampling, scale, query=False)
+    progress = tqdm(rounds, "gradient steps", steps, leave=False, disable=None)
+    return [learner.start(meta), *(one.adapted for one in progress if one.adapted is not None)]
 
 
 def _of_task(params: Params, shared: Params, row: int) -> Params:
@@ -137,289 +134,209 @@ def _of_task(params: Params, shared: Params, row: int) -> Params:
     return {name: leaf[row] if leaf.dim() > shared[name].dim() else leaf for name, leaf in params.items()}
 
 
-def _film(experiment: Experiment, params: Params, task: np.ndarray, steps: Sequence[int], seed: int) -> Film:
-    """Rollouts of all takes in lock step: row i by the policy i of the stacked parameters."""
-    envs = _rendered_envs(experiment, len(steps))
-    rate = float(envs.metadata.get("render_fps", 20))
-    stride = max(1, round(rate / FRAMES_PER_SECOND))
+@contextlib.contextmanager
+def open_stage(experiment: Experiment, num_rows: int, speed: float = 1.0) -> Iterator[Stage]:
+    """Environments to film in, which have drawn a first picture.
+
+    Args:
+        experiment: policy and settings.
+        num_rows: panels of the film.
+        speed: of the film, where 1 is that of the simulation.
+
+    Raises:
+        UserError: the environment cannot be rendered, or not here.
+    """
+    envs = _rendered_envs(experiment, num_rows)
     try:
-        played = _play(experiment, envs, params, task, seed, stride)
+        first = _first_picture(envs)
+        rate = _simulation_rate(envs)
+        stride = max(1, round(rate * speed / FRAMES_PER_SECOND))
+        yield Stage(envs, 1.0 / rate, stride, rate * speed / stride, first)
     finally:
         envs.close()
-    window = max(1, round(SPEED_WINDOW * rate))
-    takes = [_take(played, row, count, window) for row, count in enumerate(steps)]
-    return Film(experiment.config.env.rpartition("/")[2], task, takes, rate / stride, 1.0 / rate)
 
 
-class _Played(NamedTuple):
-    """Rollouts of N rows."""
+def check_stage(experiment: Experiment) -> None:
+    """The environment can be filmed here: one is made and draws a picture.
 
-    observations: np.ndarray  # [T + 1, N, O]
-    returns: np.ndarray  # [T + 1, N], up to each time step
-    speeds: np.ndarray | None  # [T, N]
-    lengths: np.ndarray  # [N]
-    frames: list[list[Frame]]  # N each
-    shown: np.ndarray  # time steps of the frames
+    Raises:
+        UserError: it cannot.
+    """
+    with open_stage(experiment, 1):
+        pass
+
+
+def _rendered_envs(experiment: Experiment, num_rows: int) -> VectorEnv:
+    config, modes = experiment.config, experiment.envs.metadata.get("render_modes") or []
+    if "rgb_array" not in modes:
+        raise UserError(
+            f"the environment {config.env} cannot be rendered: films need the render mode 'rgb_array', its "
+            f"metadata['render_modes'] {'names ' + ', '.join(map(repr, modes)) if modes else 'is empty'}"
+        )
+    environment = dataclasses.replace(
+        config.environment, kwargs={**config.environment.kwargs, "render_mode": "rgb_array"}
+    )
+    try:
+        return make_envs(dataclasses.replace(config, threads=1, environment=environment), num_rows)
+    except Exception as error:  # such as a constructor that takes no render_mode, or lacks what it draws with
+        raise _cannot_be_rendered(config.env, error) from error
+
+
+def _first_picture(envs: VectorEnv) -> Picture:
+    tasks = draw_tasks(envs, 1, np.random.default_rng(0))
+    reset_to_tasks(envs, tasks, np.zeros((1, envs.num_envs), np.int64))
+    with warnings.catch_warnings():  # Gymnasium warns of pictures that we refuse, or take
+        warnings.filterwarnings("ignore", module="gymnasium")
+        return _draw(envs)[0]
+
+
+def _simulation_rate(envs: VectorEnv) -> float:
+    """Time steps per second, as the environment says."""
+    try:
+        rate = float(envs.metadata["render_fps"])
+    except (KeyError, TypeError, ValueError):
+        return SIMULATION_RATE
+    return rate if 0 < rate < math.inf else SIMULATION_RATE
+
+
+def _draw(envs: VectorEnv) -> list[Picture]:
+    """A picture of every row."""
+    try:
+        return [as_picture(drawn) for drawn in envs.render() or ()]
+    except Exception as error:  # whatever an environment raises that cannot draw, or not here
+        raise _cannot_be_rendered(envs.spec.id if envs.spec else "", error) from error
+
+
+def _cannot_be_rendered(environment: str, error: Exception) -> UserError:
+    cause = " ".join(str(error).split()) or type(error).__name__
+    told = "".join(traceback.format_exception(error)) + str(getattr(error, "user_traceback", ""))
+    if re.search(r"OpenGL|GLFW|MUJOCO_GL|\bEGL\b", told) and "libegl1" not in told:
+        cause += "; MuJoCo draws with OpenGL: install the EGL library (package libegl1 on Debian and Ubuntu)"
+    name = "" if environment in cause else f" {environment}"
+    return UserError(f"the environment{name} cannot be rendered: {cause}")
 
 
 @torch.no_grad()
 @one_math_thread()
-def _play(experiment: Experiment, envs: VectorEnv, params: Params, task: np.ndarray, seed: int, stride: int) -> _Played:
-    """An episode of each row, with a picture every `stride` time steps and at the end."""
-    settings, policy, num_rows = experiment.config.environment, experiment.policy, envs.num_envs
-    observation, _ = envs.reset(seed=[seed] * num_rows, options={"task": np.tile(task, (num_rows, 1))})  # type: ignore[arg-type]
-    memory = policy.initial_state(num_rows, 1)
-    observations, rewards, speeds = [observation], [np.zeros(num_rows)], []
-    frames, shown = [_pictures(envs)], [0]
-    alive, lengths = np.ones(num_rows, bool), np.zeros(num_rows, int)
-    for t in tqdm(range(1, settings.horizon + 1), "filming", leave=False, disable=None):
-        inputs = torch.as_tensor(np.asarray(observation).reshape(num_rows, 1, -1), dtype=torch.float32)
-        outputs, memory = policy.step(params, inputs, memory)
-        action = policy.distribution.mode(outputs)[:, 0].numpy()
-        env_action = to_environment_actions(action, envs.single_action_space, settings.action_scale)
-        observation, reward, terminated, truncated, infos = envs.step(env_action)
-        lengths += alive
-        alive = alive & ~(terminated | truncated)
-        observations.append(observation)
-        rewards.append(reward)
-        if "x_velocity" in infos:
-            speeds.append(infos["x_velocity"])
-        if t % stride == 0 or not alive.any():
-            frames.append(_pictures(envs))
-            shown.append(t)
-        if not alive.any():
-            break
-    speed_rows = np.array(speeds) if speeds else None
-    return _Played(np.array(observations), np.cumsum(rewards, 0), speed_rows, lengths, frames, np.array(shown))
-
-
-def _take(played: _Played, row: int, steps: int, window: int) -> Take:
-    """One row's rollout, by the policy after so many gradient steps; its speed is a mean over `window` time steps."""
-    end = int(played.lengths[row])
-    speeds = np.zeros(0) if played.speeds is None else played.speeds[:end, row]
-    moments = [] if played.speeds is None else np.minimum(played.shown, end)
-    return Take(
-        steps,
-        [pictures[row] for pictures in played.frames],
-        played.returns[played.shown, row].tolist(),
-        [float(speeds[max(0, t - window) : max(t, 1)].mean()) for t in moments],
-        played.observations[: end + 1, row],
-        speeds,
-    )
-
-
-def _rendered_envs(experiment: Experiment, num_envs: int) -> VectorEnv:
-    config = experiment.config
-    settings, kwargs = config.environment, {**config.environment.kwargs, "render_mode": "rgb_array"}
-    try:
-        envs = make_task_envs(config.env, num_envs, settings.horizon, kwargs, settings.vectorization, num_threads=1)
-    except ValueError as error:  # its constructor takes no render_mode
-        raise UserError(f"the environment cannot be rendered: {error}") from error
-    return ObserveTaskVector(envs) if find_learner(config.learner).observes_task else envs
-
-
-def _pictures(envs: VectorEnv) -> list[Frame]:
-    """A picture of every row."""
-    try:
-        return [np.asarray(envs.render_row(row), np.uint8) for row in range(envs.num_envs)]  # type: ignore[attr-defined]
-    except Exception as error:  # whatever an environment raises that cannot draw, or not here
-        raise UserError(f"the environment cannot be rendered: {str(error) or type(error).__name__}") from error
-
-
-def compose(film: Film) -> Iterator[Frame]:
-    """Pictures of a film: panels side by side, each under its caption."""
-    name = task_name(film.environment, film.task)
-    for index in range(len(film.takes[0].frames)):
-        panels = [_panel(take, index, name) for take in film.takes]
-        height, width = panels[0].shape[:2]
-        full_width = len(panels) * (width + GAP) - GAP
-        picture = np.full(
-            (height + height % 2, full_width + full_width % 2, 3), 255, np.uint8
-        )  # H.264 wants even sides
-        for column, panel in enumerate(panels):
-            left = column * (width + GAP)
-            picture[:height, left : left + width] = panel
-        yield picture
-
-
-def _panel(take: Take, index: int, task: str) -> Frame:
-    """One take's picture below its caption: number of gradient steps, task, return so far, speed."""
-    frame = take.frames[index]
-    panel = Image.new("RGB", (frame.shape[1], frame.shape[0] + CAPTION_HEIGHT), "white")
-    panel.paste(Image.fromarray(frame), (0, CAPTION_HEIGHT))
-    canvas, color = ImageDraw.Draw(panel), COLORS[take.steps % len(COLORS)]
-    unit = frame.shape[1] / 480  # captions shrink with the picture
-    large, small = ImageFont.load_default(26 * unit), ImageFont.load_default(20 * unit)
-    right = frame.shape[1] - 8 * unit
-    canvas.rectangle((0, 0, frame.shape[1], 6), fill=color)
-    canvas.text((8 * unit, 34), steps_name(take.steps), font=large, fill="#1d2530", anchor="lm")
-    canvas.text((right, 34), f"return {take.frame_returns[index]:.1f}", font=large, fill="#1d2530", anchor="rm")
-    canvas.text((8 * unit, 66), task, font=small, fill="#5a6472", anchor="lm")
-    if take.frame_speeds:
-        speed = f"speed {take.frame_speeds[index]:.2f} m/s"
-        canvas.text((right, 66), speed, font=small, fill="#5a6472", anchor="rm")
-    return np.array(panel)
-
-
-def check_ffmpeg() -> None:
-    """MP4 files can be written.
-
-    Raises:
-        UserError: there is no ffmpeg.
-    """
-    try:
-        import imageio_ffmpeg
-
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            "no ffmpeg was found, which writes MP4 files; pip install imageio-ffmpeg brings one, or install ffmpeg and "
-            "set IMAGEIO_FFMPEG_EXE to its path"
-        ) from error
-
-
-def write_mp4(path: Path, film: Film) -> None:
-    """Write a film; the file appears when it is whole.
-
-    Raises:
-        UserError: ffmpeg failed.
-        OSError: the file cannot be written.
-    """
-    import imageio_ffmpeg
-
-    pictures = compose(film)
-    first = next(pictures)
-    temporary = path.with_name(f".{path.name}.partial.mp4")
-    writer = imageio_ffmpeg.write_frames(
-        str(temporary),
-        (first.shape[1], first.shape[0]),
-        fps=film.frames_per_second,  # type: ignore[arg-type] # ffmpeg takes fractions
-        quality=None,  # type: ignore[arg-type] # as its documentation says
-        output_params=["-crf", "23"],
-        macro_block_size=2,
-        ffmpeg_log_level="error",
-    )
-    try:
-        writer.send(None)
-        writer.send(first.tobytes())
-        for picture in pictures:
-            writer.send(picture.tobytes())
-        writer.close()
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: ffmpeg could not write it") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_gif(path: Path, film: Film) -> None:
-    """Write a film as an animated GIF of half the size; the file appears when it is whole.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.partial")
-    try:
-        temporary.write_bytes(encode_gif(film)[0])
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def encode_gif(film: Film, scale: float = 0.5, stride: int = 2) -> tuple[bytes, tuple[int, int]]:
-    """A film as an animated GIF, smaller and with fewer pictures, and its width and height."""
-    images = []
-    for index, picture in enumerate(compose(film)):
-        if index % stride == 0:
-            image = Image.fromarray(picture)
-            size = (int(image.width * scale), int(image.height * scale))
-            images.append(image.resize(size, Image.Resampling.LANCZOS).quantize(64))
-    buffer, pause = io.BytesIO(), round(1000 * stride / film.frames_per_second)
-    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=pause, loop=0)
-    return buffer.getvalue(), images[0].size
-
-
-def still(films: Sequence[Film]) -> Figure | None:
-    """Figure of all takes, a panel a task: paths in 2D navigation, speed against time of what runs; else None."""
-    if films[0].environment == NAVIGATION:
-        draw_panel, label_x, label_y = _draw_paths, "x (m)", "y (m)"
-    elif films[0].takes[0].frame_speeds:
-        draw_panel, label_x, label_y = _draw_speeds, "time (s)", "speed along x (m/s)"
-    else:
-        return None
-    columns = min(len(films), 4)
-    rows = -(-len(films) // columns)
-    canvas = Figure(figsize=(3.4 * columns + 0.4, 3.2 * rows + 0.6), layout="constrained")
-    grid = canvas.subplots(rows, columns, squeeze=False)
-    for axes, film in zip(grid.flat, films, strict=False):
-        draw_panel(axes, film)
-        axes.set_title(task_name(film.environment, film.task), fontsize=10)
-        axes.grid(alpha=0.3)
-    for axes in grid.flat[len(films) :]:
-        axes.set_axis_off()
-    canvas.supxlabel(label_x, fontsize=10)
-    canvas.supylabel(label_y, fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside upper center", ncols=len(labels) if columns > 1 else 2, fontsize=9)
-    return canvas
-
-
-def _draw_paths(axes: Axes, film: Film) -> None:
-    for take in film.takes:
-        path = take.observations[:, :2]
-        axes.plot(*path.T, ".-", color=COLORS[take.steps % len(COLORS)], markersize=4, label=steps_name(take.steps))
-    axes.plot(0, 0, "o", color="white", markeredgecolor="#5a6472", label="start")
-    axes.plot(*film.task, "*", color="#d1495b", markersize=13, label="goal")
-    reach = 1.2 * max(0.5, *[np.abs(take.observations[:, :2]).max() for take in film.takes])
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
-
-
-def _draw_speeds(axes: Axes, film: Film) -> None:
-    for take in film.takes:
-        times = np.arange(1, len(take.speeds) + 1) * film.time_step
-        color = COLORS[take.steps % len(COLORS)]
-        axes.plot(times, take.speeds, color=color, linewidth=1.2, label=steps_name(take.steps))
-    if film.environment in TARGET_SPEED:
-        axes.axhline(film.task[0], color="#d1495b", linestyle="--", linewidth=1.2, label="target")
-
-
-class Recorder:
-    """A film of one held-out task every `video.every` meta-iterations, into the run folder and TensorBoard.
-
-    What goes wrong in it is printed once, and no more films are made: a training goes on without them.
+def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[[list[Panel]], Any]) -> Film:
+    """Play an episode after each number of gradient steps, in lock step: row i by the policy i of the subject.
 
     Args:
-        experiment: what is trained.
-        folder: the run folder.
-        log: of the run.
+        experiment: policy and settings.
+        stage: where, with as many rows as the subject has policies.
+        subject: what is filmed.
+        show: takes the panels of every picture, from the start to the end.
+
+    Raises:
+        UserError: the environment cannot be rendered.
+        NonFiniteError: the policy or the environment produced a number that is not finite.
+    """
+    envs, policy, config = stage.envs, experiment.policy, experiment.config.environment
+    num_rows = len(subject.steps)
+    start = reset_to_tasks(envs, np.tile(subject.task, (num_rows, 1)), np.full((num_rows, 1), subject.seed))
+    log = _Log(start, description=envs.describe_task(subject.task))  # type: ignore[attr-defined]
+
+    def picture() -> None:
+        pictures = [fitted(one, stage.first) for one in _draw(envs)]
+        show(log.panels(subject.steps, pictures, max(1, round(SPEED_WINDOW / stage.time_step))))
+
+    picture()
+    rollout = play(
+        envs,
+        policy,
+        subject.params,
+        start,
+        num_rows,
+        lambda outputs, _: policy.distribution.mode(outputs),
+        config,
+    )
+    time = 0
+    for step in tqdm(rollout, "filming", total=config.horizon, leave=False, disable=None):
+        _check_finite(step, experiment.config.env)
+        log.add(step)
+        time += 1
+        if time % stage.stride == 0:
+            picture()
+    if time % stage.stride:
+        picture()
+    speeds = np.array(log.speeds)
+    return Film(
+        log.description,
+        subject.task,
+        subject.steps,
+        np.array(log.observations),
+        log.returns,
+        None if np.isnan(speeds).all() else speeds,
+        log.lengths,
+        stage.time_step,
+        envs.still,  # type: ignore[attr-defined]
+        envs.target_speed(subject.task),  # type: ignore[attr-defined]
+    )
+
+
+class _Log:
+    """What has happened so far in N rollouts.
+
+    Args:
+        start: observations after the reset, [N, ...].
+        description: of the task.
     """
 
-    def __init__(self, experiment: Experiment, folder: Path, log: MetricsLog):
-        self._experiment, self._folder, self._log = experiment, folder / "videos", log
-        self._works = True
+    def __init__(self, start: np.ndarray, description: str):
+        self.description = description
+        self.observations = [start.reshape(len(start), -1)]
+        self.speeds: list[np.ndarray] = []
+        self.returns, self.lengths = np.zeros(len(start)), np.zeros(len(start), int)
+        self._ended, self._succeeded_at = np.zeros(len(start), bool), np.zeros(len(start), int)
 
-    def __call__(self, state: LearnerState, iteration: int) -> None:
-        """Film the policy, if a film is due after this iteration."""
-        if not self._works or iteration % self._experiment.config.video.every:
-            return
-        try:
-            self._record(on_device(state.meta, "cpu"), iteration)
-        except Exception as error:  # a film is never worth a training
-            self._works = False
-            print(f"note: no videos are recorded: {error}", flush=True)
+    def add(self, step: TimeStep) -> None:
+        """Take a time step."""
+        self.observations.append(step.next_observations.reshape(len(step.alive), -1))
+        self.returns = self.returns + np.where(step.alive, step.rewards, 0.0)
+        self.lengths = self.lengths + step.alive
+        self._ended = step.terminated | ~step.alive  # of an episode cut off, the next time step tells
+        self.speeds.append(_numbers(step.infos.get("x_velocity"), step.alive))
+        succeeds = step.alive & (_numbers(step.infos.get("success"), step.alive) > 0)
+        self._succeeded_at = np.where(succeeds & (self._succeeded_at == 0), self.lengths, self._succeeded_at)
 
-    def _record(self, meta: MetaParams, iteration: int) -> None:
-        check_ffmpeg()
-        config, streams = self._experiment.config, self._experiment.streams.evaluation()
-        envs = make_envs(config, config.sampling.rollouts)
-        try:
-            tasks = draw_tasks(envs, 1, streams.numpy(Stream.TASKS, 0))
-            steps = sorted({min(steps, evaluation_steps(config)) for steps in (0, 1, 3)})
-            (film,) = film_tasks(self._experiment, envs, meta, tasks, steps, streams, iteration)
-        finally:
-            envs.close()
-        self._folder.mkdir(exist_ok=True)
-        write_mp4(self._folder / f"iteration-{iteration:06d}.mp4", film)
-        self._log.write_gif("adaptation/film", *encode_gif(film), iteration)
+    def panels(self, steps: Sequence[int], pictures: Sequence[Picture], window: int) -> list[Panel]:
+        """The panels now; the speed is a mean over up to `window` time steps."""
+        return [
+            Panel(
+                steps[row],
+                self.description,
+                picture,
+                float(self.returns[row]),
+                self._mean_speed(row, window),
+                int(self.lengths[row]) if self._ended[row] else None,
+                int(self._succeeded_at[row]) or None,
+            )
+            for row, picture in enumerate(pictures)
+        ]
+
+    def _mean_speed(self, row: int, window: int) -> float | None:
+        end = int(self.lengths[row])
+        speeds = [float(speed[row]) for speed in self.speeds[max(0, end - window) : end]]
+        mean = sum(speeds) / len(speeds) if speeds else math.nan
+        return mean if math.isfinite(mean) else None
+
+
+def _numbers(values: Any, alive: np.ndarray) -> np.ndarray:
+    """What an environment tells of every row as numbers [N]; NaN where it does not."""
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        return np.full(len(alive), np.nan)
+    return numbers if numbers.shape == alive.shape else np.full(len(alive), np.nan)
+
+
+def _check_finite(step: TimeStep, environment: str) -> None:
+    values = {"observations": step.next_observations, "rewards": step.rewards}
+    if not step.actions.isfinite().all():
+        raise NonFiniteError(
+            "the policy's actions after the gradient steps are not finite; fewer --steps may be filmed, or training "
+            "with a smaller adaptation.step_size"
+        )
+    for name, array in values.items():
+        if not np.isfinite(array[step.alive]).all():
+            raise NonFiniteError(f"environment {environment} returned {name} that are not finite (NaN or infinite)")

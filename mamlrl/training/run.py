@@ -51,6 +51,10 @@ def run(command: Command) -> int:
         experiment = make_experiment(config)
         config = experiment.config
         stack.callback(experiment.envs.close)
+        if config.video.every:
+            from mamlrl.recording.recorder import Recorder, check_recording  # drawing and ffmpeg: not needed otherwise
+
+            check_recording(experiment)
         evaluate = Evaluation(experiment) if config.eval.every else None
         if evaluate:
             stack.callback(evaluate.close)
@@ -70,11 +74,7 @@ def run(command: Command) -> int:
         log.describe(config, progress.iteration)
         print(f"run folder: {folder}")
         print(f"charts: tensorboard --logdir {shlex.quote(str(folder))}, at {dashboard.ADDRESS}", flush=True)
-        record = None
-        if config.video.every:
-            from mamlrl.recording.films import Recorder  # not needed otherwise, and it imports this module
-
-            record = Recorder(experiment, folder, log)
+        record = Recorder(experiment, folder, log) if config.video.every else None
         progress = meta_train(
             partial(meta_iteration, experiment), progress, config, log, checkpoints, stop, Hooks(evaluate, record)
         )

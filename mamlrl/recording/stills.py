@@ -1,0 +1,64 @@
+"""Stills: what a film shows, as one figure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mamlrl.recording.films import Film
+from mamlrl.recording.panels import color_of
+from mamlrl.run_folder.figures import steps_name
+
+TARGET_COLOR = "#d1495b"
+
+
+def still(films: Sequence[Film]) -> Figure | None:
+    """Figure of all rollouts, a panel a task: their paths or their speeds, as the environment says; else None."""
+    if films[0].still == "path" and films[0].observations.shape[2] >= 2:
+        draw_panel, label_x, label_y = _draw_paths, "x (m)", "y (m)"
+    elif films[0].still == "speed" and films[0].speeds is not None:
+        draw_panel, label_x, label_y = _draw_speeds, "time (s)", "speed along x (m/s)"
+    else:
+        return None
+    columns = min(len(films), 4)
+    rows = -(-len(films) // columns)
+    canvas = Figure(figsize=(3.4 * columns + 0.4, 3.2 * rows + 0.6), layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False)
+    for axes, film in zip(grid.flat, films, strict=False):
+        draw_panel(axes, film)
+        axes.set_title(film.description, fontsize=10)
+        axes.grid(alpha=0.3)
+    for axes in grid.flat[len(films) :]:
+        axes.set_axis_off()
+    canvas.supxlabel(label_x, fontsize=10)
+    canvas.supylabel(label_y, fontsize=10)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    canvas.legend(handles, labels, loc="outside upper center", ncols=len(labels) if columns > 1 else 2, fontsize=9)
+    return canvas
+
+
+def _draw_paths(axes: Axes, film: Film) -> None:
+    start, shown = film.observations[0, 0, :2], [np.full((1, 2), 0.5)]
+    for row, steps in enumerate(film.steps):
+        path = film.observations[: film.lengths[row] + 1, row, :2]
+        axes.plot(*path.T, ".-", color=color_of(steps), markersize=4, label=steps_name(steps))
+        shown.append(path)
+    axes.plot(*start, "o", color="white", markeredgecolor="#5a6472", label="start")
+    if len(film.task) == 2:
+        axes.plot(*film.task, "*", color=TARGET_COLOR, markersize=13, label="goal")
+        shown.append(film.task[None])
+    reach = 1.2 * np.abs(np.concatenate(shown)).max()
+    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+
+
+def _draw_speeds(axes: Axes, film: Film) -> None:
+    assert film.speeds is not None
+    for row, steps in enumerate(film.steps):
+        speeds = film.speeds[: film.lengths[row], row]
+        times = np.arange(1, len(speeds) + 1) * film.time_step
+        axes.plot(times, speeds, color=color_of(steps), linewidth=1.2, label=steps_name(steps))
+    if film.target_speed is not None:
+        axes.axhline(film.target_speed, color=TARGET_COLOR, linestyle="--", linewidth=1.2, label="target")

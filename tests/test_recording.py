@@ -1,0 +1,218 @@
+"""Films without a command: what environments may draw, what panels show, how a film ends, stills."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfig
+from mamlrl.errors import NonFiniteError, UserError
+from mamlrl.experiment import Experiment, initial_state, make_experiment
+from mamlrl.recording import films
+from mamlrl.recording.panels import FULL_WIDTH, GREEN, INK, Panel, compose
+from mamlrl.recording.pictures import as_picture, enlarged, fitted
+from mamlrl.recording.stills import still
+from mamlrl.recording.writers import Gif, write_gif, write_png
+
+from .cli.drawing_envs import BAD, GOOD, RGB
+
+HORIZON = 8
+
+
+def experiment_on(env: str = "tests.cli.drawing_envs:toy/Drawn-v0", **kwargs: Any) -> Experiment:
+    """An untrained policy in an environment with two copies."""
+    environment = EnvironmentConfig(horizon=HORIZON, kwargs=kwargs)
+    sampling = SamplingConfig(tasks=1, rollouts=2)
+    config = Config(
+        env=env, threads=1, environment=environment, sampling=sampling, policy=PolicyConfig(hidden_sizes=())
+    )
+    return make_experiment(config)
+
+
+def filmed(experiment: Experiment, steps: tuple[int, ...] = (0, 1)) -> tuple[films.Film, list[list[Panel]]]:
+    """A film of one task, and its panels."""
+    shown: list[list[Panel]] = []
+    meta, task = initial_state(experiment).meta, np.array([[0.5]])
+    with films.open_stage(experiment, len(steps)) as stage:
+        (subject,) = films.adapt(experiment, meta, task, steps, experiment.streams)
+        film = films.film(experiment, stage, subject, shown.append)
+    experiment.envs.close()
+    return film, shown
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_what_environments_draw(kind: str) -> None:
+    picture = as_picture(GOOD[kind](0))
+    assert (picture.dtype, picture.shape) == (np.uint8, RGB.shape) and picture.flags.c_contiguous
+    brightness = {"rgba": 126, "truth values": 255}.get(kind, 90)  # 200 / 255 of 90, on white; true is white
+    assert np.abs(picture.astype(int) - brightness).max() <= 1
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_no_film_can_be_made_of_is_one_line(kind: str) -> None:
+    experiment = experiment_on(draws=kind)
+    with pytest.raises(UserError, match=r"cannot be rendered: .") as raised:
+        films.check_stage(experiment)
+    message = str(raised.value)
+    assert "\n" not in message and len(message) < 300
+    assert ("libegl1" in message) == (kind == "OpenGL")
+    experiment.envs.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"), [(30, 30), (12.5, 12.5), *((bad, 20) for bad in (None, 0, -1, np.nan, "fast"))]
+)
+def test_an_environment_need_not_know_its_frame_rate(said: Any, taken: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.cli.drawing_envs.Drawn.metadata", {"render_modes": ["rgb_array"], "render_fps": said})
+    experiment = experiment_on()
+    assert films._simulation_rate(experiment.envs) == taken
+    experiment.envs.close()
+
+
+def test_a_picture_that_changes_its_size_is_fitted_to_the_first() -> None:
+    _, shown = filmed(experiment_on(draws="growing"))
+    assert {panel.picture.shape for panels in shown for panel in panels} == {RGB.shape}
+    assert fitted(RGB, RGB) is RGB
+    wide = fitted(np.zeros((10, 100, 3), np.uint8), RGB)
+    assert wide.shape == RGB.shape and wide[0, 0, 0] == 255 and wide[15, 20, 0] == 0  # bordered in white
+
+
+def test_small_pictures_are_enlarged_so_that_captions_can_be_read() -> None:
+    assert enlarged(RGB, 320).shape == (8 * 31, 8 * 41, 3)
+    assert enlarged(RGB, 41) is RGB
+    assert compose([panel(picture=RGB)]).shape[1] >= 320
+
+
+def panel(**fields: Any) -> Panel:
+    """A panel of a dark picture in which nothing has happened yet."""
+    dark = np.zeros((FULL_WIDTH, FULL_WIDTH, 3), np.uint8)
+    return Panel(1, "task 0.50", dark, -1.0, None, None, None)._replace(**fields)
+
+
+def has_color(picture: np.ndarray, color: str) -> bool:
+    rgb = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
+    return bool((np.abs(picture[-60:].astype(int) - rgb).max(-1) <= 2).any())
+
+
+def test_a_panel_says_that_its_episode_has_ended() -> None:
+    going_on, ended, success = (compose([panel(**fields)]) for fields in ({}, {"ended": 37}, {"success": 3}))
+    both = compose([panel(ended=37, success=37)])
+    assert going_on[-30, 240].max() == 0 and ended[-30, 460].min() > 100  # it fades
+    assert [has_color(picture, INK) for picture in (going_on, ended, success)] == [False, True, False]
+    assert [has_color(picture, GREEN) for picture in (going_on, ended, success, both)] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("task", ["", "goal", "x" * 500, "two\nlines", "\u4efb\u52a1 \U0001f600", "a\tb"])
+@pytest.mark.parametrize("width", [1, 41, 480, 1000])
+def test_any_caption_in_any_width(task: str, width: int) -> None:
+    picture = np.zeros((11, width, 3), np.uint8)
+    composed = compose(
+        [panel(task=task, picture=picture, episode_return=-1.2e12, speed=1e6, ended=10**6, success=1)] * 3
+    )
+    assert composed.shape[0] % 2 == composed.shape[1] % 2 == 0
+
+
+def test_a_film_tells_of_the_end_of_an_episode() -> None:
+    film, shown = filmed(experiment_on(ends_after=5))
+    assert film.lengths.tolist() == [5, 5]
+    assert [panels[0].ended for panels in shown] == [None] * 5 + [5]  # the start and 5 time steps
+
+
+def test_an_episode_that_the_horizon_cuts_off_is_not_said_to_have_ended() -> None:
+    film, shown = filmed(experiment_on())
+    assert film.lengths.tolist() == [HORIZON, HORIZON]
+    assert {panel.ended for panels in shown for panel in panels} == {None}
+    assert len(shown) == HORIZON + 1
+
+
+def test_a_film_tells_of_success_and_goes_on() -> None:
+    _, shown = filmed(experiment_on(succeeds_after=3))
+    assert [panels[0].success for panels in shown] == [None] * 3 + [3] * 6
+    _, shown = filmed(experiment_on(succeeds_after=100))
+    assert {panel.success for panels in shown for panel in panels} == {None}
+
+
+@pytest.mark.filterwarnings("ignore:.*not within the observation space")
+def test_numbers_that_are_not_finite_are_no_film() -> None:
+    experiment = experiment_on()
+    meta = initial_state(experiment).meta
+    meta = meta._replace(init={name: leaf * torch.nan for name, leaf in meta.init.items()})
+    with films.open_stage(experiment, 1) as stage:
+        (subject,) = films.adapt(experiment, meta, np.array([[0.5]]), (0,), experiment.streams)
+        with pytest.raises(NonFiniteError, match=r"actions .* not finite"):
+            films.film(experiment, stage, subject, lambda _: None)
+    experiment.envs.close()
+
+
+def a_film(**fields: Any) -> films.Film:
+    """A film of two rollouts of which the second one is shorter."""
+    observations = np.random.default_rng(0).normal(size=(6, 2, 2))
+    film = films.Film(
+        "goal (0.10, 0.20)",
+        np.array([0.1, 0.2]),
+        [0, 1],
+        observations,
+        np.zeros(2),
+        None,
+        np.array([5, 3]),
+        0.1,
+        None,
+        None,
+    )
+    return film._replace(**fields)
+
+
+def lines(figure: Figure) -> Iterator[tuple[str, int]]:
+    """Label and number of points of each line."""
+    return ((str(line.get_label()), len(line.get_xdata())) for line in figure.axes[0].lines)  # type: ignore[arg-type]
+
+
+def test_stills_show_what_the_environment_says() -> None:
+    paths = still([a_film(still="path")])
+    assert paths is not None
+    assert list(lines(paths)) == [("before adaptation", 6), ("1 gradient step", 4), ("start", 1), ("goal", 1)]
+    speeds = still([a_film(still="speed", speeds=np.zeros((5, 2)), target_speed=1.5)] * 5)
+    assert speeds is not None
+    assert list(lines(speeds)) == [("before adaptation", 5), ("1 gradient step", 3), ("target", 2)]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"still": "speed"}, {"still": "path", "observations": np.zeros((6, 2, 1))}, {"still": "portrait"}],
+)
+def test_no_still_of_what_cannot_be_shown(fields: dict[str, Any]) -> None:
+    assert still([a_film(**fields)]) is None
+
+
+def test_a_path_of_tasks_that_are_no_points() -> None:
+    figure = still([a_film(still="path", task=np.array([1.0]), observations=np.full((6, 2, 4), 7.0))])
+    assert figure is not None and "goal" not in dict(lines(figure))
+    assert figure.axes[0].get_xlim()[1] > 7.0
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(OSError, match=r"still\.png"):
+        write_png(tmp_path / "still.png", Figure())
+    with pytest.raises(OSError, match=r"film\.gif"), write_gif(tmp_path / "film.gif", 10.0) as write:
+        write(RGB)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gif_is_made_of_fewer_pictures_where_there_are_many() -> None:
+    for rate, every in ((5.0, 1), (10.0, 1), (20.0, 2), (25.0, 2), (50.0, 4)):
+        gif = Gif(rate)
+        for _ in range(8):
+            gif.add(RGB)
+        assert len(gif._images) == 8 // every and gif._pause == round(1000 * every / rate)
