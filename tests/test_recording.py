@@ -19,7 +19,7 @@ from mamlrl.recording import films
 from mamlrl.recording.panels import FULL_WIDTH, GREEN, INK, Panel, compose
 from mamlrl.recording.pictures import as_picture, enlarged, fitted
 from mamlrl.recording.stills import still
-from mamlrl.recording.writers import Gif, write_gif, write_png
+from mamlrl.recording.writers import Gif, write_gif, write_mp4, write_png
 
 from .cli.drawing_envs import BAD, GOOD, RGB
 
@@ -207,6 +207,26 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.Mon
         write_png(tmp_path / "still.png", Figure())
     with pytest.raises(OSError, match=r"film\.gif"), write_gif(tmp_path / "film.gif", 10.0) as write:
         write(RGB)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("does", ["exit 1", "exit 0", 'for last; do :; done; cat > /dev/null; echo junk > "$last"'])
+def test_an_ffmpeg_that_fails_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    script = tmp_path / "ffmpeg"
+    script.write_text(f"#!/bin/sh\n{does}\n")
+    script.chmod(0o755)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(script))
+    monkeypatch.setattr("imageio_ffmpeg._io.get_first_available_h264_encoder", lambda: "libx264")
+    with pytest.raises(UserError, match=r"film\.mp4: ffmpeg could not write it"):
+        with write_mp4(tmp_path / "film.mp4", 10.0) as write:
+            write(compose([panel()]))
+    assert list(tmp_path.iterdir()) == [script]
+
+
+def test_a_film_that_is_given_up_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), write_mp4(tmp_path / "film.mp4", 10.0) as write:
+        write(compose([panel()]))
+        raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
 
 

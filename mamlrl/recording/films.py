@@ -25,12 +25,12 @@ from mamlrl.experiment import Experiment, draw_tasks, make_envs
 from mamlrl.learners import step_scale
 from mamlrl.recording.panels import Panel
 from mamlrl.recording.pictures import Picture, as_picture, fitted
+from mamlrl.recording.writers import FRAMES_PER_SECOND
 from mamlrl.rounds import adaptation_rounds
 from mamlrl.sampler import TimeStep, collect, one_math_thread, play, reset_to_tasks
 from mamlrl.seeding import Streams
 from mamlrl.structs import MetaParams, Params, Rollouts
 
-FRAMES_PER_SECOND = 25  # at most; of faster simulations some time steps are left out
 SIMULATION_RATE = 20.0  # time steps per second of an environment that does not say its own
 SPEED_WINDOW = 0.5  # s, over which the speed in the caption is a mean
 
@@ -146,14 +146,15 @@ def open_stage(experiment: Experiment, num_rows: int, speed: float = 1.0) -> Ite
     Raises:
         UserError: the environment cannot be rendered, or not here.
     """
-    envs = _rendered_envs(experiment, num_rows)
-    try:
-        first = _first_picture(envs)
+    with contextlib.ExitStack() as stack:
+        with warnings.catch_warnings():  # what they warn of here we take, or say ourselves
+            warnings.filterwarnings("ignore", module="gymnasium|glfw")
+            envs = _rendered_envs(experiment, num_rows)
+            stack.callback(envs.close)
+            first = _first_picture(envs)
         rate = _simulation_rate(envs)
         stride = max(1, round(rate * speed / FRAMES_PER_SECOND))
         yield Stage(envs, 1.0 / rate, stride, rate * speed / stride, first)
-    finally:
-        envs.close()
 
 
 def check_stage(experiment: Experiment) -> None:
@@ -185,9 +186,7 @@ def _rendered_envs(experiment: Experiment, num_rows: int) -> VectorEnv:
 def _first_picture(envs: VectorEnv) -> Picture:
     tasks = draw_tasks(envs, 1, np.random.default_rng(0))
     reset_to_tasks(envs, tasks, np.zeros((1, envs.num_envs), np.int64))
-    with warnings.catch_warnings():  # Gymnasium warns of pictures that we refuse, or take
-        warnings.filterwarnings("ignore", module="gymnasium")
-        return _draw(envs)[0]
+    return _draw(envs)[0]
 
 
 def _simulation_rate(envs: VectorEnv) -> float:
@@ -211,7 +210,10 @@ def _cannot_be_rendered(environment: str, error: Exception) -> UserError:
     cause = " ".join(str(error).split()) or type(error).__name__
     told = "".join(traceback.format_exception(error)) + str(getattr(error, "user_traceback", ""))
     if re.search(r"OpenGL|GLFW|MUJOCO_GL|\bEGL\b", told) and "libegl1" not in told:
-        cause += "; MuJoCo draws with OpenGL: install the EGL library (package libegl1 on Debian and Ubuntu)"
+        cause += (
+            "; MuJoCo draws with OpenGL: without a display it takes the EGL library (package libegl1 on Debian and "
+            "Ubuntu), and MUJOCO_GL=egl or unset"
+        )
     name = "" if environment in cause else f" {environment}"
     return UserError(f"the environment{name} cannot be rendered: {cause}")
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,24 +19,28 @@ from mamlrl.recording.pictures import Picture
 Write = Callable[[Picture], None]
 """Adds a picture to a film."""
 
+FRAMES_PER_SECOND = 25.0  # at most; of faster simulations some time steps are left out
 GIF_FRAMES_PER_SECOND = 12.5  # about; more make the file larger
 
 
 def check_ffmpeg() -> None:
-    """MP4 files can be written.
+    """MP4 files can be written: a small one is, and goes.
 
     Raises:
-        UserError: there is no ffmpeg.
+        UserError: there is no ffmpeg that does.
     """
     try:
-        import imageio_ffmpeg
-
-        imageio_ffmpeg.get_ffmpeg_exe()
-    except (ImportError, RuntimeError) as error:
-        raise UserError(
-            "no ffmpeg was found, which writes MP4 files; pip install imageio-ffmpeg brings one, or install ffmpeg and "
-            "set IMAGEIO_FFMPEG_EXE to its path"
-        ) from error
+        with tempfile.TemporaryDirectory() as folder, write_mp4(Path(folder, "film.mp4"), FRAMES_PER_SECOND) as write:
+            write(np.zeros((16, 16, 3), np.uint8))
+    except (UserError, ImportError) as error:
+        if named := os.environ.get("IMAGEIO_FFMPEG_EXE"):
+            told = f"IMAGEIO_FFMPEG_EXE={named} is no ffmpeg that writes MP4 files; unset it to take imageio-ffmpeg's"
+        else:
+            told = (
+                "no ffmpeg was found that writes MP4 files; pip install imageio-ffmpeg brings one, or install ffmpeg and "
+                "set IMAGEIO_FFMPEG_EXE to its path"
+            )
+        raise UserError(told) from error
 
 
 @contextlib.contextmanager
@@ -66,7 +72,7 @@ def write_mp4(path: Path, frames_per_second: float) -> Iterator[Write]:
                     ffmpeg.send(None)
                 ffmpeg.send(picture.tobytes())
                 written += 1
-            except OSError as error:
+            except (OSError, RuntimeError) as error:  # it died, or there is none, or none that knows H.264
                 raise _ffmpeg_failed(path) from error
 
         try:
@@ -76,7 +82,7 @@ def write_mp4(path: Path, frames_per_second: float) -> Iterator[Write]:
                 ffmpeg.close()
         try:  # whether ffmpeg could write to the end, it does not say
             complete = imageio_ffmpeg.count_frames_and_secs(str(temporary))[0] >= written
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             raise _ffmpeg_failed(path) from error
         if not complete:
             raise _ffmpeg_failed(path)
