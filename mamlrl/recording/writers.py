@@ -37,8 +37,8 @@ def check_ffmpeg() -> None:
             told = f"IMAGEIO_FFMPEG_EXE={named} is no ffmpeg that writes MP4 files; unset it to take imageio-ffmpeg's"
         else:
             told = (
-                "no ffmpeg was found that writes MP4 files; pip install imageio-ffmpeg brings one, or install ffmpeg and "
-                "set IMAGEIO_FFMPEG_EXE to its path"
+                "no ffmpeg was found that writes MP4 files; pip install imageio-ffmpeg brings one, or install ffmpeg "
+                "and set IMAGEIO_FFMPEG_EXE to its path"
             )
         raise UserError(told) from error
 
