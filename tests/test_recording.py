@@ -122,7 +122,8 @@ def test_any_caption_in_any_width(task: str, width: int) -> None:
 def test_a_film_tells_of_the_end_of_an_episode() -> None:
     film, shown = filmed(experiment_on(ends_after=5))
     assert film.lengths.tolist() == [5, 5]
-    assert [panels[0].ended for panels in shown] == [None] * 5 + [5]  # the start and 5 time steps
+    held = 10  # pictures in a second
+    assert [panels[0].ended for panels in shown] == [None] * 5 + [5] * (1 + held)  # the start and 5 time steps
 
 
 def test_an_episode_that_the_horizon_cuts_off_is_not_said_to_have_ended() -> None:

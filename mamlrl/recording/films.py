@@ -32,6 +32,7 @@ from mamlrl.seeding import Streams
 from mamlrl.structs import MetaParams, Params, Rollouts
 
 SIMULATION_RATE = 20.0  # time steps per second of an environment that does not say its own
+HOLD = 1.0  # s, for which a last picture stays that says how an episode has ended
 SPEED_WINDOW = 0.5  # s, over which the speed in the caption is a mean
 
 
@@ -238,11 +239,13 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
     start = reset_to_tasks(envs, np.tile(subject.task, (num_rows, 1)), np.full((num_rows, 1), subject.seed))
     log = _Log(start, description=envs.describe_task(subject.task))  # type: ignore[attr-defined]
 
-    def picture() -> None:
+    def picture() -> list[Panel]:
         pictures = [fitted(one, stage.first) for one in _draw(envs)]
-        show(log.panels(subject.steps, pictures, max(1, round(SPEED_WINDOW / stage.time_step))))
+        panels = log.panels(subject.steps, pictures, max(1, round(SPEED_WINDOW / stage.time_step)))
+        show(panels)
+        return panels
 
-    picture()
+    last = picture()
     rollout = play(
         envs,
         policy,
@@ -258,9 +261,12 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
         log.add(step)
         time += 1
         if time % stage.stride == 0:
-            picture()
+            last = picture()
     if time % stage.stride:
-        picture()
+        last = picture()
+    if any(panel.ended is not None for panel in last):
+        for _ in range(round(HOLD * stage.frames_per_second)):
+            show(last)
     speeds = np.array(log.speeds)
     return Film(
         log.description,

@@ -97,9 +97,9 @@ def test_an_environment_of_ones_own_with_discrete_actions(command: Command, reco
     ("family", "cause"),
     [
         ("Text", "need the render mode 'rgb_array', its metadata['render_modes'] names 'ansi'"),
-        ("Undeclared", "'render_mode'"),
+        ("Undeclared", "render_mode"),
         ("NeedsPackage", "pygame is not installed"),
-        ("Drawn", "render() returned text, not a picture"),
+        ("Drawn", "returned"),
     ],
 )
 def test_an_environment_that_cannot_draw_is_refused_before_anything_is_computed(
@@ -215,7 +215,7 @@ def test_a_gif_has_the_speed_of_the_film(command: Command, record: Command, spee
 def test_a_film_that_fails_leaves_the_others_whole(command: Command, record: Command) -> None:
     train_toy(command, "Drawn", "--environment.kwargs.fails_at 15")  # one at the start, 9 each film
     outcome = record("run --tasks 3 --steps 0 --out films")
-    assert_fails(outcome, 1, "cannot be rendered: the camera fell over")
+    assert_fails(outcome, 1, "cannot be rendered: ", "the camera fell over")
     assert os.listdir("films") == ["task-1.mp4"]
 
 
