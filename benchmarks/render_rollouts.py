@@ -23,8 +23,9 @@ from matplotlib import pyplot as plt
 
 from mamlrl.errors import UserError
 from mamlrl.experiment import draw_tasks, initial_state, make_experiment
-from mamlrl.recording.films import adapt, film, open_stage
+from mamlrl.recording.films import adapt, film
 from mamlrl.recording.panels import Panel
+from mamlrl.recording.stage import open_stage
 from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 from mamlrl.seeding import Stream
 

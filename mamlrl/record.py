@@ -68,6 +68,7 @@ def _record(argv: Sequence[str]) -> int:
     from mamlrl.learners import find_learner
     from mamlrl.recording import films, writers  # imports torch, which takes seconds: --help has answered by now
     from mamlrl.recording.panels import compose
+    from mamlrl.recording.stage import open_stage
     from mamlrl.recording.stills import still
     from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
     from mamlrl.seeding import Stream, Streams
@@ -98,7 +99,7 @@ def _record(argv: Sequence[str]) -> int:
         if options.task:
             tasks = check_task(np.array([options.task]), tasks, experiment.envs)
         made = []
-        with films.open_stage(experiment, len(steps), options.speed) as stage:
+        with open_stage(experiment, len(steps), options.speed) as stage:
             for name, subject in zip(names, films.adapt(experiment, meta, tasks, steps, streams), strict=True):
                 folder.mkdir(parents=True, exist_ok=True)
                 with write_film(folder / name, stage.frames_per_second) as write:

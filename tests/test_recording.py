@@ -15,9 +15,10 @@ from matplotlib.figure import Figure
 from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfig
 from mamlrl.errors import NonFiniteError, UserError
 from mamlrl.experiment import Experiment, initial_state, make_experiment
-from mamlrl.recording import films
+from mamlrl.recording import films, stage
 from mamlrl.recording.panels import FULL_WIDTH, GREEN, INK, Panel, compose
 from mamlrl.recording.pictures import as_picture, enlarged, fitted
+from mamlrl.recording.stage import check_stage, open_stage
 from mamlrl.recording.stills import still
 from mamlrl.recording.writers import Gif, write_gif, write_mp4, write_png
 
@@ -40,9 +41,9 @@ def filmed(experiment: Experiment, steps: tuple[int, ...] = (0, 1)) -> tuple[fil
     """A film of one task, and its panels."""
     shown: list[list[Panel]] = []
     meta, task = initial_state(experiment).meta, np.array([[0.5]])
-    with films.open_stage(experiment, len(steps)) as stage:
+    with open_stage(experiment, len(steps)) as open_:
         (subject,) = films.adapt(experiment, meta, task, steps, experiment.streams)
-        film = films.film(experiment, stage, subject, shown.append)
+        film = films.film(experiment, open_, subject, shown.append)
     experiment.envs.close()
     return film, shown
 
@@ -59,7 +60,7 @@ def test_what_environments_draw(kind: str) -> None:
 def test_what_no_film_can_be_made_of_is_one_line(kind: str) -> None:
     experiment = experiment_on(draws=kind)
     with pytest.raises(UserError, match=r"cannot be rendered: .") as raised:
-        films.check_stage(experiment)
+        check_stage(experiment)
     message = str(raised.value)
     assert "\n" not in message and len(message) < 300
     assert ("libegl1" in message) == (kind == "OpenGL")
@@ -72,7 +73,7 @@ def test_what_no_film_can_be_made_of_is_one_line(kind: str) -> None:
 def test_an_environment_need_not_know_its_frame_rate(said: Any, taken: float, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.cli.drawing_envs.Drawn.metadata", {"render_modes": ["rgb_array"], "render_fps": said})
     experiment = experiment_on()
-    assert films._simulation_rate(experiment.envs) == taken
+    assert stage._simulation_rate(experiment.envs) == taken
     experiment.envs.close()
 
 
@@ -145,10 +146,10 @@ def test_numbers_that_are_not_finite_are_no_film() -> None:
     experiment = experiment_on()
     meta = initial_state(experiment).meta
     meta = meta._replace(init={name: leaf * torch.nan for name, leaf in meta.init.items()})
-    with films.open_stage(experiment, 1) as stage:
+    with open_stage(experiment, 1) as open_:
         (subject,) = films.adapt(experiment, meta, np.array([[0.5]]), (0,), experiment.streams)
         with pytest.raises(NonFiniteError, match=r"actions .* not finite"):
-            films.film(experiment, stage, subject, lambda _: None)
+            films.film(experiment, open_, subject, lambda _: None)
     experiment.envs.close()
 
 

@@ -8,8 +8,9 @@ from mamlrl.errors import UserError
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
 from mamlrl.learners import evaluation_steps
 from mamlrl.learners.base import LearnerState
-from mamlrl.recording.films import adapt, check_stage, film, open_stage
+from mamlrl.recording.films import adapt, film
 from mamlrl.recording.panels import Panel, compose
+from mamlrl.recording.stage import check_stage, open_stage
 from mamlrl.recording.writers import Gif, check_ffmpeg, write_mp4
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.seeding import Stream

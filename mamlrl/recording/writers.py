@@ -81,10 +81,10 @@ def write_mp4(path: Path, frames_per_second: float) -> Iterator[Write]:
             if ffmpeg is not None:
                 ffmpeg.close()
         try:  # whether ffmpeg could write to the end, it does not say
-            complete = imageio_ffmpeg.count_frames_and_secs(str(temporary))[0] >= written
+            readable = imageio_ffmpeg.count_frames_and_secs(str(temporary))[0] or 0
         except (OSError, RuntimeError) as error:
             raise _ffmpeg_failed(path) from error
-        if not complete:
+        if readable < written:
             raise _ffmpeg_failed(path)
 
 
