@@ -94,7 +94,12 @@ class InnerStep:
 
     @cached_property
     def params(self) -> Params:
-        """Phi' = phi - a * grad L(phi): stacked where a leaf adapts; the others stay as they are."""
+        """Phi' = phi - a * grad L(phi): stacked where a leaf adapts; the others stay as they are.
+
+        Raises:
+            ValueError: a step size has neither its leaf's shape nor none.
+        """
+        self._check_sizes()
         return {
             name: leaf - self._size(name) * self.gradient[name] if name in self.step_sizes else leaf
             for name, leaf in self.start.items()
@@ -105,7 +110,8 @@ class InnerStep:
 
         Args:
             tangent: d phi, shared or stacked.
-            size_tangent: d a, with the leaves and shapes of the step sizes; None for no change of them.
+            size_tangent: d a, with the shapes of the step sizes; None for no change of them. That of a leaf without a
+                step size changes nothing.
         """
         result = dict(tangent)
         if not self.first_order:
@@ -115,7 +121,8 @@ class InnerStep:
                 for name, leaf in result.items()
             }
         for name, change in (size_tangent or {}).items():
-            result[name] = result[name] - self.scale * change * self.gradient[name]
+            if name in self.step_sizes:
+                result[name] = result[name] - self.scale * change * self.gradient[name]
         return result
 
     def pullback(self, cotangent: Params) -> Params:
@@ -135,11 +142,17 @@ class InnerStep:
         for name, size in self.step_sizes.items():
             product = -self.scale * cotangent[name] * self.gradient[name]
             whole_leaf = not isinstance(size, Tensor) or size.dim() == 0
-            result[name] = product.flatten(1).sum(1) if whole_leaf else product
+            result[name] = product.reshape(len(product), -1).sum(1) if whole_leaf else product
         return result
 
     def _size(self, name: str) -> float | Tensor:
         return self.scale * self.step_sizes[name]
+
+    def _check_sizes(self) -> None:
+        for name, size in self.step_sizes.items():
+            shape = list(self.gradient[name].shape[1:])
+            if isinstance(size, Tensor) and list(size.shape) not in ([], shape):
+                raise ValueError(f"the step size of {name} has shape {list(size.shape)}; it must be {shape} or []")
 
     @cached_property
     def _hessian(self) -> Callable[[Params], Params]:

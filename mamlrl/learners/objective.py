@@ -68,7 +68,7 @@ class Path(NamedTuple):
             if sizes:
                 entry = self.meta.entry_of(number)
                 by_size = step.pullback_to_sizes(cotangent)
-                sizes[entry] = {name: leaf + by_size[name] for name, leaf in sizes[entry].items()}
+                sizes[entry] = {name: leaf + by_size.get(name, 0.0) for name, leaf in sizes[entry].items()}
             cotangent = step.pullback(cotangent)
         init = {name: cotangent[name] for name in self.meta.init}
         return MetaParams(mean_params_over_tasks(init), tuple(mean_params_over_tasks(entry) for entry in sizes))

@@ -7,6 +7,7 @@ in tests.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -34,11 +35,15 @@ class AutogradLinearization:
         with torch.enable_grad():
             self._outputs = outputs(self._params, observations)
         self.outputs = self._outputs.detach()
-        self._zero_sweep = _ReverseSweep(self._outputs, self._params, torch.zeros_like(self.outputs))
 
     def pushforward(self, tangent: Params) -> Tensor:
         """Jacobian-vector product, [M, B, T, Z]."""
-        return self._zero_sweep.derivative(tangent)[1]
+        return self._sweep.derivative(tangent)[1]
+
+    @cached_property
+    def _sweep(self) -> _ReverseSweep:
+        """At any cotangent, made for the first product: an inner step that is only taken needs none."""
+        return _ReverseSweep(self._outputs, self._params, torch.zeros_like(self.outputs))
 
     def pullback(self, cotangent: Tensor) -> Params:
         """Vector-Jacobian product per task, stacked Params."""
