@@ -121,7 +121,7 @@ class DiagonalGaussian:
         _, log_std = outputs.split(self.action_dim, dim=-1)
         free = log_std >= math.log(self.min_std)  # at the bound itself the gradient of clamp passes
         precision = torch.exp(-2 * log_std.clamp(min=math.log(self.min_std)))
-        return tangent * torch.cat([precision, 2.0 * free], dim=-1)
+        return tangent * torch.cat([precision, 2 * free.to(precision.dtype)], dim=-1)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Weights of a batch sum to one over the valid time steps of a task, so that every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -28,7 +29,7 @@ def log_prob_loss(distribution: Distribution, outputs: Tensor, batch: Batch) -> 
     Raises:
         ValueError: the outputs do not belong to the batch.
     """
-    _check(outputs, batch)
+    _check(distribution, outputs, batch)
     log_probs = distribution.log_prob(outputs, batch.actions)
     return -weighted_sum(batch.weights * batch.advantages, log_probs)
 
@@ -42,7 +43,7 @@ def likelihood_ratio_loss(distribution: Distribution, outputs: Tensor, batch: Ba
     Raises:
         ValueError: the outputs do not belong to the batch.
     """
-    _check(outputs, batch)
+    _check(distribution, outputs, batch)
     log_ratios = distribution.log_prob(outputs, batch.actions) - batch.log_probs
     # padding was not sampled by anything: its ratio may be infinite, and 0 times that is no number
     log_ratios = torch.where(batch.weights > 0, log_ratios, 0.0)
@@ -58,7 +59,12 @@ def mean_kl(distribution: Distribution, outputs: Tensor, new_outputs: Tensor, we
     Raises:
         ValueError: the shapes do not agree.
     """
-    check_shapes(("outputs", outputs, "MBTZ"), ("new_outputs", new_outputs, "MBTZ"), ("weights", weights, "MBT"))
+    check_shapes(
+        ("outputs", outputs, "MBTZ"),
+        ("new_outputs", new_outputs, "MBTZ"),
+        ("weights", weights, "MBT"),
+        Z=distribution.num_outputs,
+    )
     return weighted_sum(weights, distribution.kl(outputs, new_outputs))
 
 
@@ -72,11 +78,13 @@ def mean_params_over_tasks(stacked: Params) -> Params:
     return {name: mean_over_tasks(leaf) for name, leaf in stacked.items()}
 
 
-def _check(outputs: Tensor, batch: Batch) -> None:
+def _check(distribution: Distribution, outputs: Tensor, batch: Batch) -> None:
     check_shapes(
         ("weights", batch.weights, "MBT"),
         ("outputs", outputs, "MBTZ"),
         ("log_probs", batch.log_probs, "MBT"),
         ("advantages", batch.advantages, "MBT"),
-        ("actions", batch.actions, "MBTA"[: batch.actions.dim()]),
+        ("actions", batch.actions, "MBTA"[: 3 + len(distribution.noise_shape)]),
+        A=math.prod(distribution.noise_shape),  # an action is as large as its noise
+        Z=distribution.num_outputs,
     )

@@ -85,24 +85,24 @@ class MetaBatch(NamedTuple):
     """sampled by the adapted policies"""
 
 
-def check_shapes(*tensors: tuple[str, Tensor, str]) -> None:
+def check_shapes(*tensors: tuple[str, Tensor, str], **known: int) -> None:
     """Ranks and dimensions agree: the same letter of the legend stands for the same size everywhere.
 
     Args:
         *tensors: name, tensor, and a letter for every dimension, such as ``("weights", batch.weights, "MBT")``.
+        **known: sizes of letters that are known beforehand, such as ``A=3``.
 
     Raises:
         ValueError: a tensor has another number of dimensions, or another size than one before it; names it.
     """
-    sizes: dict[str, int] = {}
     for name, tensor, letters in tensors:
-        shape = tuple(tensor.shape)
-        agree = len(shape) == len(letters) and all(
-            sizes.setdefault(letter, size) == size for letter, size in zip(letters, shape, strict=True)
-        )
-        if not agree:
-            known = ", ".join(f"{letter} = {size}" for letter, size in sizes.items())
-            raise ValueError(f"{name} has shape {list(shape)}; it must be [{', '.join(letters)}] with {known}")
+        shape = list(tensor.shape)
+        sizes = dict(zip(letters, shape, strict=False))
+        if len(shape) != len(letters) or known | sizes != sizes | known:
+            fixed = ", ".join(f"{letter} = {known[letter]}" for letter in letters if letter in known)
+            wanted = f"[{', '.join(letters)}]{' with ' * bool(fixed)}{fixed}"
+            raise ValueError(f"{name} has shape {shape}; it must be {wanted}")
+        known |= sizes
 
 
 def stack(params: Params, num_tasks: int, shapes: Mapping[str, tuple[int, ...]]) -> Params:

@@ -42,7 +42,7 @@ class NetworkPolicy:
         """Distribution parameters [M, B, T, Z]; differentiable.
 
         Raises:
-            ValueError: the observations have another number of dimensions.
+            ValueError: the observations have another number of dimensions, or of numbers than there are scales.
         """
         return self.network.outputs(*self._inputs(params, observations))
 
@@ -55,7 +55,8 @@ class NetworkPolicy:
 
     def _inputs(self, params: Params, observations: Tensor) -> tuple[Params, Tensor]:
         """Stacked parameters, and the observations as the network sees them."""
-        check_shapes(("observations", observations, "MBTO"))
+        known = {"O": len(self._scale)} if self._scale else {}
+        check_shapes(("observations", observations, "MBTO"), **known)
         scaled = observations * observations.new_tensor(self._scale) if self._scale else observations
         return stack(params, len(observations), self._shapes), scaled
 
@@ -75,8 +76,15 @@ class WithFreeOutputs:
         self._network, self._count, self._value = network, count, value
 
     def init_params(self, generator: torch.Generator) -> Params:
-        """Those of the network, and ``free`` [F]."""
-        return {**self._network.init_params(generator), "free": torch.full((self._count,), self._value)}
+        """Those of the network, and ``free`` [F].
+
+        Raises:
+            ValueError: the network has a parameter of that name.
+        """
+        params = self._network.init_params(generator)
+        if "free" in params:
+            raise ValueError("the network has a parameter named free, which is the name of the free outputs")
+        return {**params, "free": torch.full((self._count,), self._value)}
 
     def outputs(self, params: Params, observations: Tensor) -> Tensor:
         """[M, B, T, Z + F]."""
