@@ -1,106 +1,228 @@
 """Small random problems, and the independent computations that the core is compared with.
 
 The reference differentiates through the adaptation by plain autograd, one task at a time: it shares the policy's
-forward pass and the losses with the code under test, and neither its sweeps nor its batching.
+forward pass, the losses and the order of a flat vector with the code under test, and neither its sweeps, nor its
+inner step, nor its batching. How a learner adapts is said once more, as a `Rule`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from mamlrl.config import AdaptationConfig, Config, PolicyConfig, TrustRegionConfig
-from mamlrl.learners.maml import MAML, AdaptedSurrogate, unflatten
-from mamlrl.objectives import likelihood_ratio_loss, mean_kl
+from mamlrl.learners.base import Learner
+from mamlrl.learners.maml import MAML
+from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss, mean_kl
+from mamlrl.policies import make_policy as make_policy_for
 from mamlrl.policies.base import Policy
-from mamlrl.policies.categorical_mlp import CategoricalMLP
-from mamlrl.policies.gaussian_mlp import GaussianMLP
-from mamlrl.structs import Batch, MetaBatch, Params
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, unflatten
 
-OBSERVATION, ACTIONS, ROWS = 4, 3, 15
+OBSERVATION, ACTIONS, ROLLOUTS, TIME = 4, 3, 3, 5
+STEP_SIZE = 0.3
 
 
-def make_policy(kind: str, activation: str = "tanh", min_std: float = 1e-6) -> Policy:
-    config = PolicyConfig(hidden_sizes=(7, 6), activation=activation, initial_std=0.7, min_std=min_std)  # type: ignore[arg-type]
-    return (GaussianMLP if kind == "gaussian" else CategoricalMLP)(config, OBSERVATION, ACTIONS)
+def observation_space() -> spaces.Box:
+    return spaces.Box(-1.0, 1.0, (OBSERVATION,))
+
+
+def action_space(kind: str) -> spaces.Space:
+    return spaces.Discrete(ACTIONS) if kind == "categorical" else spaces.Box(-1.0, 1.0, (ACTIONS,))
+
+
+def make_policy(kind: str, activation: str = "tanh", min_std: float = 1e-6, network: str = "auto") -> Policy:
+    config = PolicyConfig(
+        network=network,
+        hidden_sizes=(5, 4),
+        activation=activation,  # type: ignore[arg-type]
+        initial_std=0.7,
+        min_std=min_std,
+    )
+    return make_policy_for(config, observation_space(), action_space(kind))
 
 
 def random_params(policy: Policy, generator: torch.Generator, num_tasks: int | None = None) -> Params:
     """Initial parameters with noise on every leaf, shared or stacked."""
     lead = () if num_tasks is None else (num_tasks,)
     return {
-        name: leaf.double() + 0.2 * torch.randn(*lead, *leaf.shape, generator=generator)
+        name: leaf.double() + 0.2 * torch.randn((*lead, *leaf.shape), generator=generator)
         for name, leaf in policy.init_params(generator).items()
     }
 
 
+def random_like(params: Params, generator: torch.Generator) -> Params:
+    return {name: torch.randn(leaf.shape, generator=generator) for name, leaf in params.items()}
+
+
+def random_mask(num_tasks: int, generator: torch.Generator) -> Tensor:
+    """Rollouts [M, B, T] of different lengths: the first of each task is whole, the others may be padded."""
+    lengths = torch.randint(1, TIME + 1, (num_tasks, ROLLOUTS), generator=generator)
+    lengths[:, 0] = TIME
+    return (torch.arange(TIME) < lengths.unsqueeze(-1)).double()
+
+
 def random_batch(policy: Policy, params: Params, num_tasks: int, generator: torch.Generator) -> Batch:
-    """Rows that the policy itself sampled, a fifth of them padding, with random advantages."""
-    observations = torch.randn(num_tasks, ROWS, OBSERVATION, generator=generator)
+    """Time steps that the policy itself sampled, with padded tails and random advantages."""
+    rows = (num_tasks, ROLLOUTS, TIME)
+    observations = torch.randn(*rows, OBSERVATION, generator=generator)
     outputs = policy.outputs(params, observations).detach()
-    shape = (num_tasks, ROWS, *policy.distribution.noise_shape)
     draw = torch.randn if policy.distribution.noise == "normal" else torch.rand
-    actions = policy.distribution.sample(outputs, draw(shape, generator=generator))
-    mask = (torch.rand(num_tasks, ROWS, generator=generator) > 0.2).double()
-    mask[:, 0] = 1
+    noise = draw((*rows, *policy.distribution.noise_shape), generator=generator)
+    actions = policy.distribution.sample(outputs, noise)
+    mask = random_mask(num_tasks, generator)
     return Batch(
         observations,
         actions,
         policy.distribution.log_prob(outputs, actions),
-        torch.randn(num_tasks, ROWS, generator=generator),
-        mask / mask.sum(1, keepdim=True),
+        torch.randn(rows, generator=generator),
+        mask / mask.sum((1, 2), keepdim=True),
     )
 
 
-def make_learner(policy: Policy, steps: int = 1, fraction: float = 1.0, **adaptation: object) -> MAML:
-    config = Config(
-        adaptation=AdaptationConfig(steps=steps, step_size=0.3, **adaptation),  # type: ignore[arg-type]
+def make_config(
+    steps: int = 1, inner_loss: str = "likelihood_ratio", fraction: float = 1.0, **changes: object
+) -> Config:
+    return Config(
+        adaptation=AdaptationConfig(steps=steps, step_size=STEP_SIZE, inner_loss=inner_loss),  # type: ignore[arg-type]
         trust_region=TrustRegionConfig(curvature_fraction=fraction),
+        **changes,  # type: ignore[arg-type]
     )
-    return MAML(policy, config)
+
+
+def make_maml(policy: Policy, first_order: bool = False, **settings: object) -> MAML:
+    return MAML(policy, make_config(**settings), first_order)  # type: ignore[arg-type]
 
 
 def sample_meta_batch(
-    learner: MAML, params: Params, num_tasks: int, steps: int, generator: torch.Generator
+    learner: Learner, meta: MetaParams, num_tasks: int, steps: int, generator: torch.Generator
 ) -> tuple[MetaBatch, Params]:
     """A meta-batch whose batches were each sampled by the policies adapted so far; and the adapted parameters."""
-    support = []
-    for _ in range(steps):
+    params, support = learner.start(meta), []
+    for step in range(steps):
         support.append(random_batch(learner.policy, params, num_tasks, generator))
-        params = learner.adapt(params, support[-1])
+        params = learner.adapt(meta, params, support[-1], step).params
     return MetaBatch(tuple(support), random_batch(learner.policy, params, num_tasks, generator)), params
 
 
+def select(batch: Batch, tasks: slice | Tensor) -> Batch:
+    """Some of the tasks of a batch."""
+    return Batch(*(leaf[tasks] for leaf in batch))
+
+
 def one_task(batch: Batch, task: int) -> Batch:
-    return Batch(*(leaf[task : task + 1] for leaf in batch))
+    return select(batch, slice(task, task + 1))
 
 
-def reference_adapt(learner: MAML, params: Params, batches: Sequence[Batch]) -> Params:
-    """Adapt on one task by autograd; differentiable."""
-    step_sizes = dict.fromkeys(learner.adapted_leaves or params, learner.settings.step_size)
-    for batch in batches:
-        outputs = learner.policy.outputs(params, batch.observations)
-        loss = learner.inner_loss(learner.policy.distribution, outputs, batch).sum()
-        gradients = torch.autograd.grad(loss, list(params.values()), create_graph=True)
-        params = {
-            name: leaf - step_sizes.get(name, 0.0) * gradient
-            for (name, leaf), gradient in zip(params.items(), gradients, strict=True)
-        }
+def padded(batch: Batch, extra: int = 2) -> Batch:
+    """The same batch with `extra` more time steps of padding, and with garbage in all of it."""
+
+    def lengthened(leaf: Tensor) -> Tensor:
+        return torch.cat([leaf, leaf[:, :, :extra]], dim=2)
+
+    longer = Batch(*map(lengthened, batch))
+    weights = torch.cat([batch.weights, torch.zeros_like(batch.weights[:, :, :extra])], dim=2)
+    valid = weights > 0
+    return Batch(
+        torch.where(valid.unsqueeze(-1), longer.observations, 7.0),
+        torch.where(valid if longer.actions.dim() == 3 else valid.unsqueeze(-1), longer.actions, 1),
+        torch.where(valid, longer.log_probs, -3.0),
+        torch.where(valid, longer.advantages, 1e3),
+        weights,
+    )
+
+
+class Rule(NamedTuple):
+    """How a learner adapts: its start, and the step sizes of inner step k, as functions of what it meta-learns."""
+
+    policy: Policy
+    loss: str = "likelihood_ratio"
+    start: Callable[[MetaParams], Params] = lambda meta: meta.init
+    sizes: Callable[[MetaParams, int], StepSizes] = lambda meta, step: dict.fromkeys(meta.init, STEP_SIZE)
+
+
+def reference_adapt(rule: Rule, meta: MetaParams, batches: Sequence[Batch]) -> Params:
+    """Adapted parameters of the one task in the batches, by autograd; differentiable."""
+    params = {name: leaf.unsqueeze(0) for name, leaf in rule.start(meta).items()}
+    for step, batch in enumerate(batches):
+        params = reference_step(rule, params, batch, rule.sizes(meta, step))
     return params
 
 
-def reference_objective(
-    learner: MAML, like: Params, vector: Tensor, meta_batch: MetaBatch, objective: AdaptedSurrogate
-) -> tuple[Tensor, Tensor]:
-    """Surrogate and mean KL at the flat parameters `vector`, task by task; differentiable."""
-    distribution, surrogates, kls = learner.policy.distribution, [], []
-    for task in range(len(meta_batch.query.weights)):
-        params = {name: leaf.unsqueeze(0) for name, leaf in unflatten(vector, like).items()}
-        params = reference_adapt(learner, params, [one_task(batch, task) for batch in meta_batch.support])
-        query = one_task(objective.query, task)
-        outputs = learner.policy.outputs(params, query.observations)
-        surrogates.append(likelihood_ratio_loss(distribution, outputs, query))
-        kls.append(mean_kl(distribution, objective.old_outputs[task : task + 1], outputs, query.weights))
-    return torch.stack(surrogates).mean(), torch.stack(kls).mean()
+def reference_step(rule: Rule, params: Params, batch: Batch, sizes: Mapping[str, float | Tensor]) -> Params:
+    """One gradient step on one task, by autograd; differentiable, in the parameters (leading 1) and in the sizes."""
+    params = {name: leaf if leaf.requires_grad else leaf.detach().requires_grad_() for name, leaf in params.items()}
+    outputs = rule.policy.outputs(params, batch.observations)
+    loss = INNER_LOSSES[rule.loss](rule.policy.distribution, outputs, batch).sum()
+    adapting = list(sizes)
+    gradients = torch.autograd.grad(
+        loss, [params[name] for name in adapting], create_graph=True, allow_unused=True, materialize_grads=True
+    )
+    steps = {name: sizes[name] * gradient for name, gradient in zip(adapting, gradients, strict=True)}
+    return {name: leaf - steps[name] if name in steps else leaf for name, leaf in params.items()}
+
+
+class Reference:
+    """Surrogate and mean KL of the adapted policies, task by task; differentiable functions of a flat vector.
+
+    Args:
+        rule: how the learner adapts.
+        built: where the KL is measured from.
+        meta_batch: support and query batches.
+    """
+
+    def __init__(self, rule: Rule, built: MetaParams, meta_batch: MetaBatch):
+        self._rule, self._built, self._meta_batch = rule, built, meta_batch
+
+    def _tasks(self, vector: Tensor) -> list[tuple[Params, Params, Batch]]:
+        """Adapted parameters at the vector and where the objective was built, and the query batch, by task."""
+        meta, tasks = unflatten(vector, self._built), []
+        for task in range(len(self._meta_batch.query.weights)):
+            support = [one_task(batch, task) for batch in self._meta_batch.support]
+            old = {name: leaf.detach() for name, leaf in reference_adapt(self._rule, self._built, support).items()}
+            tasks.append((reference_adapt(self._rule, meta, support), old, one_task(self._meta_batch.query, task)))
+        return tasks
+
+    def surrogate(self, vector: Tensor) -> Tensor:
+        """-mean of ratio times advantage, the ratio to the policy that sampled; mean over tasks."""
+        policy, values = self._rule.policy, []
+        for params, _, query in self._tasks(vector):
+            outputs = policy.outputs(params, query.observations)
+            values.append(likelihood_ratio_loss(policy.distribution, outputs, query))
+        return torch.cat(values).mean()
+
+    def kl(self, vector: Tensor) -> Tensor:
+        """Mean KL from the adapted policies where the objective was built."""
+        policy, values = self._rule.policy, []
+        for params, old, query in self._tasks(vector):
+            outputs, old_outputs = (policy.outputs(each, query.observations) for each in (params, old))
+            values.append(mean_kl(policy.distribution, old_outputs, outputs, query.weights))
+        return torch.cat(values).mean()
+
+    def gradient(self, vector: Tensor) -> Tensor:
+        """Of the surrogate."""
+        vector = vector.detach().clone().requires_grad_()
+        return torch.autograd.grad(self.surrogate(vector), vector)[0]
+
+    def kl_hessian_product(self, point: Tensor, vector: Tensor) -> Tensor:
+        """By reverse over reverse mode."""
+        return torch.autograd.functional.hvp(self.kl, point.detach().clone(), vector)[1]
+
+    def kl_hessian(self, vector: Tensor) -> Tensor:
+        """Dense."""
+        hessian = torch.autograd.functional.hessian(self.kl, vector.detach().clone(), vectorize=True)
+        assert isinstance(hessian, Tensor)
+        return hessian
+
+
+def central_difference(function: Callable[[Tensor], float], point: Tensor, direction: Tensor, h: float = 3e-4) -> float:
+    """Derivative along a direction, by four values.
+
+    The step is h long, whatever the direction: errors are of order h^4 from truncation and 1e-16 / h from rounding.
+    """
+    h = h / float(direction.norm())
+    near, far = (function(point + n * h * direction) - function(point - n * h * direction) for n in (1, 2))
+    return (8 * near - far) / (12 * h)

@@ -96,18 +96,81 @@ def test_padding_changes_nothing(generator):
     torch.testing.assert_close(clean, dirty)
 
 
+def rollouts_of(rewards: torch.Tensor, mask: torch.Tensor | None = None) -> Rollouts:
+    """Rollouts with given rewards [M, B, T], and two observations that tell nothing."""
+    mask = torch.ones_like(rewards) if mask is None else mask
+    zeros = torch.zeros(*rewards.shape, 2)
+    return Rollouts(zeros, zeros[..., :1], rewards, rewards * mask, rewards * 0, mask, zeros[:, :, 0])
+
+
 def test_constant_rewards_and_observations_stay_finite():
-    ones = torch.ones(1, 2, 3)
-    rollouts = Rollouts(
-        torch.zeros(1, 2, 3, 1), torch.zeros(1, 2, 3, 1), ones, ones, ones * 0, ones, torch.zeros(1, 2, 1)
-    )
-    batch, metrics = make_batch(rollouts, SamplingConfig())
-    assert batch.advantages.isfinite().all() and np.isfinite(metrics["baseline/explained_variance"])
+    batch, explained = make_batch(rollouts_of(torch.ones(1, 2, 3)), SamplingConfig())
+    assert batch.advantages.isfinite().all() and np.isfinite(explained)
 
 
-def test_a_batch_lists_rows_rollout_by_rollout_with_mean_weights(generator):
+@pytest.mark.parametrize("level", [-1e6, -1.0, 1e-9, 0.0, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("padded", [False, True])
+def test_nothing_is_explained_of_returns_that_do_not_vary(level, padded, generator):
+    """All of the return comes with the last step: without a discount it is the same everywhere."""
+    mask = torch.ones(2, 4, 6)
+    if padded:
+        mask[:, 1, 3:], mask[1, 2, 1:] = 0, 0
+    last = mask * (mask.cumsum(-1) == mask.sum(-1, keepdim=True))
+    rollouts = rollouts_of(level * last, mask)
+    varied = rollouts._replace(observations=torch.randn(2, 4, 6, 2, generator=generator))
+    for each in (rollouts, varied):
+        advantages, explained = estimate_advantages(each, 1.0, 1.0)
+        assert advantages.isfinite().all() and torch.equal(explained, torch.zeros(2))
+
+
+def test_explained_variance_is_that_of_a_regression_with_the_numbers_of_valid_steps(generator):
+    rollouts = random_rollouts(generator, rollouts=12)
+    _, explained = estimate_advantages(rollouts, 0.9, 0.8)
+    returns = discounted_returns(rollouts.rewards, 0.9)
+    for task in range(2):
+        valid = rollouts.mask[task].bool()
+        x, y = baseline_features(rollouts.observations)[task][valid].numpy(), returns[task][valid].numpy()
+        weights = np.linalg.solve(x.T @ x + RIDGE * np.eye(x.shape[1]), x.T @ y)
+        assert float(explained[task]) == pytest.approx(1 - np.var(y - x @ weights) / np.var(y), abs=1e-6)
+        assert 0 < float(explained[task]) <= 1
+
+
+def test_returns_that_hardly_vary_are_still_explained():
+    """A level a thousand times the variation is no reason to say that nothing varies."""
+    rewards = torch.zeros(1, 2, 4)
+    rewards[..., -1] = torch.tensor([1000.0, 1001.0])
+    _, explained = estimate_advantages(rollouts_of(rewards), 1.0, 1.0)
+    assert float(explained) == pytest.approx(0, abs=1e-3)  # nothing tells the rollouts apart
+    seeing = rollouts_of(rewards)._replace(observations=(rewards.sum(-1) - 1000)[..., None, None].expand(1, 2, 4, 2))
+    assert float(estimate_advantages(seeing, 1.0, 1.0).explained_variance) == pytest.approx(1, abs=1e-3)
+
+
+def test_a_batch_keeps_rollouts_and_time_with_mean_weights(generator):
     rollouts = random_rollouts(generator)
-    batch, _ = make_batch(rollouts, SamplingConfig())
-    torch.testing.assert_close(batch.observations[1, 6:12], rollouts.observations[1, 1])
-    torch.testing.assert_close(batch.weights.sum(1), torch.ones(2))
-    assert ((batch.weights > 0) == (rollouts.mask.flatten(1) > 0)).all()
+    batch, explained = make_batch(rollouts, SamplingConfig(discount=0.9, gae_lambda=0.8))
+    for name in ("observations", "actions", "log_probs"):
+        assert torch.equal(getattr(batch, name), getattr(rollouts, name))
+    advantages, explained_by_task = estimate_advantages(rollouts, 0.9, 0.8)
+    torch.testing.assert_close(batch.advantages, normalize(advantages, rollouts.mask))
+    assert explained == pytest.approx(float(explained_by_task.mean()))
+    torch.testing.assert_close(batch.weights.sum((1, 2)), torch.ones(2))
+    for task in range(2):
+        assert set(batch.weights[task].unique().tolist()) <= {0.0, float(1 / rollouts.mask[task].sum())}
+    assert torch.equal(batch.weights > 0, rollouts.mask > 0)
+
+
+def test_a_batch_has_the_precision_of_its_rollouts(generator):
+    rollouts = Rollouts(*(leaf.float() for leaf in random_rollouts(generator)[:-1]))
+    assert {leaf.dtype for leaf in make_batch(rollouts, SamplingConfig())[0]} == {torch.float32}
+
+
+@pytest.mark.parametrize("field", ["rewards", "mask", "observations"])
+@pytest.mark.parametrize(
+    "wrong", [lambda leaf: leaf.flatten(0, 1), lambda leaf: leaf[:, :1], lambda leaf: leaf[:, :, :1]]
+)
+def test_wrong_shapes_are_named_where_they_enter(field, wrong, generator):
+    rollouts = random_rollouts(generator)
+    bad = rollouts._replace(**{field: wrong(getattr(rollouts, field))})
+    for estimate in (lambda: estimate_advantages(bad, 0.9, 0.8), lambda: make_batch(bad, SamplingConfig())):
+        with pytest.raises(ValueError, match=r"^(rewards|mask|observations) has shape"):
+            estimate()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -38,6 +40,30 @@ def test_fisher_product_is_the_hessian_of_the_kl(distribution, generator):
         hessian = torch.func.hessian(lambda z, old=outputs: distribution.kl(old, z))(outputs)
         tangent = torch.randn(outputs.shape, generator=generator)
         torch.testing.assert_close(distribution.fisher_product(outputs, tangent), hessian @ tangent)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("min_std", [1e-6, 0.2, 0.3, 1.0])
+@pytest.mark.parametrize("offset", [-0.1, 0.0, 0.1])
+def test_fisher_product_at_the_lowest_std_is_the_hessian_of_the_kl(offset, min_std, dtype):
+    """At the bound itself the gradient of the clamp passes, as above it; below there is none."""
+    distribution = DiagonalGaussian(1, min_std=min_std)
+    outputs = torch.tensor([0.3, 0.0], dtype=dtype)
+    outputs[1] = math.log(min_std)  # as a policy whose initial std is its lowest one
+    outputs[1] += offset
+    hessian = torch.func.hessian(lambda z: distribution.kl(outputs, z))(outputs)
+    product = distribution.fisher_product(outputs, torch.ones(2, dtype=dtype))
+    torch.testing.assert_close(product, hessian @ torch.ones(2, dtype=dtype), rtol=1e-5, atol=0)
+    assert product[1].item() == pytest.approx(2.0 if offset >= 0 else 0.0)
+
+
+def test_modes_are_the_likeliest_actions(generator):
+    outputs = random_outputs(GAUSSIAN, generator)
+    assert torch.equal(GAUSSIAN.mode(outputs), outputs[..., :3])
+    logits = random_outputs(CATEGORICAL, generator)
+    log_probs = torch.stack([CATEGORICAL.log_prob(logits, torch.full((5, 7), a)) for a in range(4)], -1)
+    assert torch.equal(CATEGORICAL.mode(logits), log_probs.argmax(-1))
+    assert CATEGORICAL.mode(logits).dtype == torch.int64
 
 
 def test_categorical_samples_with_its_probabilities(generator):

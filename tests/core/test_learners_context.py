@@ -1,126 +1,114 @@
-"""Context-only adaptation against autograd, one task at a time."""
+"""Context-only adaptation: its policy, and what moves. Its derivatives are tested in test_objective.py."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from mamlrl.adaptation import AdaptationPath, loss_at
-from mamlrl.config import AdaptationConfig, Config, TrustRegionConfig
-from mamlrl.learners.context import Context
-from mamlrl.learners.maml import AdaptedSurrogate, flatten, unflatten
-from mamlrl.structs import Params
+from mamlrl.errors import UserError
+from mamlrl.learners.context import ContextSettings, make_context
+from mamlrl.policies.context import ContextPolicy
+from mamlrl.structs import MetaParams, Params, stack
 from tests.core.problems import (
+    make_config,
     make_policy,
-    one_task,
     random_batch,
+    random_like,
     random_params,
-    reference_adapt,
-    reference_objective,
     sample_meta_batch,
+    select,
 )
 
 kinds = pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-steps_cases = pytest.mark.parametrize("steps", [1, 2])
-losses = pytest.mark.parametrize("loss", ["log_prob", "likelihood_ratio"])
+NUM_TASKS = 3
 
 
-def problem(generator, kind="gaussian", steps=1, tasks=3, loss="likelihood_ratio", fraction=1.0):
-    settings = AdaptationConfig(steps=steps, step_size=0.3, inner_loss=loss, context_size=4)  # type: ignore[arg-type]
-    config = Config(adaptation=settings, trust_region=TrustRegionConfig(curvature_fraction=fraction))
-    learner = Context(make_policy(kind), config)
-    params = random_params(learner.policy, generator)
-    meta_batch, adapted = sample_meta_batch(learner, params, tasks, steps, generator)
-    return learner, params, meta_batch, adapted
+def problem(generator, kind="gaussian", fraction=1.0, steps=2):
+    config = make_config(steps=steps, fraction=fraction)
+    learner = make_context(make_policy(kind), config, ContextSettings(size=4))
+    meta = MetaParams(random_params(learner.policy, generator))
+    meta_batch, adapted = sample_meta_batch(learner, meta, NUM_TASKS, steps, generator)
+    return learner, meta, meta_batch, adapted
 
 
 @kinds
-def test_the_context_is_an_input_of_the_first_layer(kind, generator):
-    learner, params, meta_batch, _ = problem(generator, kind)
+@pytest.mark.parametrize("stacked", [("context",), ("context", "bias_0"), ("context_weight",), (), "all"])
+def test_the_context_is_an_input_of_the_first_layer(kind, stacked, generator):
+    """Whichever of the leaves are stacked."""
+    learner, meta, meta_batch, _ = problem(generator, kind)
+    params = meta.init
+    names = params if stacked == "all" else stacked
+    params = {
+        name: leaf + torch.randn((NUM_TASKS, *leaf.shape), generator=generator) if name in names else leaf
+        for name, leaf in params.items()
+    }
     observations = meta_batch.query.observations
-    expected = learner.policy.outputs(params, observations)
-    inputs = torch.cat([observations, params["context"].expand(*observations.shape[:2], -1)], dim=-1)
-    weight = torch.cat([params["weight_0"], params["context_weight"]])
-    hidden = torch.tanh(inputs @ weight + params["bias_0"])
-    hidden = torch.tanh(hidden @ params["weight_1"] + params["bias_1"])
-    means = hidden @ params["weight_2"] + params["bias_2"]
-    torch.testing.assert_close(expected[..., : means.shape[-1]], means)
-    torch.testing.assert_close(learner.policy.linearize(params, observations).outputs, expected)
+    outputs = learner.policy.outputs(params, observations)
+    for task in range(NUM_TASKS):
+        leaves = {name: leaf[task] if name in names else leaf for name, leaf in params.items()}
+        rows = observations[task].flatten(0, 1)
+        inputs = torch.cat([rows, leaves["context"].expand(len(rows), -1)], dim=-1)
+        hidden = torch.tanh(inputs @ torch.cat([leaves["weight_0"], leaves["context_weight"]]) + leaves["bias_0"])
+        hidden = torch.tanh(hidden @ leaves["weight_1"] + leaves["bias_1"])
+        means = hidden @ leaves["weight_2"] + leaves["bias_2"]
+        torch.testing.assert_close(outputs[task, ..., : means.shape[-1]].flatten(0, 1), means)
+    torch.testing.assert_close(learner.policy.linearize(params, observations).outputs, outputs)
 
 
 @kinds
-@losses
-def test_only_the_context_adapts_and_as_autograd_says(kind, loss, generator):
-    learner, params, meta_batch, adapted = problem(generator, kind, steps=2, loss=loss)
-    for task in range(3):
-        leaves = {name: leaf.unsqueeze(0).requires_grad_() for name, leaf in params.items()}
-        expected = reference_adapt(learner, leaves, [one_task(batch, task) for batch in meta_batch.support])
-        torch.testing.assert_close(adapted["context"][task], expected["context"][0])
-    for name, leaf in params.items():
-        assert name == "context" or adapted[name] is leaf
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("stacked_tangent", [False, True])
+def test_products_equal_forward_mode(kind, stacked, stacked_tangent, generator):
+    policy = ContextPolicy(make_policy(kind), 4)
+    shapes = {name: tuple(leaf.shape) for name, leaf in policy.init_params(generator).items()}
+    params = random_params(policy, generator, NUM_TASKS if stacked else None)
+    whole = {name: leaf.clone() for name, leaf in stack(params, NUM_TASKS, shapes).items()}
+    tangent = random_like(random_params(policy, generator, NUM_TASKS if stacked_tangent else None), generator)
+    whole_tangent = stack(tangent, NUM_TASKS, shapes)
+    observations = torch.randn(NUM_TASKS, 2, 3, 4, generator=generator)
+
+    def outputs(p: Params) -> torch.Tensor:
+        return policy.outputs(p, observations)
+
+    linearized = policy.linearize(params, observations)
+    torch.testing.assert_close(linearized.pushforward(tangent), torch.func.jvp(outputs, (whole,), (whole_tangent,))[1])
+    cotangent = torch.randn(linearized.outputs.shape, generator=generator)
+    pulled, expected = linearized.pullback(cotangent), torch.func.vjp(outputs, whole)[1](cotangent)[0]
+    gradient = torch.func.grad(lambda p: (cotangent * outputs(p) + outputs(p).square()).sum())
+    bent_expected = torch.func.jvp(gradient, (whole,), (whole_tangent,))[1]
+    bent = linearized.hessian(cotangent + 2 * linearized.outputs, lambda t: 2 * t)(tangent)
+    for name in shapes:
+        torch.testing.assert_close(pulled[name], expected[name])
+        torch.testing.assert_close(bent[name], bent_expected[name])
 
 
 @kinds
-@losses
-@steps_cases
-def test_path_multiplies_with_the_dense_jacobian_which_is_not_symmetric(kind, loss, steps, generator):
-    learner, params, meta_batch, _ = problem(generator, kind, steps, tasks=1, loss=loss)
-    start = flatten(params)
-
-    def stacked(vector: torch.Tensor) -> Params:
-        return {name: leaf.unsqueeze(0) for name, leaf in unflatten(vector, params).items()}
-
-    jacobian = torch.autograd.functional.jacobian(
-        lambda vector: flatten(reference_adapt(learner, stacked(vector), meta_batch.support)), start
-    )
-    hessians, point = [], params
-    for batch in meta_batch.support:
-        hessians.append(loss_at(learner.policy, point, batch, learner.inner_loss).hessian())
-        point = learner.adapt(point, batch)
-    path = AdaptationPath(hessians, learner.settings.step_size, learner.adapted_leaves)
-    vector = torch.randn(start.shape, generator=generator)
-    torch.testing.assert_close(flatten(path.pushforward(stacked(vector))), jacobian @ vector)
-    torch.testing.assert_close(flatten(path.pullback(stacked(vector))), jacobian.T @ vector)
-    assert not torch.allclose(jacobian, jacobian.T)
-
-
-@kinds
-@losses
-@steps_cases
-def test_meta_gradient_and_curvature_equal_autograd(kind, loss, steps, generator):
-    learner, params, meta_batch, _ = problem(generator, kind, steps, loss=loss)
-    objective = AdaptedSurrogate(learner, params, meta_batch, generator)
-    theta = flatten(params)
-    vector = theta.clone().requires_grad_()
-    surrogate, kl = reference_objective(learner, params, vector, meta_batch, objective)
-    (expected,) = torch.autograd.grad(surrogate, vector)
-    torch.testing.assert_close(objective.gradient(), expected)
-    assert objective.evaluate(theta) == pytest.approx([surrogate.item(), kl.item()], abs=1e-12)
-
-    hessian = torch.as_tensor(
-        torch.autograd.functional.hessian(
-            lambda point: reference_objective(learner, params, point, meta_batch, objective)[1], theta
-        )
-    )
-    for _ in range(3):
-        direction = torch.randn(theta.shape, generator=generator)
-        product = objective.fisher_vector_product(direction)
-        torch.testing.assert_close(product, hessian @ direction, atol=1e-11, rtol=1e-9)
+def test_only_the_context_adapts(kind, generator):
+    _, meta, _, adapted = problem(generator, kind)
+    for name, leaf in meta.init.items():
+        assert (adapted[name] is leaf) == (name != "context")
+    assert adapted["context"].shape == (NUM_TASKS, 4)
 
 
 @pytest.mark.parametrize("fraction", [0.5, 1.0])
 def test_the_meta_update_moves_network_and_context(fraction, generator):
-    learner, params, meta_batch, _ = problem(generator, fraction=fraction)
-    state, metrics = learner.meta_step(learner.init(params), meta_batch, generator)
-    assert metrics["trust_region/accepted"] == 1
-    assert list(state.params) == list(params)
-    assert all(not torch.equal(state.params[name], leaf) for name, leaf in params.items())
+    learner, meta, meta_batch, _ = problem(generator, fraction=fraction, steps=1)
+    state, outcome = learner.meta_step(learner.init(meta.init), meta_batch, generator)
+    assert outcome.accepted
+    assert list(state.meta.init) == list(meta.init)
+    assert all(not torch.equal(state.meta.init[name], leaf) for name, leaf in meta.init.items())
 
 
 def test_permuting_tasks_permutes_contexts(generator):
-    learner, params, _, _ = problem(generator)
-    batch = random_batch(learner.policy, params, 4, generator)
+    learner, meta, _, _ = problem(generator)
+    batch = random_batch(learner.policy, meta.init, 4, generator)
     order = torch.tensor([2, 0, 3, 1])
-    contexts = learner.adapt(params, batch)["context"]
-    permuted = learner.adapt(params, type(batch)(*(leaf[order] for leaf in batch)))["context"]
+    contexts = learner.adapt(meta, meta.init, batch).params["context"]
+    permuted = learner.adapt(meta, meta.init, select(batch, order)).params["context"]
     torch.testing.assert_close(contexts[order], permuted)
+
+
+def test_a_network_without_a_first_bias_is_refused():
+    policy = make_policy("gaussian", network="tests.core.outside:GatedNetwork")
+    with pytest.raises(UserError, match="a context needs a network whose first layer has the bias bias_0; it has gate"):
+        ContextPolicy(policy, 4).init_params(torch.Generator())

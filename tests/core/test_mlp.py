@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from mamlrl.policies.mlp import MLP, LinearizedMLP
-from mamlrl.structs import Params
-from tests.core.problems import ROWS
+from mamlrl.structs import Params, stack
+from tests.core.problems import ROLLOUTS, TIME, random_like
 
 NUM_TASKS = 3
 
@@ -13,14 +13,14 @@ NUM_TASKS = 3
 def problem(
     activation: str, stacked: bool, hidden: tuple[int, ...], generator: torch.Generator
 ) -> tuple[MLP, Params, torch.Tensor]:
-    network = MLP((4, *hidden, 2), activation, free_outputs=2, input_scale=(1.0, 0.5, 2.0, 0.1))  # type: ignore[arg-type]
+    network = MLP((4, *hidden, 2), activation, free_outputs=2)  # type: ignore[arg-type]
     lead = (NUM_TASKS,) if stacked else ()
     params = {name: torch.randn(*lead, *shape, generator=generator) for name, shape in network.shapes.items()}
-    return network, params, torch.randn(NUM_TASKS, ROWS, 4, generator=generator)
+    return network, params, torch.randn(NUM_TASKS, ROLLOUTS, TIME, 4, generator=generator)
 
 
-def random_like(params: Params, generator: torch.Generator) -> Params:
-    return {name: torch.randn(leaf.shape, generator=generator) for name, leaf in params.items()}
+def forward(network: MLP, params: Params, inputs: torch.Tensor) -> torch.Tensor:
+    return network.outputs(stack(params, NUM_TASKS, network.shapes), inputs)
 
 
 cases = pytest.mark.parametrize("hidden", [(), (5,), (7, 6), (5, 4, 3)])
@@ -33,14 +33,14 @@ stackings = pytest.mark.parametrize("stacked", [True, False])
 @stackings
 def test_outputs_and_first_derivatives_equal_autograd(activation, stacked, hidden, generator):
     network, params, inputs = problem(activation, stacked, hidden, generator)
-    linearized = LinearizedMLP(network, params, inputs)
+    linearized = LinearizedMLP(network, stack(params, NUM_TASKS, network.shapes), inputs)
     tangent = random_like(params, generator)
-    outputs, output_tangent = torch.func.jvp(lambda p: network.forward(p, inputs), (params,), (tangent,))[:2]
+    outputs, output_tangent = torch.func.jvp(lambda p: forward(network, p, inputs), (params,), (tangent,))[:2]
     torch.testing.assert_close(linearized.outputs, outputs)
     torch.testing.assert_close(linearized.pushforward(tangent), output_tangent)
 
     cotangent = torch.randn(outputs.shape, generator=generator)
-    vjp = torch.func.vjp(lambda p: network.forward(p, inputs), params)[1]
+    vjp = torch.func.vjp(lambda p: forward(network, p, inputs), params)[1]
     expected = vjp(cotangent)[0]
     actual = linearized.pullback(cotangent)
     for name in params:  # the pullback is per task; a shared leaf's gradient is the sum over tasks
@@ -52,16 +52,16 @@ def test_outputs_and_first_derivatives_equal_autograd(activation, stacked, hidde
 @stackings
 def test_hessian_product_equals_double_backward(activation, stacked, hidden, generator):
     network, params, inputs = problem(activation, stacked, hidden, generator)
-    scale = torch.rand(NUM_TASKS, ROWS, 4, generator=generator)
+    scale = torch.rand(NUM_TASKS, ROLLOUTS, TIME, 4, generator=generator)
 
     def loss(outputs: torch.Tensor) -> torch.Tensor:
         return (scale * outputs.square() * outputs.sin()).sum()
 
     tangent = random_like(params, generator)
-    gradient = torch.func.grad(lambda p: loss(network.forward(p, inputs)))
+    gradient = torch.func.grad(lambda p: loss(forward(network, p, inputs)))
     expected = torch.func.jvp(gradient, (params,), (tangent,))[1]
 
-    linearized = LinearizedMLP(network, params, inputs)
+    linearized = LinearizedMLP(network, stack(params, NUM_TASKS, network.shapes), inputs)
     cotangent = torch.func.grad(loss)(linearized.outputs)
     product = linearized.hessian(
         cotangent, lambda t: torch.func.jvp(torch.func.grad(loss), (linearized.outputs,), (t,))[1]
@@ -75,7 +75,7 @@ def test_hessian_product_equals_double_backward(activation, stacked, hidden, gen
 
 def test_leaves_keep_the_networks_order(generator):
     network, params, inputs = problem("tanh", False, (5, 4), generator)
-    linearized = LinearizedMLP(network, params, inputs)
+    linearized = LinearizedMLP(network, stack(params, NUM_TASKS, network.shapes), inputs)
     cotangent = torch.randn(linearized.outputs.shape, generator=generator)
     assert list(linearized.pullback(cotangent)) == list(network.shapes)
     assert list(linearized.hessian(cotangent, lambda t: t)(params)) == list(network.shapes)
