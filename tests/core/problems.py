@@ -83,13 +83,10 @@ def random_batch(policy: Policy, params: Params, num_tasks: int, generator: torc
     )
 
 
-def make_config(
-    steps: int = 1, inner_loss: str = "likelihood_ratio", fraction: float = 1.0, **changes: object
-) -> Config:
+def make_config(steps: int = 1, inner_loss: str = "likelihood_ratio", fraction: float = 1.0) -> Config:
     return Config(
         adaptation=AdaptationConfig(steps=steps, step_size=STEP_SIZE, inner_loss=inner_loss),  # type: ignore[arg-type]
         trust_region=TrustRegionConfig(curvature_fraction=fraction),
-        **changes,  # type: ignore[arg-type]
     )
 
 

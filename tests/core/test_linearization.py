@@ -113,9 +113,12 @@ def test_hessian_products_equal_the_dense_hessian(network, stacked, generator):
     for linearized in linearizations(network, params, observations):
         gradient = torch.func.grad(lambda z: loss(z).sum())
         cotangent = gradient(linearized.outputs)
-        product = linearized.hessian(
-            cotangent, lambda t, z=linearized.outputs.clone(), g=gradient: torch.func.jvp(g, (z,), (t,))[1]
-        )
+        outputs = linearized.outputs.clone()
+
+        def output_hessian(tangent: Tensor, outputs: Tensor = outputs, gradient=gradient) -> Tensor:
+            return torch.func.jvp(gradient, (outputs,), (tangent,))[1]
+
+        product = linearized.hessian(cotangent, output_hessian)
         for _ in range(2):  # the second product must not see the first
             torch.testing.assert_close(flat(product(tangent)), expected)
             linearized.pullback(cotangent)

@@ -18,7 +18,6 @@ from mamlrl.learners.context import ContextSettings, make_context
 from mamlrl.learners.maml import MAML
 from mamlrl.learners.objective import AdaptedSurrogate, adapt_along, draw_steps
 from mamlrl.objectives import likelihood_ratio_loss
-from mamlrl.policies.base import Policy
 from mamlrl.policies.context import CONTEXT
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, flatten, unflatten
 from tests.core.outside import HeadOnly, LearnedSteps, StepSizeSettings, ZeroContext
@@ -198,7 +197,7 @@ def test_curvature_product_equals_the_dense_hessian_of_the_mean_kl(way, kind, st
 @ways
 @kinds
 def test_an_objective_built_anew_at_another_point_takes_ratios_to_the_sampling_policy(way, kind, generator):
-    """A second outer step on the same data: the loss is that of the first objective, the KL starts from the new point."""
+    """A second outer step on the same data: the first objective's loss, the KL from the new point."""
     case = problem(generator, way, kind, steps=2)
     moved = elsewhere(case.meta, generator)
     first, second = case.objective(), case.objective(moved)

@@ -150,9 +150,9 @@ def test_a_loss_names_the_tensor_of_a_wrong_shape(kind, loss, field, generator):
     wrong = batch._replace(**{field: WRONG[field](getattr(batch, field))})
     with pytest.raises(ValueError, match=rf"^(outputs|{field}) has shape"):
         INNER_LOSSES[loss](policy.distribution, outputs, wrong)
-    with pytest.raises(ValueError, match="^outputs has shape"):
+    with pytest.raises(ValueError, match=r"^outputs has shape"):
         INNER_LOSSES[loss](policy.distribution, outputs.flatten(1, 2), batch)
-    with pytest.raises(ValueError, match="^outputs has shape .* Z = "):
+    with pytest.raises(ValueError, match=r"^outputs has shape .* Z = "):
         INNER_LOSSES[loss](policy.distribution, outputs[..., :-1], batch)
 
 
