@@ -20,7 +20,7 @@ from mamlrl.structs import Batch, MetaBatch, MetaParams, Params
 
 @dataclass(frozen=True)
 class StepSizeSettings:
-    entries: int = 1
+    entries: int = 2
     per_parameter: bool = True
     only: tuple[str, ...] = ()
 

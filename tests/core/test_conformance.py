@@ -223,6 +223,17 @@ def test_parameters_that_sample_are_those_of_the_meta_objective(row: Row, genera
     assert loss == pytest.approx(-float((query.weights * query.advantages).sum((1, 2)).mean()), abs=1e-12)
 
 
+def test_the_factor_on_the_step_sizes_is_one_on_the_step(row: Row, generator: torch.Generator) -> None:
+    """Evaluation halves the steps beyond those of training, whether step sizes are learned or not."""
+    params = row.learner.start(row.state.meta)
+    batch = random_batch(row.learner.policy, params, TASKS, generator)
+    for step in (0, STEPS, STEPS + 3):
+        whole, half = (row.learner.adapt(row.state.meta, params, batch, step, scale).params for scale in (1.0, 0.5))
+        assert any(not torch.equal(whole[name], leaf.expand_as(whole[name])) for name, leaf in params.items())
+        for name, leaf in params.items():
+            torch.testing.assert_close(half[name], (leaf + whole[name]) / 2)
+
+
 def changed(meta_batch: MetaBatch, change) -> MetaBatch:
     return MetaBatch(tuple(change(batch) for batch in meta_batch.support), change(meta_batch.query))
 

@@ -69,11 +69,11 @@ WAYS = {
     ),
     "zero context": Way(ZeroContext, with_zero_context, lambda meta, step: {CONTEXT: STEP_SIZE}),
     "head only": Way(HeadOnly, sizes=lambda meta, step: dict.fromkeys(list(meta.init)[-2:], 2 * STEP_SIZE)),
-    "a step size per parameter": with_step_sizes(),
-    "a step size per leaf": with_step_sizes(per_parameter=False),
+    "a step size per parameter": with_step_sizes(entries=1),
+    "a step size per leaf": with_step_sizes(entries=1, per_parameter=False),
     "step sizes per step": with_step_sizes(entries=3),
     "step sizes per leaf and two steps": with_step_sizes(entries=2, per_parameter=False),
-    "learned step sizes of two leaves": with_step_sizes(only=("weight_1", "bias_0")),
+    "learned step sizes of two leaves": with_step_sizes(entries=1, only=("weight_1", "bias_0")),
 }
 ways = pytest.mark.parametrize("way", WAYS)
 CORNERS = [("gaussian", 1, "likelihood_ratio"), ("categorical", 2, "log_prob"), ("gaussian", 3, "likelihood_ratio")]
@@ -247,7 +247,7 @@ def test_first_order_equals_second_order_only_without_a_step(size, equal, genera
     meta = MetaParams(
         random_params(policy, generator), ({name: torch.tensor(size) for name in policy.init_params(generator)},)
     )
-    exact, first = LearnedSteps(policy, make_config(), StepSizeSettings()), make_maml(policy, first_order=True)
+    exact, first = LearnedSteps(policy, make_config(), StepSizeSettings(entries=1)), make_maml(policy, first_order=True)
     meta_batch, _ = sample_meta_batch(exact, meta, 3, 1, generator)
     of_init = meta._replace(step_sizes=())
     gradient = AdaptedSurrogate(exact, meta, meta_batch).loss_and_gradient()[1]
