@@ -196,4 +196,4 @@ def draw_steps(batch: Batch, fraction: float, generator: torch.Generator | None)
 
     kept = torch.arange(order.shape[1], device=device) < counts.unsqueeze(1)
     weights = (kept / counts.unsqueeze(1)).to(batch.weights.dtype).unsqueeze(1)
-    return Batch(*(drawn(leaf) for leaf in batch[:-1]), weights)
+    return Batch(*map(drawn, batch))._replace(weights=weights)

@@ -206,7 +206,9 @@ class Reference:
 
     def kl_hessian_product(self, point: Tensor, vector: Tensor) -> Tensor:
         """By reverse over reverse mode."""
-        return torch.autograd.functional.hvp(self.kl, point.detach().clone(), vector)[1]
+        product = torch.autograd.functional.hvp(self.kl, point.detach().clone(), vector)[1]
+        assert isinstance(product, Tensor)
+        return product
 
     def kl_hessian(self, vector: Tensor) -> Tensor:
         """Dense."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -232,7 +234,7 @@ class Counting(NetworkPolicy):
 
     counts: dict[str, int]
 
-    def linearize(self, params: Params, observations: Tensor):
+    def linearize(self, params: Params, observations: Tensor) -> Any:
         inner, counts = super().linearize(params, observations), self.counts
 
         class Counted:

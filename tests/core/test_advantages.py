@@ -160,7 +160,7 @@ def test_a_batch_keeps_rollouts_and_time_with_mean_weights(generator):
 
 
 def test_a_batch_has_the_precision_of_its_rollouts(generator):
-    rollouts = Rollouts(*(leaf.float() for leaf in random_rollouts(generator)[:-1]))
+    rollouts = Rollouts(*(leaf.float() for leaf in random_rollouts(generator)[:-1]))  # type: ignore[arg-type]
     assert {leaf.dtype for leaf in make_batch(rollouts, SamplingConfig())[0]} == {torch.float32}
 
 

@@ -10,6 +10,7 @@ from mamlrl.learners import LEARNERS, evaluation_steps, step_scale, training_ste
 from mamlrl.learners.maml import MAML
 from mamlrl.learners.objective import AdaptedSurrogate
 from mamlrl.objectives import likelihood_ratio_loss
+from mamlrl.outer.trust_region import TrustRegionOutcome
 from mamlrl.structs import Batch, MetaBatch, MetaParams, flatten
 from tests.core.problems import make_policy, random_batch, random_params, sample_meta_batch
 
@@ -53,7 +54,7 @@ def test_multitask_is_trpo_on_the_rows_of_all_tasks_together(generator):
     torch.testing.assert_close(*(objective.curvature_product(vector) for objective in objectives))
 
     state, outcome = learner.meta_step(learner.init(meta.init), MetaBatch((), batch), generator)
-    assert outcome.accepted and 0 < outcome.kl <= CONFIG.trust_region.max_kl
+    assert isinstance(outcome, TrustRegionOutcome) and outcome.accepted and 0 < outcome.kl <= CONFIG.trust_region.max_kl
     assert not torch.equal(flatten(state.meta, meta), vector)
 
 

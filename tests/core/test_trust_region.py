@@ -183,7 +183,9 @@ def test_nan_in_any_product_refuses_the_step(bad_product, generator):
     hessian, gradient = positive_definite(6, generator), torch.randn(6, generator=generator)
     objective = Quadratic(gradient, hessian)
     exact = objective.curvature_product
-    objective.curvature_product = lambda v: exact(v) * (math.nan if objective.products == bad_product else 1.0)
+    objective.curvature_product = lambda vector: (
+        exact(vector) * (math.nan if objective.products == bad_product else 1.0)
+    )
     point, outcome = trust_region_step(objective, TrustRegionConfig())
     assert point is objective.point and outcome.refusal is Refusal.NOT_FINITE
     assert not objective.points  # no step length is tried
