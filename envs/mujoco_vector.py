@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import importlib
 import os
-import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -18,10 +17,15 @@ import gymnasium.envs.mujoco
 import mujoco
 import numpy as np
 from gymnasium import spaces
-from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from .base import Array, TaskSpace, TaskVectorEnv
+from .rendering import has_no_display
+
+try:
+    from mujoco.batch import Batch
+except ImportError as error:
+    raise ImportError(f"MuJoCo families of mamlrl need mujoco>=4.0; this is {mujoco.__version__}") from error
 
 FRAME_SIZE = 480  # pixels, width and height
 CAMERA_DISTANCE, CAMERA_HEIGHT = 4.0, 0.5  # m
@@ -145,8 +149,7 @@ class _Renderer:
     """
 
     def __init__(self, model: mujoco.MjModel):
-        headless = sys.platform == "linux" and not os.environ.get("DISPLAY")
-        backend = os.environ.get("MUJOCO_GL", "").lower() or ("egl" if headless else "glfw")
+        backend = os.environ.get("MUJOCO_GL", "").lower() or ("egl" if has_no_display() else "glfw")
         try:
             self._context = importlib.import_module(f"mujoco.{backend}").GLContext(FRAME_SIZE, FRAME_SIZE)
             self._context.make_current()
