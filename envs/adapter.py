@@ -93,8 +93,8 @@ class GymnasiumTaskVectorEnv(VectorEnv):
         self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.DISABLED}
         modes = env.metadata.get("render_modes") or []
         if self.render_mode is not None and self.render_mode not in modes:
-            can = f"it can {', '.join(map(repr, modes))}" if modes else "it cannot be drawn at all"
-            raise ValueError(f"environment {self._name} has no render mode {self.render_mode!r}; {can}")
+            has = ", ".join(map(repr, modes)) or "none"
+            raise ValueError(f"environment {self._name} has no render mode {self.render_mode!r}; it has {has}")
         self.task_space: spaces.Space | None = self._attribute("task_space")
         if not isinstance(self.task_space, (spaces.Space, type(None))):
             raise ValueError(

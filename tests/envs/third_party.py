@@ -163,6 +163,17 @@ class PoleTasks(gymnasium.Wrapper):
         return observation, self.scale * self.task[0], *rest
 
 
+class Inert(Countdown):
+    """Cannot be drawn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+
+def drawn_pole(render_mode: str | None = None) -> gymnasium.Env:
+    return PoleTasks(gymnasium.make("CartPole-v1", render_mode=render_mode))
+
+
 def wrapped(scale: float = 1.0) -> gymnasium.Env:
     return PoleTasks(scale=scale)
 
@@ -188,9 +199,11 @@ for env in (
     NoStill,
     OfDicts,
     OfAnySize,
+    Inert,
 ):
     gymnasium.register(f"{env.__name__}-v0", entry_point=f"tests.envs.third_party:{env.__name__}")
 gymnasium.register("Wrapped-v0", entry_point=f"{__name__}:PoleTasks")
 gymnasium.register("WrappedByFunction-v0", entry_point=wrapped)
+gymnasium.register("DrawnPole-v0", entry_point=drawn_pole)
 gymnasium.register("WrappedTwice-v0", entry_point=wrapped_twice)
 gymnasium.register("VectorTasks-v0", vector_entry_point=f"{__name__}:VectorTasks")
