@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from .base import Array, Infos, Mask, Still, numbers_of_task
-from .checks import checked_tasks
+from .checks import checked_space, checked_tasks
 from .errors import WrongReturn, failure
 from .infos import as_infos
 from .rows import Family, Rows, make_env
@@ -58,7 +58,7 @@ class GymnasiumTaskVectorEnv(VectorEnv):
         self.num_envs, self.render_mode = num_envs, env_kwargs.get("render_mode")
         # Draws the tasks, and tells about spaces. It does not draw pictures.
         kwargs = {name: value for name, value in env_kwargs.items() if name != "render_mode"}
-        self._sampling_env = self._call("constructor", make_env, spec, kwargs)
+        self._sampling_env = self._call("constructor", make_env, spec, {"disable_env_checker": True, **kwargs})
         self._num_parameters: int | None = None  # P, once it is known
         self._tasks: Array | None = None
         self._started = False
@@ -82,7 +82,8 @@ class GymnasiumTaskVectorEnv(VectorEnv):
                 ' reset(options={"task": task})'
             )
         env = self._sampling_env
-        self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
+        self.single_observation_space = self._call("constructor", checked_space, env, "observation_space")
+        self.single_action_space = self._call("constructor", checked_space, env, "action_space")
         if self.single_observation_space.shape is None or self.single_observation_space.dtype is None:
             raise ValueError(
                 f"environment {self._name} has the observation space {self.single_observation_space}, which is not one"

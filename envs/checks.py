@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
@@ -17,6 +18,14 @@ from .errors import WrongReturn
 
 RESET_VALUES = ("observation", "info")
 STEP_VALUES = ("observation", "reward", "terminated", "truncated", "info")
+
+
+def checked_space(env: gymnasium.Env, name: str) -> spaces.Space:
+    """A space that an environment must have."""
+    space = getattr(env, name, None)
+    if not isinstance(space, spaces.Space):
+        raise WrongReturn(f"an environment whose {name} is {_kind(space)}; it must be a Gymnasium space")
+    return space
 
 
 def unpacked(result: Any, names: tuple[str, ...]) -> Any:

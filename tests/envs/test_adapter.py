@@ -215,6 +215,8 @@ def test_environments_that_cannot_be_used_are_named():
     ]:
         with pytest.raises(ValueError, match=message):
             make(f"tests.envs.third_party:{name}-v0", 2, 10)
+    with pytest.raises(EnvironmentFailure, match="constructor returned an environment whose action_space is None"):
+        make("tests.envs.third_party:NoActions-v0", 2, 10)
     with pytest.raises(
         EnvironmentFailure, match="constructor returned environments that differ in their observation_s"
     ):

@@ -126,6 +126,10 @@ class OfDicts(Countdown):
     observation_space = spaces.Dict({"position": spaces.Box(-1.0, 1.0)})  # type: ignore[assignment]
 
 
+class NoActions(Countdown):
+    action_space = None  # type: ignore[assignment]
+
+
 class OfAnySize(Countdown):
     """No two of them have the same observations."""
 
@@ -198,6 +202,7 @@ for env in (
     NoTaskSpace,
     NoStill,
     OfDicts,
+    NoActions,
     OfAnySize,
     Inert,
 ):
