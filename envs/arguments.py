@@ -40,10 +40,12 @@ def check_arguments(env_id: str, constructor: Callable[..., Any], kwargs: dict[s
             raise ValueError(f"environment {env_id} {_no_such_argument(str(name), constructor)}")
 
 
-def refused_argument(constructor: Callable[..., Any], error: BaseException | None) -> str:
+def refused_argument(constructor: Callable[..., Any], complaint: str) -> str:
     """That there is no such argument, and which there are, if that is what a constructor has complained of."""
-    refused = re.search(r"(?:unexpected keyword|multiple values for)(?: keyword)? argument '(\w+)'", str(error))
-    return _no_such_argument(refused[1], constructor) if refused and isinstance(error, TypeError) else ""
+    refused = re.search(
+        r"TypeError:.* (?:unexpected keyword|multiple values for)(?: keyword)? argument '(\w+)'", complaint
+    )
+    return _no_such_argument(refused[1], constructor) if refused else ""
 
 
 def _no_such_argument(name: str, constructor: Callable[..., Any]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any, Literal
@@ -53,6 +55,9 @@ def make_task_envs(
     if native and not (isinstance(constructor, type) and issubclass(constructor, TaskVectorEnv)):
         native, constructor = False, _load(spec, spec.entry_point)
     check_arguments(env_id, constructor, env_kwargs)
+    if isinstance(constructor, type) and issubclass(constructor, gymnasium.Wrapper):
+        # Gymnasium before 1.4 takes the class's property of that name for the metadata of the environment.
+        spec = dataclasses.replace(spec, entry_point=functools.partial(constructor))
     try:
         if native:
             return _make_native(
@@ -61,9 +66,9 @@ def make_task_envs(
         processes = workers if vectorization == "async" else None
         return GymnasiumTaskVectorEnv(spec, num_envs, horizon, env_kwargs, processes, timeout)
     except EnvironmentFailure as error:
-        cause = error.__cause__
-        if error.method == "constructor" and (told := refused_argument(constructor, cause)):
+        if error.method == "constructor" and (told := refused_argument(constructor, error.what)):
             raise ValueError(f"environment {env_id} {told}") from error
+        cause = error.__cause__
         if type(cause) is ValueError and error.method == "constructor" and set(env_kwargs) - {"render_mode"}:
             raise ValueError(f"environment {env_id} cannot be made with {env_kwargs}: {cause}") from error
         raise

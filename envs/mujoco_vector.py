@@ -70,6 +70,8 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         ValueError: an argument is out of range.
     """
 
+    _renderer: _Renderer | None = None  # also when the constructor has failed, and Python closes what there is
+
     def __init__(
         self,
         model: mujoco.MjModel,
@@ -102,7 +104,6 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         # Live views of the simulations' states, one row each.
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl = self._batch.bind("ctrl")
-        self._renderer: _Renderer | None = None
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         """Draw positions [nq] and velocities [nv] to start an episode from."""

@@ -44,7 +44,7 @@ def make_env(spec: EnvSpec, kwargs: dict[str, Any]) -> gymnasium.Env:
     try:
         return gymnasium.make(spec, **kwargs)
     except TypeError as error:  # Gymnasium's own text puts all arguments behind the error's
-        raise error.__cause__ or error from None
+        raise error.__cause__ or error.__context__ or error from None
 
 
 class Rows:
@@ -150,8 +150,8 @@ class Rows:
 
     def _reset_row(self, row: int, seed: int | None, options: dict[str, Any]) -> dict[str, Any]:
         task = self._tasks[row]
-        options = (dict(options) or None) if task is None else {**options, "task": task.copy()}
-        observation, info = unpacked(self._envs[row].reset(seed=seed, options=options), RESET_VALUES)
+        given = dict(options) if task is None else {**options, "task": task.copy()}
+        observation, info = unpacked(self._envs[row].reset(seed=seed, options=given or None), RESET_VALUES)
         self._observations[row] = checked_observation(observation, self._family.observation_space)
         return checked_info(info)
 

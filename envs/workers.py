@@ -171,7 +171,8 @@ def _start_worker(family: Family, rows: slice) -> _Worker:
     _ends_of_this_process.add(ours)
     calls = context.RawArray("q", 2)
     # Gymnasium's wrapper pickles what a specification may hold, such as a class that was defined in a notebook.
-    arguments = (theirs, CloudpickleWrapper(lambda: family), rows.stop - rows.start, calls, family.spec.id)
+    make_family = CloudpickleWrapper(lambda: family)  # type: ignore[arg-type] # it is declared for environments
+    arguments = (theirs, make_family, rows.stop - rows.start, calls, family.spec.id)
     process = context.Process(target=_work, args=arguments, daemon=True, name=f"environments {family.spec.id}")
     process.start()
     theirs.close()

@@ -52,5 +52,5 @@ def pendulum(render_mode: str | None = None) -> gymnasium.Env:
     return Pendulum(render_mode)
 
 
-gymnasium.register("DrawnPendulum-v0", entry_point=pendulum)
-gymnasium.register("DrawnBall-v0", entry_point=Ball)
+gymnasium.register("DrawnPendulum-v0", entry_point=f"{__name__}:pendulum")
+gymnasium.register("DrawnBall-v0", entry_point=f"{__name__}:Ball")

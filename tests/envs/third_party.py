@@ -208,7 +208,7 @@ for env in (
 ):
     gymnasium.register(f"{env.__name__}-v0", entry_point=f"tests.envs.third_party:{env.__name__}")
 gymnasium.register("Wrapped-v0", entry_point=f"{__name__}:PoleTasks")
-gymnasium.register("WrappedByFunction-v0", entry_point=wrapped)
-gymnasium.register("DrawnPole-v0", entry_point=drawn_pole)
-gymnasium.register("WrappedTwice-v0", entry_point=wrapped_twice)
+gymnasium.register("WrappedByFunction-v0", entry_point=f"{__name__}:wrapped")
+gymnasium.register("DrawnPole-v0", entry_point=f"{__name__}:drawn_pole")
+gymnasium.register("WrappedTwice-v0", entry_point=f"{__name__}:wrapped_twice")
 gymnasium.register("VectorTasks-v0", vector_entry_point=f"{__name__}:VectorTasks")
