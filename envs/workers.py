@@ -7,6 +7,7 @@ environments in the same order as in one process, so the results are the same to
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import multiprocessing
 import os
@@ -174,7 +175,13 @@ def _start_worker(family: Family, rows: slice) -> _Worker:
     make_family = CloudpickleWrapper(lambda: family)  # type: ignore[arg-type] # it is declared for environments
     arguments = (theirs, make_family, rows.stop - rows.start, calls, family.spec.id)
     process = context.Process(target=_work, args=arguments, daemon=True, name=f"environments {family.spec.id}")
-    process.start()
+    # What is garbage here by now is not for a forked worker to collect: there a simulator's thread pool, for one, would
+    # wait for ever for its threads, which no fork copies.
+    gc.freeze()
+    try:
+        process.start()
+    finally:
+        gc.unfreeze()
     theirs.close()
     return _Worker(rows, process, ours, calls)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -135,6 +136,24 @@ def test_of_several_failures_the_first_row_s_is_told(monkeypatch: pytest.MonkeyP
         envs.reset(options={"task": [1.0]})  # all have answered, and go on
         assert envs.step(np.ones((4, 1)))[1].tolist() == [1.0] * 4
         envs.close()
+
+
+def test_workers_do_not_collect_the_garbage_of_their_parent() -> None:
+    """Once a forked worker took apart a simulator of its parent, and waited for ever for that one's threads."""
+    from tests.envs.third_party import Garbage
+
+    gc.collect()
+    gc.disable()
+    try:
+        Garbage()
+        envs = make(2, 1, "tests.envs.third_party:Collects-v0")
+        envs.reset(seed=0, options={"task": [5.0]})
+        assert envs.step(np.zeros((2, 1)))[1].tolist() == [0.0, 0.0]
+        gc.collect()
+        assert Garbage.collected == [os.getpid()]
+        envs.close()
+    finally:
+        gc.enable()
 
 
 def test_processes_that_are_not_forked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """Environments as a user of the package might write them, most of them without any import of mamlrl."""
 
+import gc
+import os
 from typing import Any
 
 import gymnasium
@@ -79,6 +81,27 @@ class Infos(Countdown):
             info["second"] = np.float32(0.5)
         info["sometimes"] = "none" if self.length == 3 else 1
         return observation, reward, terminated, truncated, info
+
+
+class Garbage:
+    """Can only be collected, and says in which process it was."""
+
+    collected: list[int] = []  # noqa: RUF012
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        Garbage.collected.append(os.getpid())
+
+
+class Collects(Countdown):
+    """Collects garbage in every step; the reward is how much of it there has been in this process."""
+
+    def step(self, action: Any) -> Any:
+        observation, _, *rest = super().step(action)
+        gc.collect()
+        return observation, Garbage.collected.count(os.getpid()), *rest
 
 
 class FailsFrom2(Countdown):
@@ -194,6 +217,7 @@ for env in (
     Countdown,
     Described,
     Infos,
+    Collects,
     FailsFrom2,
     DiscreteCountdown,
     NoTasks,
