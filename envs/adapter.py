@@ -2,172 +2,237 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorWrapper
+from gymnasium.error import ResetNeeded
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from .base import Array, Infos, Mask, Still, numbers_of_task
-
-TERMINATED, TRUNCATED = "episode_terminated", "episode_truncated"
-
-
-class _HeldEpisode(gymnasium.Wrapper):
-    """One row: takes its task out of the tasks of all rows, and is held once its episode has ended.
-
-    Gymnasium's vector environments refuse to step while a row's flag is up. So the flags travel in the info.
-    """
-
-    def __init__(self, env: gymnasium.Env, row: int):
-        super().__init__(env)
-        self._row = row
-        self._observation: Any = None
-        self._flags = (False, False)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, Infos]:
-        """Start an episode; options["task"] holds the tasks of all rows, [N, P]."""
-        if options is not None and "task" in options:
-            options = {**options, "task": options["task"][self._row]}
-        self._observation, info = self.env.reset(seed=seed, options=options)
-        self._flags = (False, False)
-        return self._observation, info
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, Infos]:
-        """Advance by a time step, or repeat the last observation with reward 0 after the end."""
-        reward, info = 0.0, {}
-        if not any(self._flags):
-            self._observation, reward, terminated, truncated, info = self.env.step(action)
-            self._flags = (bool(terminated), bool(truncated))
-        info = {**info, TERMINATED: self._flags[0], TRUNCATED: self._flags[1]}
-        return self._observation, float(reward), False, False, info
+from .checks import checked_space, checked_tasks
+from .errors import WrongReturn, failure
+from .infos import as_infos
+from .rows import Family, Rows, make_env
+from .workers import WorkerRows
 
 
-def _make_row(spec: EnvSpec, horizon: int, env_kwargs: dict[str, Any], row: int) -> gymnasium.Env:
-    return _HeldEpisode(gymnasium.make(spec, max_episode_steps=horizon, **env_kwargs), row)
-
-
-class GymnasiumTaskVectorEnv(VectorWrapper):
-    """N copies of a Gymnasium environment with tasks, stepped one after the other or each in its own process.
+class GymnasiumTaskVectorEnv(VectorEnv):
+    """N copies of a Gymnasium environment with tasks, stepped one after the other or by worker processes.
 
     The environment has `sample_tasks(n, rng)`, which draws n tasks [n, P], and takes a task [P] at
-    `reset(options={"task": ...})`. It may have a `task_space`. What it does without a task is its own affair.
+    `reset(options={"task": ...})`. It may have a `task_space`, and `describe_task`, `still` and `target_speed` as
+    `TaskVectorEnv` has. Any of these may be a wrapper's. What it does without a task is its own affair.
+
+    Infos hold numbers and vectors of numbers, as arrays over rows.
 
     Args:
         spec: the environment's registration.
         num_envs: rows (N).
         horizon: time steps after which a row is truncated.
         env_kwargs: arguments of the environment's constructor.
-        asynchronous: whether each row runs in its own process.
+        workers: processes that the rows are spread over; 0 takes one for each processor, None steps them in this one.
+        timeout: seconds that a call of an environment's method may take in a worker; 0 for any time.
 
     Raises:
-        ValueError: the environment has no `sample_tasks`, or the constructor does not take the arguments.
+        ValueError: the environment has no `sample_tasks`, or cannot be used for another reason that lies in what it
+            is.
+        EnvironmentFailure: also from every method, what the environment did wrong.
     """
 
-    def __init__(self, spec: EnvSpec, num_envs: int, horizon: int, env_kwargs: dict[str, Any], asynchronous: bool):
-        self._sampling_env = gymnasium.make(spec, **env_kwargs)
-        if not callable(getattr(self._sampling_env.unwrapped, "sample_tasks", None)):
-            self._sampling_env.close()
+    def __init__(
+        self,
+        spec: EnvSpec,
+        num_envs: int,
+        horizon: int,
+        env_kwargs: dict[str, Any],
+        workers: int | None = None,
+        timeout: float = 0.0,
+    ):
+        self._name, self.spec = spec.id, spec
+        self.num_envs, self.render_mode = num_envs, env_kwargs.get("render_mode")
+        # Draws the tasks, and tells about spaces. It does not draw pictures.
+        kwargs = {name: value for name, value in env_kwargs.items() if name != "render_mode"}
+        self._sampling_env = self._call("constructor", make_env, spec, {"disable_env_checker": True, **kwargs})
+        self._num_parameters: int | None = None  # P, once it is known
+        self._tasks: Array | None = None
+        self._started = False
+        try:
+            self._read_sampling_env()
+            family = Family(spec, env_kwargs, horizon, self.single_observation_space, self.single_action_space)
+            self._rows: Rows | WorkerRows
+            if workers is None:
+                self._rows = Rows(family, num_envs)
+            else:
+                self._rows = WorkerRows(family, num_envs, workers, timeout)
+        except BaseException:
+            self._close_sampling_env()
+            raise
+
+    def _read_sampling_env(self) -> None:
+        if not callable(self._attribute("sample_tasks")):
             raise ValueError(
-                f"environment {spec.id} has no method sample_tasks(n: int, rng: numpy.random.Generator) that returns"
+                f"environment {self._name} has no method sample_tasks(n: int, rng: numpy.random.Generator) that returns"
                 " n tasks as an array [n, P]; it needs one, and has to accept a task at"
                 ' reset(options={"task": task})'
             )
-        vector_class = AsyncVectorEnv if asynchronous else SyncVectorEnv
-        rows = [partial(_make_row, spec, horizon, env_kwargs, row) for row in range(num_envs)]
-        super().__init__(vector_class(rows, autoreset_mode=AutoresetMode.DISABLED))
-        self.env.unwrapped.spec = spec
-        self.task_space: spaces.Space | None = getattr(self._sampling_env.unwrapped, "task_space", None)
-        self._tasks: Array | None = None
-        self._terminated, self._truncated = np.zeros(num_envs, bool), np.zeros(num_envs, bool)
+        env = self._sampling_env
+        self.single_observation_space = self._call("constructor", checked_space, env, "observation_space")
+        self.single_action_space = self._call("constructor", checked_space, env, "action_space")
+        if self.single_observation_space.shape is None or self.single_observation_space.dtype is None:
+            raise ValueError(
+                f"environment {self._name} has the observation space {self.single_observation_space}, which is not one"
+                " array of numbers; gymnasium.wrappers.FlattenObservation makes it one"
+            )
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.DISABLED}
+        modes = env.metadata.get("render_modes") or []
+        if self.render_mode is not None and self.render_mode not in modes:
+            has = ", ".join(map(repr, modes)) or "none"
+            raise ValueError(f"environment {self._name} has no render mode {self.render_mode!r}; it has {has}")
+        self.task_space: spaces.Space | None = self._attribute("task_space")
+        if not isinstance(self.task_space, (spaces.Space, type(None))):
+            raise ValueError(
+                f"environment {self._name} has a task_space {self.task_space!r}; it must be a Gymnasium space"
+            )
+        self.still: Still = self._attribute("still")
+        if self.still not in ("path", "speed", None):
+            raise ValueError(f"environment {self._name} has still = {self.still!r}; it must be 'path', 'speed' or None")
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n tasks, [n, P].
-
-        Raises:
-            ValueError: the environment returned something else than n tasks.
-        """
-        tasks = np.asarray(self._sampling_env.unwrapped.sample_tasks(n, rng), np.float64)  # type: ignore[attr-defined]
-        if tasks.ndim != 2 or len(tasks) != n:
-            raise ValueError(
-                f"sample_tasks({n}, rng) of environment {self._name} returned an array of shape {tasks.shape};"
-                f" it must be ({n}, P)"
-            )
-        return tasks
-
-    @property
-    def still(self) -> Still:
-        """What a still shows, as `TaskVectorEnv.still`, if the environment says it."""
-        return getattr(self._sampling_env.unwrapped, "still", None)
+        """Draw n tasks, [n, P]."""
+        return self._call("sample_tasks", self._sample_tasks, n, rng)
 
     def describe_task(self, task: ArrayLike) -> str:
         """What the task [P] is in a few words, the environment's own if it has some."""
-        describe = getattr(self._sampling_env.unwrapped, "describe_task", numbers_of_task)
-        return str(describe(np.asarray(task, np.float64)))
+        return str(self._told_of_task("describe_task", task) or numbers_of_task(task))
 
     def target_speed(self, task: ArrayLike) -> float | None:
         """The speed along x that the task [P] wants, as `TaskVectorEnv.target_speed`, if the environment says it."""
-        target_speed = getattr(self._sampling_env.unwrapped, "target_speed", None)
-        return None if target_speed is None else target_speed(np.asarray(task, np.float64))
+        speed = self._told_of_task("target_speed", task)
+        return None if speed is None else self._call("target_speed", float, speed)
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, Infos]:
-        """Start new episodes, as `TaskVectorEnv.reset`.
+        """Start new episodes, as `TaskVectorEnv.reset`; further options are handed to the environments.
 
         Raises:
             ValueError: a task is not in the task space, or there are not N of them.
         """
         options = dict(options or {})
+        rows = np.asarray(options.pop("reset_mask", np.ones(self.num_envs, bool)))
+        if rows.shape != (self.num_envs,) or rows.dtype != bool:
+            raise ValueError(
+                f"options['reset_mask'] is {rows.dtype} of shape {rows.shape}; it must be bool of shape"
+                f" ({self.num_envs},)"
+            )
         if "task" in options:
-            self._tasks = self._checked_tasks(options["task"])
-        if self._tasks is not None:
-            options["task"] = self._tasks
-        rows = options.get("reset_mask", np.ones(self.num_envs, bool))
-        self._terminated, self._truncated = self._terminated & ~rows, self._truncated & ~rows
-        seeds = seed if seed is None or isinstance(seed, int) else [int(s) for s in seed]
-        return self.env.reset(seed=seeds, options=options)  # type: ignore[arg-type]
+            self._tasks = self._checked_tasks(options.pop("task"))
+        self._started = True
+        observations, columns = self._rows.reset(rows, self._seeds(seed), self._tasks, options)
+        return observations, as_infos(columns)
 
     def step(self, actions: ArrayLike) -> tuple[Any, Array, Mask, Mask, Infos]:
         """Advance all rows whose episode has not ended, hold the others, as `TaskVectorEnv.step`."""
+        if not self._started:
+            raise ResetNeeded("step() was called before reset()")
         actions = np.asarray(actions)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions have shape {actions.shape}; they must have {self.action_space.shape}")
         space = self.single_action_space
         if isinstance(space, spaces.Box):
             actions = np.clip(actions, space.low, space.high).astype(space.dtype)
-        observations, rewards, _, _, infos = self.env.step(actions)
-        self._terminated, self._truncated = infos.pop(TERMINATED), infos.pop(TRUNCATED)
-        del infos[f"_{TERMINATED}"], infos[f"_{TRUNCATED}"]
-        return observations, np.array(rewards, np.float64), self._terminated, self._truncated, infos
+        *values, columns = self._rows.step(actions)
+        return *values, as_infos(columns)  # type: ignore[return-value]
 
-    def render_row(self, row: int) -> NDArray[np.uint8]:
-        """Picture of one row, [height, width, 3]."""
-        frames = None if self.render_mode is None else self.env.render()
-        if frames is None:
+    def render(self) -> tuple[NDArray[Any], ...] | None:
+        """Pictures of all rows, or None without a render mode."""
+        return None if self.render_mode is None else tuple(self.render_row(row) for row in range(self.num_envs))
+
+    def render_row(self, row: int) -> NDArray[Any]:
+        """Picture of one row, [height, width, 3].
+
+        Raises:
+            ValueError: there is no render mode.
+        """
+        if self.render_mode is None:
             raise ValueError(f"environment {self._name} was made without a render mode")
-        return np.asarray(frames[row])
+        return self._rows.render_row(row)
 
-    def close(self, **kwargs: Any) -> None:
+    def close_extras(self, **kwargs: Any) -> None:
         """Close all rows and end their processes."""
-        self._sampling_env.close()
-        super().close(**kwargs)
+        if hasattr(self, "_rows"):
+            self._rows.close()
+        self._close_sampling_env()
 
-    @property
-    def _name(self) -> str:
-        spec = self._sampling_env.spec
-        return spec.id if spec is not None else str(self._sampling_env)
+    def _close_sampling_env(self) -> None:
+        try:
+            self._sampling_env.close()
+        except (Exception, SystemExit):  # of no consequence any more
+            pass
+
+    def _call(self, method: str, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call something of the environment that draws the tasks."""
+        try:
+            return function(*arguments)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            raise failure(self._name, method, error) from error
+
+    def _attribute(self, name: str) -> Any:
+        """An attribute of the outermost wrapper, or the environment, that has it; None if none has."""
+        env = self._sampling_env
+        found = self._call(name, env.has_wrapper_attr, name)
+        return self._call(name, env.get_wrapper_attr, name) if found else None
+
+    def _told_of_task(self, method: str, task: ArrayLike) -> Any:
+        tell = self._attribute(method)
+        return None if tell is None else self._call(method, tell, np.array(task, np.float64))
+
+    def _sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        tasks = checked_tasks(self._attribute("sample_tasks")(n, rng), n)
+        if self._num_parameters not in (None, tasks.shape[1]):
+            raise WrongReturn(f"tasks of {tasks.shape[1]} numbers after tasks of {self._num_parameters}")
+        self._num_parameters = tasks.shape[1]
+        return tasks
+
+    def _seeds(self, seed: int | Sequence[int] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (int, np.integer)):
+            return [int(seed) + row for row in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"seed has {len(seed)} entries; it must be one number or {self.num_envs} of them")
+        return [int(number) for number in seed]
 
     def _checked_tasks(self, tasks: ArrayLike) -> Array:
-        tasks = np.asarray(tasks, np.float64)
+        tasks = np.array(tasks, np.float64)
         if tasks.ndim == 1:
-            tasks = np.broadcast_to(tasks, (self.num_envs, *tasks.shape))
+            tasks = np.tile(tasks, (self.num_envs, 1))
         if tasks.ndim != 2 or len(tasks) != self.num_envs:
             raise ValueError(f"options['task'] has shape {tasks.shape}; it must be (P,) or ({self.num_envs}, P)")
-        for row, task in enumerate(tasks):
-            if self.task_space is not None and not self.task_space.contains(task):
-                raise ValueError(f"the task {task} of row {row} is not in the task space {self.task_space}")
+        if self.task_space is not None:
+            for row, task in enumerate(tasks):
+                if not self._call("task_space", _contains, self.task_space, task):
+                    raise ValueError(f"the task {task} of row {row} is not in the task space {self.task_space}")
         return tasks
+
+
+def _contains(space: spaces.Space, task: Array) -> bool:
+    """Whether a task is in a space, in the numbers that the space itself has (Gymnasium's boxes are of float32)."""
+    if space.dtype is None or space.shape is None or task.size != np.prod(space.shape):
+        return space.contains(task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NaN as an integer
+        as_its_own = task.astype(space.dtype).reshape(space.shape)
+    if np.issubdtype(space.dtype, np.integer) and (as_its_own.reshape(-1) != task).any():
+        return False
+    return space.contains(as_its_own)

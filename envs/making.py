@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib
+from collections.abc import Callable
 from typing import Any, Literal
 
 import gymnasium
@@ -10,7 +13,11 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.vector import VectorEnv
 
 from .adapter import GymnasiumTaskVectorEnv
+from .arguments import check_arguments, refused_argument
 from .base import TaskVectorEnv
+from .errors import EnvironmentFailure, failure
+from .guarded import GuardedVectorEnv
+from .rendering import use_headless_gl
 
 
 def make_task_envs(
@@ -20,6 +27,8 @@ def make_task_envs(
     env_kwargs: dict[str, Any] | None = None,
     vectorization: Literal["auto", "sync", "async"] = "auto",
     num_threads: int = 0,
+    workers: int = 0,
+    timeout: float = 0.0,
 ) -> VectorEnv:
     """Make N copies of a registered environment with tasks, with the contract of `TaskVectorEnv`.
 
@@ -29,35 +38,90 @@ def make_task_envs(
         horizon: time steps after which a row is truncated.
         env_kwargs: arguments of the environment's constructor.
         vectorization: "auto" takes the family's own vector environment, and steps other environments one after the
-            other; "sync" always steps one after the other; "async" runs each row in its own process.
+            other; "sync" always steps one after the other; "async" spreads the rows over worker processes.
         num_threads: native threads of the simulator; 0 takes all CPUs.
+        workers: processes of "async"; 0 takes one for each processor.
+        timeout: seconds that one call of an environment's method may take in "async"; 0 for any time.
 
     Raises:
         ValueError: there is no such environment, it has no `sample_tasks`, or it does not take the arguments.
+        EnvironmentFailure: it failed in another way. Methods of what is returned raise it too.
     """
     if vectorization not in ("auto", "sync", "async"):
         raise ValueError(f"vectorization is {vectorization!r}; it must be 'auto', 'sync' or 'async'")
     spec, env_kwargs = _find_spec(env_id), dict(env_kwargs or {})
+    native = vectorization == "auto" and spec.vector_entry_point is not None
+    constructor = _load(spec, spec.vector_entry_point if native else spec.entry_point)
+    if native and not (isinstance(constructor, type) and issubclass(constructor, TaskVectorEnv)):
+        native, constructor = False, _load(spec, spec.entry_point)
+    check_arguments(env_id, constructor, env_kwargs)
+    if isinstance(constructor, type) and issubclass(constructor, gymnasium.Wrapper):
+        # Gymnasium before 1.4 takes the class's property of that name for the metadata of the environment.
+        spec = dataclasses.replace(spec, entry_point=functools.partial(constructor))
     try:
-        if vectorization == "auto" and _has_task_vector_env(spec):
-            return gymnasium.make_vec(spec, num_envs, max_episode_steps=horizon, num_threads=num_threads, **env_kwargs)
-        return GymnasiumTaskVectorEnv(spec, num_envs, horizon, env_kwargs, asynchronous=vectorization == "async")
-    except TypeError as error:
-        raise ValueError(f"environment {env_id} cannot be made with {env_kwargs}: {error}") from error
+        if native:
+            return _make_native(
+                spec, num_envs, {"max_episode_steps": horizon, "num_threads": num_threads, **env_kwargs}
+            )
+        processes = workers if vectorization == "async" else None
+        return GymnasiumTaskVectorEnv(spec, num_envs, horizon, env_kwargs, processes, timeout)
+    except EnvironmentFailure as error:
+        if error.method == "constructor" and (told := refused_argument(constructor, error.what)):
+            raise ValueError(f"environment {env_id} {told}") from error
+        cause = error.__cause__
+        if type(cause) is ValueError and error.method == "constructor" and set(env_kwargs) - {"render_mode"}:
+            raise ValueError(f"environment {env_id} cannot be made with {env_kwargs}: {cause}") from error
+        raise
+
+
+def _make_native(spec: EnvSpec, num_envs: int, kwargs: dict[str, Any]) -> VectorEnv:
+    """The family's own vector environment; what one of somebody else does wrong becomes an EnvironmentFailure."""
+    if kwargs.get("render_mode") is not None:
+        use_headless_gl()
+    try:
+        envs = gymnasium.make_vec(spec, num_envs, **kwargs)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise failure(spec.id, "constructor", error) from error
+    return envs if spec.id.startswith("mamlrl/") else GuardedVectorEnv(envs)
 
 
 def _find_spec(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     try:
         if module:
-            importlib.import_module(module)
+            _import(env_id, module)
         return gymnasium.spec(name)
-    except (ImportError, gymnasium.error.Error) as error:
+    except gymnasium.error.Error as error:
         raise ValueError(f"environment {env_id}: {error}") from error
 
 
-def _has_task_vector_env(spec: EnvSpec) -> bool:
-    creator = spec.vector_entry_point
-    if isinstance(creator, str):
-        creator = load_env_creator(creator)
-    return isinstance(creator, type) and issubclass(creator, TaskVectorEnv)
+def _import(env_id: str, module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        # There is no such module; or there is, and it fails, which may be for want of another.
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            raise ValueError(f"environment {env_id}: {error}") from error
+        if module.startswith(".") or ".." in module:
+            raise ValueError(f"environment {env_id}: {module!r} is no name of a module") from error
+        raise failure(env_id, "import", error) from error
+
+
+def _load(spec: EnvSpec, constructor: Any) -> Callable[..., Any]:
+    """The class or function that makes an environment."""
+    if constructor is None:
+        raise ValueError(f"environment {spec.id} can be made neither singly nor as a vector environment")
+    if callable(constructor):
+        return constructor
+    try:
+        return load_env_creator(constructor)
+    except KeyboardInterrupt:
+        raise
+    except ImportError as error:  # such as a version of MuJoCo that our families cannot use
+        raise ValueError(f"environment {spec.id}: {error}") from error
+    except BaseException as error:
+        raise failure(spec.id, "import", error) from error

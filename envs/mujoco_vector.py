@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 import importlib
 import os
-import sys
 import warnings
 import weakref
 from collections.abc import Callable
@@ -18,10 +17,15 @@ import gymnasium.envs.mujoco
 import mujoco
 import numpy as np
 from gymnasium import spaces
-from mujoco.batch import Batch
 from numpy.typing import NDArray
 
 from .base import Array, TaskSpace, TaskVectorEnv
+from .rendering import has_no_display
+
+try:
+    from mujoco.batch import Batch
+except ImportError as error:
+    raise ImportError(f"MuJoCo families of mamlrl need mujoco>=4.0; this is {mujoco.__version__}") from error
 
 FRAME_SIZE = 480  # pixels, width and height
 CAMERA_DISTANCE, CAMERA_HEIGHT = 4.0, 0.5  # m
@@ -66,6 +70,8 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         ValueError: an argument is out of range.
     """
 
+    _renderer: _Renderer | None = None  # also when the constructor has failed, and Python closes what there is
+
     def __init__(
         self,
         model: mujoco.MjModel,
@@ -98,7 +104,6 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         # Live views of the simulations' states, one row each.
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl = self._batch.bind("ctrl")
-        self._renderer: _Renderer | None = None
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         """Draw positions [nq] and velocities [nv] to start an episode from."""
@@ -145,8 +150,7 @@ class _Renderer:
     """
 
     def __init__(self, model: mujoco.MjModel):
-        headless = sys.platform == "linux" and not os.environ.get("DISPLAY")
-        backend = os.environ.get("MUJOCO_GL", "").lower() or ("egl" if headless else "glfw")
+        backend = os.environ.get("MUJOCO_GL", "").lower() or ("egl" if has_no_display() else "glfw")
         try:
             self._context = importlib.import_module(f"mujoco.{backend}").GLContext(FRAME_SIZE, FRAME_SIZE)
             self._context.make_current()

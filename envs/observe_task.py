@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -31,7 +31,7 @@ class ObserveTaskVector(VectorWrapper):
 
     def __init__(self, envs: VectorEnv):
         super().__init__(envs)
-        self.task_dim = _task_dim(envs)
+        self.task_dim = _task_dim(envs.sample_tasks)  # type: ignore[attr-defined]
         self.single_observation_space = _space_with_task(envs.single_observation_space, self.task_dim)
         self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
         self.task_space: spaces.Space | None = getattr(envs, "task_space", None)
@@ -91,7 +91,7 @@ class ObserveTask(gymnasium.Wrapper, RecordConstructorArgs):
     def __init__(self, env: gymnasium.Env):
         RecordConstructorArgs.__init__(self)
         gymnasium.Wrapper.__init__(self, env)
-        task_dim = _task_dim(env.unwrapped)
+        task_dim = _task_dim(env.get_wrapper_attr("sample_tasks"))
         self.observation_space = _space_with_task(env.observation_space, task_dim)
         self._task = np.full(task_dim, np.nan)
 
@@ -111,8 +111,8 @@ class ObserveTask(gymnasium.Wrapper, RecordConstructorArgs):
         return _append(observation, self._task), float(reward), terminated, truncated, info
 
 
-def _task_dim(env: Any) -> int:
-    return env.sample_tasks(1, np.random.default_rng(0)).shape[1]
+def _task_dim(sample_tasks: Callable[[int, np.random.Generator], Array]) -> int:
+    return np.shape(sample_tasks(1, np.random.default_rng(0)))[1]
 
 
 def _space_with_task(space: spaces.Space, task_dim: int) -> spaces.Box:

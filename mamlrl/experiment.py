@@ -98,7 +98,14 @@ def make_envs(config: Config, num_envs: int) -> VectorEnv:
     settings = config.environment
     try:
         envs = make_task_envs(
-            config.env, num_envs, settings.horizon, settings.kwargs, settings.vectorization, num_threads(config)
+            config.env,
+            num_envs,
+            settings.horizon,
+            settings.kwargs,
+            settings.vectorization,
+            num_threads(config),
+            settings.workers,
+            settings.timeout,
         )
         return ObserveTaskVector(envs) if find_learner(config.learner).observes_task else envs
     except ValueError as error:

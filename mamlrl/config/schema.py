@@ -33,9 +33,20 @@ class EnvironmentConfig:
     """Numbers of the environment's info that become metrics where it has them: NAME, NAME:mean, NAME:max or NAME:last,
     the mean over a rollout's time steps, the largest, or the last; the metric is the mean over rollouts."""
     vectorization: Literal["auto", "sync", "async"] = "auto"
-    """How copies of the environment run: auto takes the family's own vector environment where it has one."""
+    """How copies of the environment run: auto takes the family's own vector environment where it has one, and else
+    steps one after the other, as sync does; async spreads them over worker processes."""
+    workers: int = 0
+    """Worker processes of async, each with many copies; 0 takes as many as processors. Results do not depend on it."""
+    timeout: float = 0.0
+    """Seconds that one call of an environment's method may take in a worker process; 0 for any time."""
 
     def __post_init__(self) -> None:
+        _require(self.workers >= 0, "environment.workers", self.workers, "at least 0")
+        _require(0 <= self.timeout < math.inf, "environment.timeout", self.timeout, "at least 0 seconds")
+        if self.vectorization != "async":
+            async_only = "0 unless environment.vectorization is async"
+            _require(self.workers == 0, "environment.workers", self.workers, async_only)
+            _require(self.timeout == 0, "environment.timeout", self.timeout, async_only)
         _require(self.horizon >= 1, "environment.horizon", self.horizon, "at least 1 time step")
         _require(
             all(re.fullmatch(r"[^:]+(:(mean|max|last))?", name) for name in self.metrics),

@@ -1,12 +1,15 @@
 """Environments of others: Gymnasium's vector environments with the contract of ours."""
 
-import multiprocessing
+import sys
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from mamlrl.envs.base import TaskVectorEnv
+from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.envs.making import make_task_envs
 
 COUNTDOWN = "tests.envs.third_party:Countdown-v0"
@@ -61,15 +64,6 @@ def test_actions_are_clipped():
     np.testing.assert_array_equal(envs.step([[9.0], [-9.0]])[1], [1.0, -1.0])
 
 
-def test_processes_end_with_close():
-    before = set(multiprocessing.active_children())
-    envs = make(COUNTDOWN, 2, 10, None, "async")
-    workers = set(multiprocessing.active_children()) - before
-    assert len(workers) == 2
-    envs.close()
-    assert not any(worker.is_alive() for worker in workers)
-
-
 def test_rows_can_be_rendered():
     envs = make(COUNTDOWN, 2, 10, {"render_mode": "rgb_array"})
     envs.reset(seed=0, options={"task": [5.0]})
@@ -105,8 +99,11 @@ def test_our_families_agree_in_all_modes(env_id):
         ("tests.envs.third_party:Nothing-v0", {}, "environment tests.envs.third_party:Nothing-v0: "),
         ("no_such_module:Nothing-v0", {}, "environment no_such_module:Nothing-v0: No module named 'no_such_module'"),
         ("mamlrl/HalfCheetahVell-v0", {}, "Did you mean: `HalfCheetahVel`?"),
-        (COUNTDOWN, {"malus": 1}, "environment tests.envs.third_party:Countdown-v0 cannot be made with {'malus': 1}: "),
-        ("mamlrl/AntVel-v0", {"malus": 1}, "environment mamlrl/AntVel-v0 cannot be made with {'malus': 1}: "),
+        (
+            "mamlrl/AntVel-v0",
+            {"goal_range": (3.0, 1.0)},
+            "environment mamlrl/AntVel-v0 cannot be made with {'goal_range': (3.0, 1.0)}: goal_range is (3.0, 1.0); it",
+        ),
     ],
 )
 def test_what_is_missing_is_named(env_id, kwargs, message):
@@ -115,13 +112,165 @@ def test_what_is_missing_is_named(env_id, kwargs, message):
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "name", "message"),
+    [
+        (
+            "mamlrl/HalfCheetahVel-v0",
+            "goal_rnage",
+            "'goal_rnage'; did you mean goal_range? it takes ctrl_cost_weight, f",
+        ),
+        (
+            "mamlrl/AntVel-v0",
+            "malus",
+            "'malus'; it takes contact_cost_weight, contact_forces, ctrl_cost_weight, frame_sk",
+        ),
+        ("mamlrl/AntDir-v0", "task_space", "'task_space'; "),
+        ("mamlrl/Navigation2D-v0", "num_threads", "'num_threads'; it takes goal_radius, goal_range, max_step"),
+        ("mamlrl/Navigation2D-v0", "max_episode_steps", "'max_episode_steps'; "),
+        (COUNTDOWN, "bnous", "'bnous'; did you mean bonus? it takes bonus"),
+        ("tests.envs.third_party:NoTasks-v0", "bonus", "'bonus'; it takes none"),
+        ("tests.envs.third_party:Inheriting-v0", "bnous", "'bnous'; did you mean bonus? it takes bonus, factor"),
+        ("tests.envs.third_party:WrappedByFunction-v0", "scla", "'scla'; did you mean scale? it takes scale"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["auto", *MODES])
+def test_an_argument_that_does_not_exist_is_told_with_those_that_do(env_id, name, message, mode):
+    with pytest.raises(ValueError) as error:
+        make(env_id, 2, 10, {name: 1}, mode)
+    assert str(error.value).startswith(f"environment {env_id} takes no argument {message}")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_arguments_that_are_handed_on_arrive(mode):
+    envs = make("tests.envs.third_party:Inheriting-v0", 2, 10, {"bonus": 2.0, "factor": 3.0}, mode)
+    envs.reset(seed=0, options={"task": [5.0]})
+    np.testing.assert_array_equal(envs.step(np.ones((2, 1)))[1], [9.0, 9.0])
+    envs.close()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["WrappedByFunction", "Wrapped", "WrappedTwice"])
+def test_a_family_may_be_a_wrapper(name, mode):
+    """Its methods and task space may be of any link, and options of a reset reach it."""
+    envs = make(f"tests.envs.third_party:{name}-v0", 2, 10, {"scale": 2.0}, mode)
+    tasks = envs.sample_tasks(2, np.random.default_rng(0))
+    assert tasks.shape == (2, 2) and envs.task_space.shape == (2,)
+    assert envs.describe_task(tasks[0]).startswith("pole ")
+    _, infos = envs.reset(seed=0, options={"task": tasks, "wind": 0.5})
+    np.testing.assert_array_equal(infos["wind"], [0.5, 0.5])
+    np.testing.assert_array_equal(infos["given"], tasks)
+    assert [envs.step(np.array([0, 1]))[1].tolist() for _ in range(2)] == [(2 * tasks[:, 0]).tolist()] * 2
+    with pytest.raises(ValueError, match="of row 0 is not in the task space"):
+        envs.reset(options={"task": [7.0, 7.0]})
+    envs.close()
+
+
+@pytest.mark.parametrize(
+    ("space", "inside", "outside"),
+    [
+        (spaces.Box(-0.1, 0.7, (2,)), [0.7, -0.1], [0.7001, 0.0]),  # float32, Gymnasium's default
+        (spaces.Box(0, 9, (2,), np.int64), [9.0, 0.0], [0.5, 0.0]),
+        (spaces.Discrete(3), [2.0], [3.0]),
+        (spaces.Discrete(3), [0.0], [0.5]),
+        (spaces.Discrete(3, start=-1), [-1.0], [2.0]),
+        (spaces.MultiDiscrete([2, 3]), [1.0, 2.0], [2.0, 2.0]),
+        (spaces.MultiBinary(2), [1.0, 0.0], [2.0, 0.0]),
+        (spaces.Box(-1.0, 1.0, (2,), np.float64), [1.0, -1.0], [np.nan, 0.0]),
+        (spaces.Box(0.0, 1.0, (1,)), [1.0], [1.0, 0.0]),
+        (spaces.Discrete(3), [1.0], [np.nan]),
+    ],
+)
+def test_tasks_are_compared_in_the_numbers_of_the_task_space(space, inside, outside, monkeypatch):
+    monkeypatch.setattr("tests.envs.faulty.Faulty.task_space", space, raising=False)
+    envs = make("tests.envs.faulty:Faulty-v0", 2, 10)
+    envs.reset(seed=0, options={"task": inside})
+    with pytest.raises(ValueError, match="is not in the task space"):
+        envs.reset(options={"task": outside})
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_numbers_in_infos_are_arrays_over_rows_that_are_alive(mode):
+    envs = make("tests.envs.third_party:Infos-v0", 3, 10, None, mode)
+    envs.reset(seed=0, options={"task": [[2.0], [3.0], [5.0]]})
+    steps = [envs.step(np.zeros((3, 1)))[4] for _ in range(4)]
+    names = {name for name in steps[1] if name[0] != "_"}
+    assert names == {"steps", "success", "position", "second", "sometimes"}
+    np.testing.assert_array_equal([infos["success"] for infos in steps], [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 0]])
+    alive = [[True, True, True], [True, True, True], [False, True, True], [False, False, True]]
+    np.testing.assert_array_equal([infos["_success"] for infos in steps], alive)
+    assert all(values.dtype == (bool if name[0] == "_" else float) for name, values in steps[0].items())
+    np.testing.assert_array_equal(steps[1]["position"], [[2, 2]] * 3)
+    np.testing.assert_array_equal([steps[1]["second"], steps[1]["_second"]], [[0.5] * 3, [True] * 3])
+    np.testing.assert_array_equal(steps[0]["_sometimes"], [True, False, True])
+    envs.close()
+
+
+def test_environments_that_cannot_be_used_are_named():
+    for name, message in [
+        ("NoTaskSpace", r"NoTaskSpace-v0 has a task_space \(0, 1\); it must be a Gymnasium space"),
+        ("NoStill", "NoStill-v0 has still = 'photo'; it must be 'path', 'speed' or None"),
+        ("OfDicts", "OfDicts-v0 has the observation space Dict.*FlattenObservation makes it one"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make(f"tests.envs.third_party:{name}-v0", 2, 10)
+    with pytest.raises(EnvironmentFailure, match="constructor returned an environment whose action_space is None"):
+        make("tests.envs.third_party:NoActions-v0", 2, 10)
+    with pytest.raises(
+        EnvironmentFailure, match="constructor returned environments that differ in their observation_s"
+    ):
+        make("tests.envs.third_party:OfAnySize-v0", 2, 10)
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        ("raise RuntimeError('no licence')", EnvironmentFailure, "import raised RuntimeError: no licence"),
+        ("import sys; sys.exit(3)", EnvironmentFailure, "import raised SystemExit: 3"),
+        ("def (:", EnvironmentFailure, "import raised SyntaxError: invalid syntax"),
+        (
+            "import nothing_of_that_name",
+            EnvironmentFailure,
+            "import raised ModuleNotFoundError: No module named 'nothing",
+        ),
+        ("pass", ValueError, "environment of_a_user:Mine-v0: Environment `Mine` doesn't exist."),
+        ("import gymnasium; gymnasium.register('Mine-v0', entry_point='of_a_user:Mine')", AttributeError, "'Mine'"),
+        (
+            "import gymnasium; gymnasium.register('Mine-v0', entry_point='nowhere:Mine')",
+            ValueError,
+            "No module named 'n",
+        ),
+        (
+            "import gymnasium; gymnasium.register('Mine-v0', entry_point=lambda: 3)",
+            TypeError,
+            "must inherit from the gym",
+        ),
+    ],
+)
+def test_a_module_that_fails_is_told_in_a_line(text, error, message, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("gymnasium.envs.registration.registry", dict(gymnasium.registry))
+    (tmp_path / "of_a_user.py").write_text(text)
+    with pytest.raises((ValueError, EnvironmentFailure)) as caught:
+        make("of_a_user:Mine-v0", 2, 10)
+    sys.modules.pop("of_a_user", None)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
+    assert isinstance(caught.value, error) or error.__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize("env_id", [".x:x", "..:x", ":", "a:", ":x", "a..b:x", "", "x", "mamlrl/x:", " : "])
+def test_ids_that_cannot_be_are_told_in_a_line(env_id):
+    with pytest.raises(ValueError) as error:
+        make(env_id, 2, 10)
+    assert "\n" not in str(error.value)
+
+
 def test_wrong_tasks_are_named():
     envs = make(DISCRETE, 2, 10)
     with pytest.raises(ValueError, match=r"the task \[7.\] of row 1 is not in the task space Box\(1.0, 5.0"):
         envs.reset(options={"task": [[2.0], [7.0]]})
     with pytest.raises(ValueError, match=r"options\['task'\] has shape \(3, 1\); it must be \(P,\) or \(2, P\)"):
         envs.reset(options={"task": [[2.0]] * 3})
-    with pytest.raises(ValueError, match=r"BadTasks-v0 returned an array of shape \(4,\); it must be \(4, P\)"):
-        make("tests.envs.third_party:BadTasks-v0", 2, 10).sample_tasks(4, np.random.default_rng(0))
     with pytest.raises(ValueError, match="vectorization is 'threads'; it must be 'auto', 'sync' or 'async'"):
         make(DISCRETE, 2, 10, {}, "threads")

@@ -102,6 +102,27 @@ def test_pickled_copy_behaves_the_same(env_id):
     np.testing.assert_array_equal(vector_env.reset(seed=3)[0], vector_copy.reset(seed=3)[0])
 
 
+def test_with_an_older_mujoco_others_train_and_ours_say_what_they_need():
+    """MuJoCo before 4 has no `mujoco.batch`; Meta-World, for one, needs such a version."""
+    script = (
+        "import sys, mujoco\n"
+        "sys.modules['mujoco.batch'] = None\n"
+        "mujoco.__version__ = '3.3.0'\n"
+        "import mamlrl.train\n"
+        "from mamlrl.envs.making import make_task_envs\n"
+        "make_task_envs('tests.envs.third_party:Countdown-v0', 2, 5).reset(seed=0)\n"
+        "make_task_envs('mamlrl/Navigation2D-v0', 2, 5).reset(seed=0)\n"
+        "for name in ('HalfCheetahVel', 'AntGoal'):\n"
+        "    for mode in ('auto', 'sync'):\n"
+        "        try: make_task_envs(f'mamlrl/{name}-v0', 2, 5, {}, mode)\n"
+        "        except ValueError as error: print(error)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    need = "MuJoCo families of mamlrl need mujoco>=4.0; this is 3.3.0"
+    told = [f"environment mamlrl/{name}-v0: {need}" for name in ("HalfCheetahVel", "AntGoal") for _ in range(2)]
+    assert (result.returncode, result.stdout.splitlines(), result.stderr) == (0, told, "")
+
+
 def test_import_is_light_and_make_needs_no_import_of_ours(tmp_path):
     script = (
         "import sys, gymnasium\n"

@@ -65,6 +65,13 @@ def test_foreign_environments(vectorization: str) -> None:
     envs.close()
 
 
+def test_a_family_that_is_a_wrapper() -> None:
+    from tests.envs.third_party import PoleTasks
+
+    env = ObserveTask(gymnasium.wrappers.TimeLimit(PoleTasks(), 5))
+    assert env.reset(seed=0, options={"task": np.array([1.0, 2.0])})[0][4:].tolist() == [1, 2]
+
+
 def test_observations_that_are_no_vectors() -> None:
     class Picture(gymnasium.Env):
         observation_space = gymnasium.spaces.Box(0, 1, (4, 4))
