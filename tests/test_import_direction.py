@@ -103,7 +103,7 @@ def test_learners_see_no_environment() -> None:
             assert not is_within(module, ("gymnasium", "mamlrl.envs", "mamlrl.sampler"))
 
 
-COMMANDS = ("mamlrl.train", "mamlrl.evaluate", "mamlrl.record")
+COMMANDS = ("mamlrl.train", "mamlrl.evaluate", "mamlrl.record", "mamlrl.compare")
 
 
 def test_nothing_imports_a_command() -> None:

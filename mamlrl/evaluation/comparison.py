@@ -75,7 +75,9 @@ def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
     Raises:
         UserError: a path holds no policy, or policies are not of the same environment.
     """
-    found = {path.resolve(): path for run in paths for path in find_checkpoints(run)}
+    found: dict[Path, Path] = {}
+    for path in (path for run in paths for path in find_checkpoints(run)):
+        found.setdefault(path.resolve(), path)
     trained = [read_trained(path) for path in found.values()]
     for run in trained[1:]:
         check_same_environment(trained[0], run)
