@@ -114,6 +114,22 @@ def test_other_environments_have_panels_of_their_own() -> None:
     assert [len(panel.bands[0].runs) for panel in panels] == [2, 1, 1]
 
 
+def test_any_metric_is_drawn_also_one_whose_name_looks_like_a_number_of_steps() -> None:
+    head = "iteration,success/step_0,success/step_1,x/step_last"
+    (write_run("a", []) / "metrics.csv").write_text(f"{head}\n1,0,0.5,7\n")
+    (panel,) = make_panels(runs_of("a"), Choice("success"))
+    assert panel.ylabel == "success" and len(panel.bands) == 2
+    (panel,) = make_panels(runs_of("a"), Choice("x/step_last"))
+    assert (panel.title, panel.ylabel, panel.bands[0].label) == ("navigation", "x/step_last", "maml")
+
+
+def test_ids_of_several_packages() -> None:
+    for name in ("a", "b"):
+        (write_run(name, [-3, -2]) / "config.yaml").write_text(f"env: package_{name}:Tasks-v0\n")
+    panels = make_panels(runs_of("a", "b"), Choice("return/step_1"))
+    assert [panel.environment for panel in panels] == ["package_a:Tasks-v0", "package_b:Tasks-v0"]
+
+
 def test_against_environment_steps_and_seconds() -> None:
     write_run("slow", [0, 10, 20], pace=2.0)
     write_run("fast", [0, 10, 20, 30], "seed: 2\n", pace=1.0)

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mamlrl.config import Config
 from mamlrl.config.files import suggestion
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.evaluation.methods import differing_settings, environment_settings, first_unique, group_methods
@@ -81,13 +80,24 @@ def choose_metrics(runs: Sequence[Run], name: str) -> list[str]:
         ConfigError: no run has it; names what there is.
     """
     known = list(dict.fromkeys(column for run in runs for column in run.metrics if column != "iteration"))
-    steps = [column for column in known if column.rpartition("/step_")[0] == name]
-    if name not in known and not steps:
-        counted = [column.rpartition("/step_") for column in known]
-        families = {family: f"{family} (/step_0 to /step_{step})" for family, _, step in counted if family}
-        there = ", ".join([*families.values(), *(column for family, _, column in counted if not family)])
-        raise ConfigError(f"--metric {name}: no run has it{suggestion(name, [*families, *known])}; there are {there}")
-    return [name] if name in known else sorted(steps, key=lambda column: int(column.rpartition("_")[2]))
+    steps: dict[str, list[int]] = {}
+    for column in known:
+        family, step = family_and_step(column)
+        if step is not None:
+            steps.setdefault(family, []).append(step)
+    if name in known:
+        return [name]
+    if name not in steps:
+        families = [f"{family} (/step_{min(of)} to /step_{max(of)})" for family, of in steps.items()]
+        there = ", ".join([*families, *(column for column in known if family_and_step(column)[1] is None)])
+        raise ConfigError(f"--metric {name}: no run has it{suggestion(name, [*steps, *known])}; there are {there}")
+    return [f"{name}/step_{step}" for step in sorted(steps[name])]
+
+
+def family_and_step(metric: str) -> tuple[str, int | None]:
+    """``return`` and 1 of return/step_1; the metric itself and None where it has no number of gradient steps."""
+    match = re.fullmatch(r"(.+)/step_(\d+)", metric)
+    return (match[1], int(match[2])) if match else (metric, None)
 
 
 def environments(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -100,17 +110,22 @@ def environments(runs: Sequence[Run]) -> dict[str, list[Run]]:
     rivals = [environment_settings(group[0].config) for group in groups]
     rows = []
     for group, settings in zip(groups, rivals, strict=True):
-        names = {run.config.name for run in group} | {""}
-        identifier = short_id(group[0].config)
-        alike = [rival for rival in rivals if rival["env"] == settings["env"]]
-        row = [*names - {""}] if len(names) == 2 else []
-        rows.append([*row, identifier, f"{identifier} ({differing_settings(settings, alike)})", str(group[0].path)])
+        names, env = {run.config.name for run in group}, group[0].config.env
+        different = differing_settings(settings, [rival for rival in rivals if rival["env"] == env])
+        candidates = [
+            names.pop() if len(names) == 1 else "",
+            short_id(env),
+            f"{short_id(env)} ({different})" if different else "",
+            env,
+            str(group[0].path),
+        ]
+        rows.append([name for name in candidates if name])
     return dict(zip(first_unique(rows), groups, strict=True))
 
 
-def short_id(config: Config) -> str:
-    """The environment's id without its package."""
-    return re.split(r"[/:]", config.env)[-1]
+def short_id(env: str) -> str:
+    """An environment's id without its package."""
+    return re.split(r"[/:]", env)[-1]
 
 
 def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Reference] = ()) -> list[Panel]:
@@ -123,7 +138,8 @@ def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Refere
         UserError: no run has the metric, or a reference belongs to no panel.
     """
     metrics = choose_metrics(runs, choice.metric)
-    ylabel = YLABELS.get(metrics[0].rpartition("/step_")[0], metrics[0])
+    family = family_and_step(metrics[0])[0]
+    ylabel = YLABELS.get(family, family)
     panels = []
     for environment, members in environments(runs).items():
         methods = group_methods(members)
@@ -136,12 +152,13 @@ def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Refere
         bands = [one for one in bands if one.x.size]
         own = [reference for reference in references if reference.name in names_of(environment, members)]
         if bands and len(methods) == 1 and len(metrics) > 1:
-            bands = [one._replace(label=steps_of(one.metric)) for one in bands]
+            bands = [one._replace(label=steps_name(family_and_step(one.metric)[1] or 0)) for one in bands]
             panels.append(Panel(environment, environment, ylabel, bands, own))
             continue
         for metric in dict.fromkeys(one.metric for one in bands):
-            title = f"{environment}: {steps_of(metric)}" if "/step_" in metric else environment
-            fitting = [reference for reference in own if metric.endswith(f"/step_{reference.step}")]
+            step = family_and_step(metric)[1]
+            title = environment if step is None else f"{environment}: {steps_name(step)}"
+            fitting = [reference for reference in own if reference.step == step]
             panels.append(Panel(environment, title, ylabel, [one for one in bands if one.metric == metric], fitting))
     if not any(panel.bands for panel in panels):
         raise UserError(f"--metric {choice.metric}: was not measured yet, or at no point that the runs have in common")
@@ -151,7 +168,7 @@ def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Refere
 
 def names_of(environment: str, runs: Sequence[Run]) -> set[str]:
     """What a reference may call an environment: as its panel does, by its id, or by a configuration."""
-    return {environment, short_id(runs[0].config), runs[0].config.env, *(run.config.name for run in runs)}
+    return {environment, short_id(runs[0].config.env), runs[0].config.env, *(run.config.name for run in runs)}
 
 
 def check_references(
@@ -168,15 +185,10 @@ def check_references(
             hint = suggestion(reference.name, known)
             raise ConfigError(f"--reference {reference.name}: no run is of it{hint}; there are {', '.join(known)}")
         metrics = {one.metric for panel in panels if reference in panel.references for one in panel.bands}
-        if not any(metric.endswith(f"/step_{reference.step}") for metric in metrics):
+        if reference.step not in {family_and_step(metric)[1] for metric in metrics}:
             raise ConfigError(
                 f"--reference {reference.name}:{reference.step}: no curve is of {steps_name(reference.step)}"
             )
-
-
-def steps_of(metric: str) -> str:
-    """Number of gradient steps of a metric, in words."""
-    return steps_name(int(metric.rpartition("_")[2]))
 
 
 def missing(panels: Sequence[Panel], runs: Sequence[Run], choice: Choice) -> list[str]:
