@@ -71,7 +71,6 @@ def _evaluate(argv: Sequence[str]) -> int:
 
     from mamlrl.evaluation import comparison
     from mamlrl.experiment import num_threads
-    from mamlrl.run_folder.figures import Comparison
     from mamlrl.training.memory import keep_freed_memory
 
     entries = comparison.find_entries(options.runs, options.random)
@@ -88,13 +87,12 @@ def _evaluate(argv: Sequence[str]) -> int:
     tasks = protocol.tasks() if protocol else None
     plan = comparison.Plan(settings, seed, tasks, options.device, options.threads)
     results = comparison.evaluate_runs(entries, plan, announce)
-    curves = comparison.pool(results, options.interval)
     published = protocol.published if protocol else {}
-    compared = Comparison(title_of(first, settings), INTERVALS[options.interval], curves, published)
+    comparisons = comparison.compare(results, title_of(first, settings), options.interval, published)
     try:
-        comparison.write_results(folder, results, compared)
+        comparison.write_results(folder, results, comparisons)
     finally:  # what took minutes is seen although the disk is full
-        print(f"\n{compared.title}\n\n{comparison.table(compared)}\n")
+        print(f"\n{comparison.report(comparisons)}\n")
     print(f"results: {folder}", flush=True)
     return 0
 

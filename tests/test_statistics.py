@@ -46,7 +46,9 @@ def test_standard_error_is_a_part_of_students_interval() -> None:
 
 def test_pooled_seeds_count_one_each() -> None:
     tasks = np.zeros((2, 1))
-    runs = [Evaluated("maml", "maml", seed, tasks, np.array([[seed - 1.0, seed + 1.0]])) for seed in (1, 2, 3)]
+    runs = [
+        Evaluated("maml", "maml", seed, tasks, {"return": np.array([[seed - 1.0, seed + 1.0]])}) for seed in (1, 2, 3)
+    ]
     (curve,) = pool(runs)
     assert curve.means == [2.0] and curve.over == "3 seeds" and curve.runs == [[1.0], [2.0], [3.0]]
     assert np.diff(curve.bounds[0]) == pytest.approx(2 * interval(np.array([1.0, 2.0, 3.0])))

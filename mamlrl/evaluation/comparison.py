@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,15 +14,15 @@ from torch.utils.tensorboard import SummaryWriter
 from mamlrl.config import Config, EvalConfig
 from mamlrl.config.files import differences
 from mamlrl.errors import ConfigError
-from mamlrl.evaluation.held_out import evaluate_adaptation
+from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
 from mamlrl.evaluation.methods import environment_settings, group_methods
 from mamlrl.evaluation.tables import markdown, mean_with_interval, save_figure, write_csv
 from mamlrl.experiment import draw_tasks, initial_state, make_experiment
 from mamlrl.learners import LEARNERS
-from mamlrl.run_folder.figures import Comparison, Curve, figure
+from mamlrl.run_folder.figures import Comparison, Curve, Published, figure
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.seeding import Stream, Streams
-from mamlrl.statistics import bounds
+from mamlrl.statistics import INTERVALS, bounds
 from mamlrl.structs import on_device
 
 CSV_FILE, SUMMARY_FILE, FIGURE_FILE, EVENTS_FOLDER = "evaluation.csv", "summary.csv", "evaluation.png", "tensorboard"
@@ -51,7 +52,7 @@ class Plan(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """One run's returns on the held-out tasks."""
+    """What one run did on the held-out tasks."""
 
     method: str
     learner: str
@@ -59,8 +60,8 @@ class Evaluated(NamedTuple):
     """of the training"""
     tasks: np.ndarray
     """[M, P]"""
-    returns: np.ndarray
-    """[steps + 1, M]"""
+    measured: dict[str, np.ndarray]
+    """by number of gradient steps and task [steps + 1, M]: "return", and what the environment measures, if anything"""
 
 
 def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
@@ -112,14 +113,15 @@ def evaluate_runs(
         if announce:
             announce(entry)
         config = dataclasses.replace(entry.config, eval=plan.settings, device=plan.device, threads=plan.threads)
-        tasks, returns = evaluate_config(config, entry.trained, plan.seed, plan.tasks)
-        results.append(Evaluated(entry.method, config.learner, config.seed, tasks, returns))
+        tasks, result = evaluate_config(config, entry.trained, plan.seed, plan.tasks)
+        measured = {"return": result.returns, **result.measures}
+        results.append(Evaluated(entry.method, config.learner, config.seed, tasks, measured))
     return results
 
 
 def evaluate_config(
     config: Config, trained: Trained | None, seed: int, tasks: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, AdaptationResult]:
     """Adapt on `config.eval.tasks` held-out tasks and measure the return after every gradient step.
 
     Args:
@@ -129,7 +131,7 @@ def evaluate_config(
         tasks: [M, P] in place of drawn ones.
 
     Returns:
-        The tasks [M, P], and the mean return of each, [steps + 1, M].
+        The tasks [M, P], and what they gave.
 
     Raises:
         UserError: the environment cannot be made, or the checkpoint does not fit it.
@@ -142,8 +144,7 @@ def evaluate_config(
         streams = Streams(seed).test()
         if tasks is None:
             tasks = draw_tasks(experiment.envs, config.eval.tasks, streams.numpy(Stream.TASKS, 0))
-        returns = evaluate_adaptation(experiment, experiment.envs, meta, tasks, streams).returns
-        return tasks, returns
+        return tasks, evaluate_adaptation(experiment, experiment.envs, meta, tasks, streams)
     finally:
         experiment.envs.close()
 
@@ -161,20 +162,27 @@ def check_same_environment(run: Trained, other: Trained) -> None:
         raise ConfigError(f"{other.path} is of another environment than {run.path}: {listed}")
 
 
-def pool(results: Sequence[Evaluated], interval: str = "student") -> list[Curve]:
+def quantities(results: Sequence[Evaluated]) -> list[str]:
+    """All that was measured: "return" first."""
+    return list(dict.fromkeys(name for result in results for name in result.measured))
+
+
+def pool(results: Sequence[Evaluated], interval: str = "student", quantity: str = "return") -> list[Curve]:
     """One curve a method: interval over seeds where a method has several runs, else over tasks.
 
     Args:
         results: of `evaluate_runs`.
         interval: its kind, a name in `statistics.INTERVALS`.
+        quantity: one of `quantities`; runs that did not measure it are left out.
     """
     curves = []
-    for method in dict.fromkeys(result.method for result in results):
-        runs = [result for result in results if result.method == method]
+    measured = [result for result in results if quantity in result.measured]
+    for method in dict.fromkeys(result.method for result in measured):
+        runs = [result for result in measured if result.method == method]
         if len(runs) > 1:
-            values, over = np.stack([run.returns.mean(1) for run in runs], axis=1), f"{len(runs)} seeds"
+            values, over = np.stack([run.measured[quantity].mean(1) for run in runs], axis=1), f"{len(runs)} seeds"
         else:
-            values = runs[0].returns
+            values = runs[0].measured[quantity]
             over = f"{values.shape[1]} tasks" if values.shape[1] > 1 else ""
         each = values.T.tolist() if len(runs) > 1 else []
         ends = bounds(values.T, interval).T.tolist()
@@ -182,10 +190,29 @@ def pool(results: Sequence[Evaluated], interval: str = "student") -> list[Curve]
     return curves
 
 
-def summary(comparison: Comparison) -> list[dict[str, Any]]:
-    """A row per method and number of gradient steps: mean return, interval, and what this is."""
+def compare(
+    results: Sequence[Evaluated], title: str, interval: str = "student", published: Published | None = None
+) -> list[Comparison]:
+    """Methods beside each other, for everything that was measured: returns first.
+
+    Args:
+        results: of `evaluate_runs`.
+        title: what was evaluated, in a line.
+        interval: its kind, a name in `statistics.INTERVALS`.
+        published: returns that others have published.
+    """
+    comparisons = []
+    for quantity in quantities(results):
+        beside = published if published and quantity == "return" else {}
+        comparisons.append(Comparison(title, INTERVALS[interval], pool(results, interval, quantity), beside, quantity))
+    return comparisons
+
+
+def summary(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
+    """A row per quantity, method and number of gradient steps: mean, interval, and what this is."""
     return [
         {
+            "quantity": comparison.quantity,
             "method": curve.method,
             "learner": curve.learner,
             "step": step,
@@ -195,6 +222,7 @@ def summary(comparison: Comparison) -> list[dict[str, Any]]:
             "interval": comparison.interval if curve.over else "",
             "over": curve.over,
         }
+        for comparison in comparisons
         for curve in comparison.curves
         for step, (mean, (lower, upper)) in enumerate(zip(curve.means, curve.bounds, strict=True))
     ]
@@ -215,27 +243,42 @@ def table(comparison: Comparison) -> str:
     return markdown(rows)
 
 
-def write_results(folder: Path, results: Sequence[Evaluated], comparison: Comparison) -> None:
-    """Write the returns, their summary, the figure, and TensorBoard events into a folder.
+def report(comparisons: Sequence[Comparison]) -> str:
+    """The title and all tables."""
+    tables = [table(one) if one.quantity == "return" else f"{one.quantity}:\n\n{table(one)}" for one in comparisons]
+    return "\n\n".join([comparisons[0].title, *tables])
+
+
+def write_results(folder: Path, results: Sequence[Evaluated], comparisons: Sequence[Comparison]) -> None:
+    """Write what was measured, its summary, the figure of the returns, and TensorBoard events into a folder.
 
     Raises:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / CSV_FILE, _returns(results))
-    write_csv(folder / SUMMARY_FILE, summary(comparison))
-    canvas = figure(comparison)
+    write_csv(folder / CSV_FILE, _rows(results))
+    write_csv(folder / SUMMARY_FILE, summary(comparisons))
+    canvas = figure(comparisons[0])
     save_figure(canvas, folder / FIGURE_FILE)
     with SummaryWriter(str(folder / EVENTS_FOLDER)) as writer:  # no scalars: TensorBoard would smooth them over steps
         writer.add_figure("evaluation", canvas)
-        writer.add_text("evaluation", table(comparison))
+        writer.add_text("evaluation", report(comparisons))
 
 
-def _returns(results: Sequence[Evaluated]) -> Iterable[dict[str, Any]]:
-    """A row per method, seed, task and number of gradient steps."""
+def _rows(results: Sequence[Evaluated]) -> Iterable[dict[str, Any]]:
+    """A row per method, seed, number of gradient steps and task."""
+    names = quantities(results)
     for result in results:
-        tasks = [{f"task_{n}": number for n, number in enumerate(task)} for task in result.tasks.tolist()]
-        for step, returns in enumerate(result.returns.tolist()):
-            for number, (task, one) in enumerate(zip(tasks, returns, strict=True)):
-                row = {"method": result.method, "seed": result.seed, "task": number}
-                yield row | task | {"step": step, "return": one}
+        for step in range(len(result.measured["return"])):
+            for number, task in enumerate(result.tasks.tolist()):
+                yield {
+                    "method": result.method,
+                    "seed": result.seed,
+                    "task": number,
+                    **{f"task_{n}": value for n, value in enumerate(task)},
+                    "step": step,
+                    **{
+                        name: float(result.measured[name][step, number]) if name in result.measured else math.nan
+                        for name in names
+                    },
+                }

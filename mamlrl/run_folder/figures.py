@@ -23,7 +23,7 @@ FEW = 5
 
 
 class Curve(NamedTuple):
-    """One method's return by number of gradient steps, over its runs."""
+    """One method's return, or another measure, by number of gradient steps, over its runs."""
 
     method: str
     learner: str
@@ -34,7 +34,7 @@ class Curve(NamedTuple):
     over: str
     """what the interval is over: "40 tasks" or "3 seeds"; empty without one """
     runs: Sequence[Sequence[float]] = ()
-    """mean return of each run, where there are several, [runs, steps + 1]"""
+    """mean of each run, where there are several, [runs, steps + 1]"""
 
 
 class Comparison(NamedTuple):
@@ -45,6 +45,8 @@ class Comparison(NamedTuple):
     """the kind of interval, in words"""
     curves: Sequence[Curve]
     published: Published
+    quantity: str = "return"
+    """what was measured"""
 
 
 def steps_name(steps: int) -> str:
@@ -81,7 +83,9 @@ def figure(comparison: Comparison) -> Figure:
         _draw_published(axes, unmarked.pop(curve.learner, ())[: last + 1], color)
     if len(unmarked) < len(comparison.published):
         handles.append(Line2D([], [], color="black", label="published", **CROSS))
-    axes.set(xlabel="gradient steps", ylabel="mean return", xticks=range(last + 1), xlim=(-0.2, last + 0.2))
+    axes.set(
+        xlabel="gradient steps", ylabel=f"mean {comparison.quantity}", xticks=range(last + 1), xlim=(-0.2, last + 0.2)
+    )
     axes.set_ylim(*_limits(comparison, last))
     axes.grid(alpha=0.3)
     canvas.suptitle(plain(textwrap.fill(comparison.title, 80)), fontsize=10)

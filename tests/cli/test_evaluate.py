@@ -19,6 +19,7 @@ from mamlrl.config.files import make_config, shipped_settings
 from mamlrl.errors import ConfigError
 from mamlrl.evaluate import main
 from mamlrl.evaluation import comparison, tables
+from mamlrl.evaluation.held_out import AdaptationResult
 from mamlrl.evaluation.protocols import PAPER, paper_protocol
 from mamlrl.run_folder.figures import Comparison, Curve, figure
 from mamlrl.run_folder.pretrained import find_checkpoints
@@ -63,6 +64,7 @@ def test_an_evaluation_leaves_table_csv_figure_and_events(command: Command, eval
     assert {row["method"] for row in rows} == {"maml", "random"}
     assert Path("results/evaluation.png").read_bytes().startswith(b"\x89PNG")
     mean = np.mean([float(row["return"]) for row in rows if row["method"] == "maml" and row["step"] == "2"])
+    assert {row["quantity"] for row in read_csv("results", "summary.csv")} == {"return"}
     summary = {(row["method"], row["step"]): row for row in read_csv("results", "summary.csv")}
     assert float(summary["maml", "2"]["mean"]) == pytest.approx(mean, rel=1e-6)
     assert summary["maml", "2"]["interval"] == INTERVALS["student"] and summary["maml", "2"]["over"] == "3 tasks"
@@ -78,6 +80,20 @@ def test_the_csv_holds_the_tasks_themselves(command: Command, evaluate: Command)
     tasks = {(row["task"], row["task_0"], row["task_1"]) for row in read_csv("results")}
     assert len(tasks) == 3  # the same for both methods and all steps
     assert all(abs(float(number)) <= 0.5 for task in tasks for number in task[1:])  # goals of 2D navigation
+
+
+def test_what_the_environment_measures_has_a_table_and_a_column(command: Command, evaluate: Command) -> None:
+    tiny = "--sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 4 --policy.hidden_sizes [8] --threads 1"
+    assert command(f"--env tests.cli.toy_envs:toy/MeasuredLine-v0 {tiny} --iterations 1 --out run").code == 0
+    outcome = evaluate(f"run --out results {FEW}")
+    assert outcome.code == 0, outcome.err
+    assert "\nsuccess:\n" in outcome.out and outcome.out.count("| maml ") == 2
+    rows = read_csv("results")
+    assert all(0 <= float(row["success"]) <= 1 for row in rows) and len(rows) == 3 * 3
+    summary = read_csv("results", "summary.csv")
+    assert [row["quantity"] for row in summary] == ["return"] * 3 + ["success"] * 3
+    mean = np.mean([float(row["success"]) for row in rows if row["step"] == "1"])
+    assert float(summary[4]["mean"]) == pytest.approx(mean)
 
 
 @pytest.mark.parametrize("kind", INTERVALS)
@@ -189,9 +205,9 @@ def test_the_papers_protocol(command: Command, evaluate: Command, monkeypatch: p
     assert command(*SMALL, "--environment.horizon 100 --iterations 1 --out run").code == 0
     calls = []
 
-    def recorded(config: object, trained: object, seed: int, tasks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def recorded(config: object, trained: object, seed: int, tasks: np.ndarray) -> tuple[np.ndarray, AdaptationResult]:
         calls.append((config, tasks))
-        return tasks, np.zeros((4, 40))
+        return tasks, AdaptationResult(np.zeros((4, 40)), {})
 
     monkeypatch.setattr(comparison, "evaluate_config", recorded)
     outcome = evaluate("run --protocol paper --out results")
