@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from .cli.conftest import Outcome, assert_fails
 HEAD = "iteration,return/step_0,return/step_1,env_steps,time/sample,time/adapt"
 
 
-def write_run(folder: str, returns: list[float], config: str = "", head: str = HEAD, pace: float = 1.0) -> Path:
+def write_run(folder: str, returns: Sequence[float], config: str = "", head: str = HEAD, pace: float = 1.0) -> Path:
     """A run with returns after a gradient step; it takes 100 environment steps and `pace` seconds an iteration."""
     path = Path(folder)
     path.mkdir(parents=True)
@@ -184,7 +185,7 @@ def test_references_are_drawn_where_they_belong() -> None:
     (panel,) = make_panels(runs_of("a"), Choice(), references)
     canvas = learning_curves_figure.figure([panel], Choice())
     (axes,) = axes_of(canvas)
-    dashed = {line.get_ydata()[0] for line in axes.get_lines() if line.get_linestyle() == "--"}
+    dashed = {np.asarray(line.get_ydata())[0] for line in axes.get_lines() if line.get_linestyle() == "--"}
     assert dashed == {-11.68, -40.41}
     lower, upper = axes.get_ylim()
     assert lower < -50 and -11.68 < upper

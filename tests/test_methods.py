@@ -87,7 +87,8 @@ def test_the_legend_is_never_cut_and_takes_nothing_from_the_axes(names: list[str
     assert 0 <= legend.x0 and legend.x1 <= canvas.bbox.width
     assert 0 <= legend.y0 and legend.y1 <= canvas.bbox.height
     (axes,) = canvas.axes
-    assert legend.y1 <= axes.get_tightbbox(agg.get_renderer()).y0
+    around = axes.get_tightbbox(agg.get_renderer())
+    assert around is not None and legend.y1 <= around.y0
     assert axes.get_window_extent().height > 200
     texts = [text.get_text().replace("\n", "").replace(" ", "").replace("\\", "") for text in canvas.legends[0].texts]
     assert texts == [name.replace(" ", "") for name in names] + ["published"]

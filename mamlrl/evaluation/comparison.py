@@ -108,11 +108,12 @@ def evaluate_runs(
     Raises:
         UserError: an environment cannot be made, or a checkpoint does not fit it.
     """
+    changes = {"eval": plan.settings, "device": plan.device, "threads": plan.threads}
+    configs = [dataclasses.replace(entry.config, **changes) for entry in entries]
     results = []
-    for entry in entries:
+    for entry, config in zip(entries, configs, strict=True):
         if announce:
             announce(entry)
-        config = dataclasses.replace(entry.config, eval=plan.settings, device=plan.device, threads=plan.threads)
         tasks, result = evaluate_config(config, entry.trained, plan.seed, plan.tasks)
         measured = {"return": result.returns, **result.measures}
         results.append(Evaluated(entry.method, config.learner, config.seed, tasks, measured))

@@ -235,7 +235,8 @@ def _x(run: Run, against: str) -> np.ndarray:
     if not columns:
         raise UserError(f"{run.path}: its metrics have no {column}, which --against {against} needs")
     if against == "seconds":
-        return np.cumsum(np.nan_to_num(run.metrics.get("time/iteration", np.sum(columns, axis=0))))
+        whole = run.metrics.get("time/iteration")
+        return np.nancumsum(np.sum(columns, axis=0) if whole is None else whole)
     return columns[0]
 
 

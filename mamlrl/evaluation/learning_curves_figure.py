@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mamlrl.evaluation.learning_curves import AXES, Choice, Panel
-from mamlrl.run_folder.figures import color_of, legend_beneath, limits_around, plain, steps_name
+from mamlrl.run_folder.figures import Color, color_of, legend_beneath, limits_around, plain, steps_name
 from mamlrl.statistics import INTERVALS
 
 COLUMNS = 3
@@ -34,7 +33,7 @@ def figure(panels: Sequence[Panel], choice: Choice) -> Figure:
         axes.set_ylim(*limits_around(np.array(shown[panel.environment])))
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    handles: list[Artist] = [Line2D([], [], color=color, linewidth=2, label=label) for label, color in colors.items()]
+    handles = [Line2D([], [], color=color, linewidth=2, label=label) for label, color in colors.items()]
     if any(panel.references for panel in panels):
         handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1.2, label="published"))
     if explanation := _explanation(panels, choice):
@@ -43,7 +42,7 @@ def figure(panels: Sequence[Panel], choice: Choice) -> Figure:
     return canvas
 
 
-def _draw(axes: Axes, panel: Panel, colors: dict[str, tuple[float, ...]]) -> list[float]:
+def _draw(axes: Axes, panel: Panel, colors: dict[str, Color]) -> list[float]:
     """Draw one panel; returns the values that must be in view."""
     shown = [reference.value for reference in panel.references]
     for number, band in enumerate(panel.bands):
@@ -60,7 +59,7 @@ def _draw(axes: Axes, panel: Panel, colors: dict[str, tuple[float, ...]]) -> lis
     for reference in panel.references:
         label = steps_name(reference.step)
         own = label in [band.label for band in panel.bands]
-        _draw_reference(axes, reference.value, colors[label] if own else (0.0, 0.0, 0.0))
+        _draw_reference(axes, reference.value, colors[label] if own else (0.0, 0.0, 0.0, 1.0))
     axes.set_ylabel(plain(panel.ylabel))
     axes.set_title(plain(panel.title), fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
@@ -69,7 +68,7 @@ def _draw(axes: Axes, panel: Panel, colors: dict[str, tuple[float, ...]]) -> lis
     return shown
 
 
-def _draw_reference(axes: Axes, value: float, color: tuple[float, ...]) -> None:
+def _draw_reference(axes: Axes, value: float, color: Color) -> None:
     """A dashed line, its value in the margin: within the panel it would lie on a curve."""
     axes.axhline(value, color=color, linestyle="--", linewidth=1.2, zorder=2)
     transform = axes.get_yaxis_transform()  # x in the panel's width, y in returns

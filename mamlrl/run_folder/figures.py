@@ -18,6 +18,8 @@ from matplotlib.patheffects import withStroke
 Published = dict[str, tuple[float, ...]]
 """Published mean returns by number of gradient steps, by learner."""
 
+Color = tuple[float, float, float, float]
+
 FEW = 5
 """So many runs at most are drawn one by one besides their mean."""
 
@@ -54,8 +56,8 @@ def steps_name(steps: int) -> str:
     return "before adaptation" if steps == 0 else "1 gradient step" if steps == 1 else f"{steps} gradient steps"
 
 
-def color_of(number: int, count: int) -> tuple[float, ...]:
-    """Color of one of several curves, no two alike as far as there are colours."""
+def color_of(number: int, count: int) -> Color:
+    """Colour of one of several curves, no two alike as far as there are colours."""
     return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](number % (10 if count <= 10 else 20))
 
 
@@ -74,7 +76,7 @@ def figure(comparison: Comparison) -> Figure:
     curves, unmarked = comparison.curves, dict(comparison.published)
     last = max(len(curve.means) for curve in curves) - 1
     several = len({curve.over for curve in curves}) > 1
-    handles: list[Artist] = []
+    handles: list[Line2D] = []
     for number, curve in enumerate(curves):
         color, depth = color_of(number, len(curves)), 3 - number / len(curves)  # the first is not hidden
         line = _draw_curve(axes, curve, last, color, depth)
@@ -94,7 +96,7 @@ def figure(comparison: Comparison) -> Figure:
     return canvas
 
 
-def _draw_curve(axes: Axes, curve: Curve, last: int, color: tuple[float, ...], depth: float) -> Line2D:
+def _draw_curve(axes: Axes, curve: Curve, last: int, color: Color, depth: float) -> Line2D:
     """Draw one method; returns its line."""
     steps, means, bounds = np.arange(len(curve.means)), np.array(curve.means), np.array(curve.bounds).T
     if len(steps) == 1:
@@ -110,7 +112,7 @@ def _draw_curve(axes: Axes, curve: Curve, last: int, color: tuple[float, ...], d
     return line
 
 
-def _draw_published(axes: Axes, means: Sequence[float], color: tuple[float, ...]) -> None:
+def _draw_published(axes: Axes, means: Sequence[float], color: Color) -> None:
     """Crosses to the right of where the curve has its points."""
     outline = [withStroke(linewidth=4, foreground="white")]
     axes.plot(np.arange(len(means)) + 0.1, means, color=color, path_effects=outline, zorder=4, **CROSS)

@@ -238,7 +238,8 @@ def test_published_values_stand_once_beneath_all_methods_of_a_learner() -> None:
     canvas = figure(shown)
     (axes,) = canvas.axes
     crosses = [line for line in axes.get_lines() if line.get_marker() == "x"]
-    assert [np.asarray(line.get_ydata()).tolist() for line in crosses if len(line.get_xdata())] == [[-40.41, -11.68]]
+    heights = [np.asarray(line.get_ydata()).tolist() for line in crosses]
+    assert [of_method for of_method in heights if of_method] == [[-40.41, -11.68]]
     assert not set(np.asarray(crosses[0].get_xdata())) & {0, 1}  # beside the curve's own points
     assert "published" in [text.get_text() for text in canvas.legends[0].get_texts()]
 
