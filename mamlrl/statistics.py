@@ -1,4 +1,4 @@
-"""Confidence intervals."""
+"""Intervals around a mean."""
 
 from __future__ import annotations
 
@@ -6,25 +6,50 @@ import math
 
 import numpy as np
 
+INTERVALS = {
+    "student": "95% interval (Student's t)",
+    "bootstrap": "95% interval (bootstrap)",
+    "standard_error": "standard error",
+}
+"""Kinds of interval, and what tables and figures call them."""
+
 
 def interval(values: np.ndarray) -> float:
-    """Half width of the 95% confidence interval of the mean, t s / sqrt(n); NaN for a single value.
+    """Half width of the 95% confidence interval of the mean by Student's t, t s / sqrt(n); NaN for a single value.
 
     Args:
         values: [n], independent.
     """
-    if len(values) < 2:
-        return math.nan
-    return student_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return float(student_quantile(len(values)) * standard_error(values))
 
 
-def student_quantile(degrees: int) -> float:
-    """The 97.5% quantile of Student's t: from a table below 10 degrees of freedom, else to 0.2%.
+def standard_error(values: np.ndarray) -> np.ndarray:
+    """Standard error of the mean over the first dimension, s / sqrt(n); NaN for a single value."""
+    n = len(values)
+    return np.std(values, axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
 
-    Expansion around the normal quantile z: Abramowitz and Stegun (1964), 26.7.5.
+
+def student_quantile(n: int) -> float:
+    """The 97.5% quantile of Student's t for the mean of n values; NaN for one."""
+    from scipy.special import stdtrit  # scipy is imported where it is needed, so that --help is quick
+
+    return float(stdtrit(n - 1, 0.975)) if n > 1 else math.nan
+
+
+def bounds(values: np.ndarray, kind: str) -> np.ndarray:
+    """Lower and upper bound of an interval around the mean over the first dimension; NaN for a single value.
+
+    Args:
+        values: [n, ...], independent along n.
+        kind: a name in INTERVALS. The bootstrap is the percentile one, 9999 resamples of a fixed seed.
+
+    Returns:
+        [2, ...].
     """
-    table = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-    if degrees <= len(table):
-        return table[degrees - 1]
-    z = 1.959964
-    return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    if kind == "bootstrap" and len(values) > 1:
+        from scipy.stats import bootstrap
+
+        rng = np.random.default_rng(0)
+        return np.array(bootstrap((values,), np.mean, method="percentile", batch=100, rng=rng).confidence_interval)
+    half_width = standard_error(values) * (student_quantile(len(values)) if kind == "student" else 1.0)
+    return np.mean(values, axis=0) + np.stack([-half_width, half_width])

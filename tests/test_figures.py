@@ -1,77 +1,25 @@
-"""The scripts that draw learning curves and rollouts, and the one that reproduces a result."""
+"""The scripts that draw rollouts and join pictures, and the one that reproduces a result."""
 
-import argparse
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
+from PIL import Image
 
-from benchmarks import plot_results, render_rollouts
+from benchmarks import render_rollouts, side_by_side
 from mamlrl.train import main as train
 
 
-def write_run(folder: Path, name: str, rows: list[str], header: str = "iteration,return/step_0,return/step_1") -> Path:
-    folder.mkdir()
-    (folder / "config.yaml").write_text(f"name: {name}\nenv: mamlrl/Navigation2D-v0\n")
-    (folder / "metrics.csv").write_text("\n".join([header, *rows]) + "\n")
-    return folder
-
-
-def test_reads_the_returns_of_a_run(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "a", "navigation", ["1,-50,-30", "2,-48,-20"])
-    curves = plot_results.read_curves(run, "return")
-    assert curves.name == "navigation"
-    assert curves.iterations.tolist() == [1, 2]
-    assert {step: values.tolist() for step, values in curves.returns.items()} == {0: [-50, -48], 1: [-30, -20]}
-
-
-def test_a_run_without_a_short_name_has_its_environment(tmp_path: Path) -> None:
-    run = write_run(tmp_path / "a", "''", ["1,-50,-30"])
-    assert plot_results.read_curves(run, "return").name == "mamlrl/Navigation2D-v0"
-
-
-def test_mean_of_runs_skips_what_was_not_measured(tmp_path: Path) -> None:
-    header = "iteration,return/step_0,eval/return/step_0"
-    runs = [
-        plot_results.read_curves(write_run(tmp_path / "a", "n", ["1,0,", "2,0,-4", "3,0,"], header), "eval/return"),
-        plot_results.read_curves(write_run(tmp_path / "b", "n", ["1,0,", "2,0,-2"], header), "eval/return"),
-    ]
-    iterations, returns = plot_results.mean_curve(runs, 0)
-    assert iterations.tolist() == [2]
-    assert returns.tolist() == [-3]
-
-
-def test_smoothing_is_a_centred_mean() -> None:
-    assert plot_results.smooth(np.array([0.0, 3.0, 6.0, 0.0]), 3).tolist() == [1.5, 3.0, 3.0, 3.0]
-    assert plot_results.smooth(np.array([1.0, 2.0]), 1).tolist() == [1.0, 2.0]
-
-
-def test_reference_names_configuration_steps_and_return() -> None:
-    assert plot_results.parse_reference("cheetah-dir-paper:1=293.19") == ("cheetah-dir-paper", 1, 293.19)
-    with pytest.raises(argparse.ArgumentTypeError, match="NAME:STEPS=RETURN"):
-        plot_results.parse_reference("navigation=-11")
-
-
-def test_writes_a_figure_of_curves_and_pictures(tmp_path: Path) -> None:
-    a = write_run(tmp_path / "a", "navigation", ["1,-50,-30", "2,-48,-20"])
-    b = write_run(tmp_path / "b", "cheetah-dir", ["1,-5,3"])
-    figure = tmp_path / "figures" / "curves.png"
-    assert plot_results.main([str(a), str(b), "--out", str(figure), "--reference", "navigation:1=-11.68"]) == 0
-    with_picture = tmp_path / "all.png"
-    assert plot_results.main([str(a), "--out", str(with_picture), "--image", str(figure)]) == 0
-    assert figure.stat().st_size > 0
-    assert with_picture.stat().st_size > 0
-
-
-def test_a_folder_that_is_no_run_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert plot_results.main([str(tmp_path), "--out", str(tmp_path / "x.png")]) == 1
-    assert "is no run folder" in capsys.readouterr().err
-    run = write_run(tmp_path / "a", "navigation", ["1,-50,-30"])
-    assert plot_results.main([str(run), "--metric", "eval/return", "--out", str(tmp_path / "x.png")]) == 1
-    assert "no column eval/return/step_0" in capsys.readouterr().err
+def test_joins_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, size in (("a.png", (60, 20)), ("b.png", (40, 40))):
+        Image.new("RGB", size).save(tmp_path / name)
+    out = tmp_path / "joined.png"
+    assert side_by_side.main([str(tmp_path / "a.png"), str(tmp_path / "b.png"), "--out", str(out)]) == 0
+    assert Image.open(out).size == (60 + 20, 20)
+    assert side_by_side.main([str(tmp_path / "none.png"), "--out", str(out)]) == 1
+    assert "none.png" in capsys.readouterr().err
 
 
 def test_draws_rollouts_before_and_after_adaptation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import mamlrl
-from mamlrl import evaluate, record
+from mamlrl import compare, evaluate, record
 from mamlrl.config.command_line import parse_command
 from mamlrl.config.files import make_config, shipped_settings, to_yaml
 from mamlrl.experiment import make_envs
@@ -89,6 +89,13 @@ def test_evaluation_commands_of_the_documentation_are_valid(arguments: str) -> N
 def test_recording_commands_of_the_documentation_are_valid(arguments: str) -> None:
     options = record.build_parser().parse_args(shlex.split(arguments, comments=True))
     record.parse_steps(options.steps)
+
+
+@pytest.mark.parametrize("arguments", calls_of("compare"))
+def test_comparing_commands_of_the_documentation_are_valid(arguments: str) -> None:
+    options = compare.build_parser().parse_args(shlex.split(arguments, comments=True))
+    for reference in options.reference:
+        compare.parse_reference(reference)
 
 
 def test_documentation_names_scripts_that_exist() -> None:

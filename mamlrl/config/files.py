@@ -206,6 +206,18 @@ def to_settings(config: Config) -> Settings:
     return plain(dataclasses.asdict(config))
 
 
+def flat_settings(config: Config) -> dict[str, Any]:
+    """All settings of a config by dotted name."""
+
+    def flat(settings: Settings, prefix: str = "") -> Settings:
+        values: Settings = {}
+        for name, value in settings.items():
+            values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        return values
+
+    return flat(to_settings(config))
+
+
 def to_yaml(config: Config) -> str:
     """All settings of a config as YAML."""
     return yaml.safe_dump(to_settings(config), sort_keys=False)

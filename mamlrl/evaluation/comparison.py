@@ -2,49 +2,137 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import os
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from mamlrl.config import Config
-from mamlrl.evaluation.held_out import evaluate_adaptation
+from mamlrl.config import Config, EvalConfig
+from mamlrl.config.files import differences
+from mamlrl.errors import ConfigError
+from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
+from mamlrl.evaluation.methods import environment_settings, group_methods
+from mamlrl.evaluation.tables import markdown, mean_with_interval, save_figure, write_csv
 from mamlrl.experiment import draw_tasks, initial_state, make_experiment
-from mamlrl.run_folder.figures import Curve, Published, figure, learner_of
-from mamlrl.run_folder.pretrained import Trained
+from mamlrl.learners import LEARNERS
+from mamlrl.run_folder.figures import Comparison, Curve, Published, figure
+from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.seeding import Stream, Streams
-from mamlrl.statistics import interval
+from mamlrl.statistics import INTERVALS, bounds
 from mamlrl.structs import on_device
 
-CSV_FILE, FIGURE_FILE = "evaluation.csv", "evaluation.png"
+CSV_FILE, SUMMARY_FILE, FIGURE_FILE, EVENTS_FOLDER = "evaluation.csv", "summary.csv", "evaluation.png", "tensorboard"
+RESULTS = (CSV_FILE, SUMMARY_FILE, FIGURE_FILE, EVENTS_FOLDER)
+"""All that `write_results` leaves in a folder."""
+
+
+class Entry(NamedTuple):
+    """What is evaluated under the name of a method."""
+
+    method: str
+    config: Config
+    trained: Trained | None
+    """None for the untrained initialisation"""
+
+
+class Plan(NamedTuple):
+    """How policies are evaluated, the same for all that are compared."""
+
+    settings: EvalConfig = EvalConfig()
+    seed: int = 1
+    """of the held-out tasks and of all noise"""
+    tasks: np.ndarray | None = None
+    """[M, P] in place of drawn ones"""
+    device: str = "cpu"
+    threads: int = 0
 
 
 class Evaluated(NamedTuple):
-    """One run's returns on the held-out tasks."""
+    """What one run did on the held-out tasks."""
 
     method: str
+    learner: str
     seed: int
     """of the training"""
-    returns: np.ndarray
-    """[steps + 1, M]"""
+    tasks: np.ndarray
+    """[M, P]"""
+    measured: dict[str, np.ndarray]
+    """by number of gradient steps and task [steps + 1, M]: "return", and what the environment measures, if anything"""
 
 
-def evaluate_config(config: Config, trained: Trained | None, seed: int, tasks: np.ndarray | None) -> np.ndarray:
+def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
+    """The trained policies in run folders, checkpoints and folders of runs, with the names of their methods.
+
+    Methods are in the order of LEARNERS.
+
+    Args:
+        paths: of run folders, checkpoints, or folders of runs; what is named twice counts once.
+        random: also the untrained policy of every seed.
+
+    Raises:
+        UserError: a path holds no policy, or policies are not of the same environment.
+    """
+    found: dict[Path, Path] = {}
+    for path in (path for run in paths for path in find_checkpoints(run)):
+        found.setdefault(path.resolve(), path)
+    trained = [read_trained(path) for path in found.values()]
+    for run in trained[1:]:
+        check_same_environment(trained[0], run)
+    methods = group_methods(trained)
+    order = {learner: number for number, learner in enumerate(LEARNERS)}
+    by_learner = sorted(methods, key=lambda method: order.get(methods[method][0].config.learner, len(order)))
+    entries = [Entry(method, run.config, run) for method in by_learner for run in methods[method]]
+    if random:
+        untrained = {
+            run.config.seed: dataclasses.replace(run.config, learner="random", learner_settings={})
+            for run in reversed(trained)
+        }
+        entries += [Entry("random", config, None) for _, config in sorted(untrained.items())]
+    return entries
+
+
+def evaluate_runs(
+    entries: Sequence[Entry], plan: Plan, announce: Callable[[Entry], None] | None = None
+) -> list[Evaluated]:
+    """Adapt policies to the same held-out tasks and measure the return after every gradient step.
+
+    Args:
+        entries: the policies.
+        plan: the tasks, and how to adapt.
+        announce: told of each policy before its turn.
+
+    Raises:
+        UserError: an environment cannot be made, or a checkpoint does not fit it.
+    """
+    changes = {"eval": plan.settings, "device": plan.device, "threads": plan.threads}
+    configs = [dataclasses.replace(entry.config, **changes) for entry in entries]
+    results = []
+    for entry, config in zip(entries, configs, strict=True):
+        if announce:
+            announce(entry)
+        tasks, result = evaluate_config(config, entry.trained, plan.seed, plan.tasks)
+        measured = {"return": result.returns, **result.measures}
+        results.append(Evaluated(entry.method, config.learner, config.seed, tasks, measured))
+    return results
+
+
+def evaluate_config(
+    config: Config, trained: Trained | None, seed: int, tasks: np.ndarray | None
+) -> tuple[np.ndarray, AdaptationResult]:
     """Adapt on `config.eval.tasks` held-out tasks and measure the return after every gradient step.
 
     Args:
         config: settings of the run, with those of the evaluation in `config.eval`.
         trained: the checkpoint; None for the untrained initialisation.
-        seed: of the held-out tasks and of all noise, the same for every run that is compared.
+        seed: of the held-out tasks and of all noise.
         tasks: [M, P] in place of drawn ones.
 
     Returns:
-        Mean return of each task, [steps + 1, M].
+        The tasks [M, P], and what they gave.
 
     Raises:
         UserError: the environment cannot be made, or the checkpoint does not fit it.
@@ -57,78 +145,141 @@ def evaluate_config(config: Config, trained: Trained | None, seed: int, tasks: n
         streams = Streams(seed).test()
         if tasks is None:
             tasks = draw_tasks(experiment.envs, config.eval.tasks, streams.numpy(Stream.TASKS, 0))
-        return evaluate_adaptation(experiment, experiment.envs, meta, tasks, streams).returns
+        return tasks, evaluate_adaptation(experiment, experiment.envs, meta, tasks, streams)
     finally:
         experiment.envs.close()
 
 
-def pool(results: Sequence[Evaluated]) -> list[Curve]:
-    """One curve a method: interval over seeds where a method has several runs, else over tasks."""
+def check_same_environment(run: Trained, other: Trained) -> None:
+    """Two runs were trained on the same environment: returns on different ones do not compare.
+
+    Raises:
+        ConfigError: names what differs.
+    """
+    changed = differences(environment_settings(run.config), environment_settings(other.config))
+    if changed:
+        named = {"env": changed["env"]} if "env" in changed else changed  # other families have other arguments
+        listed = "; ".join(f"{name} is {theirs!r}, not {ours!r}" for name, (ours, theirs) in named.items())
+        raise ConfigError(f"{other.path} is of another environment than {run.path}: {listed}")
+
+
+def quantities(results: Sequence[Evaluated]) -> list[str]:
+    """All that was measured: "return" first."""
+    return list(dict.fromkeys(name for result in results for name in result.measured))
+
+
+def pool(results: Sequence[Evaluated], interval: str = "student", quantity: str = "return") -> list[Curve]:
+    """One curve a method: interval over seeds where a method has several runs, else over tasks.
+
+    Args:
+        results: of `evaluate_runs`.
+        interval: its kind, a name in `statistics.INTERVALS`.
+        quantity: one of `quantities`; runs that did not measure it are left out.
+    """
     curves = []
-    for method in dict.fromkeys(result.method for result in results):
-        runs = [result.returns for result in results if result.method == method]
+    measured = [result for result in results if quantity in result.measured]
+    for method in dict.fromkeys(result.method for result in measured):
+        runs = [result for result in measured if result.method == method]
         if len(runs) > 1:
-            values, over = np.stack([returns.mean(1) for returns in runs], axis=1), f"{len(runs)} seeds"
+            values, over = np.stack([run.measured[quantity].mean(1) for run in runs], axis=1), f"{len(runs)} seeds"
         else:
-            values, over = runs[0], f"{runs[0].shape[1]} tasks"
-        curves.append(Curve(method, values.mean(1).tolist(), [interval(row) for row in values], over))
+            values = runs[0].measured[quantity]
+            over = f"{values.shape[1]} tasks" if values.shape[1] > 1 else ""
+        each = values.T.tolist() if len(runs) > 1 else []
+        ends = bounds(values.T, interval).T.tolist()
+        curves.append(Curve(method, runs[0].learner, values.mean(1).tolist(), ends, over, each))
     return curves
 
 
-def table(curves: Sequence[Curve], published: Published) -> str:
-    """Methods against gradient steps, mean and 95% interval, as Markdown; published means after a learner's rows."""
+def compare(
+    results: Sequence[Evaluated], title: str, interval: str = "student", published: Published | None = None
+) -> list[Comparison]:
+    """Methods beside each other, for everything that was measured: returns first.
+
+    Args:
+        results: of `evaluate_runs`.
+        title: what was evaluated, in a line.
+        interval: its kind, a name in `statistics.INTERVALS`.
+        published: returns that others have published.
+    """
+    comparisons = []
+    for quantity in quantities(results):
+        beside = published if published and quantity == "return" else {}
+        comparisons.append(Comparison(title, INTERVALS[interval], pool(results, interval, quantity), beside, quantity))
+    return comparisons
+
+
+def summary(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
+    """A row per quantity, method and number of gradient steps: mean, interval, and what this is."""
+    return [
+        {
+            "quantity": comparison.quantity,
+            "method": curve.method,
+            "learner": curve.learner,
+            "step": step,
+            "mean": mean,
+            "lower": lower,
+            "upper": upper,
+            "interval": comparison.interval if curve.over else "",
+            "over": curve.over,
+        }
+        for comparison in comparisons
+        for curve in comparison.curves
+        for step, (mean, (lower, upper)) in enumerate(zip(curve.means, curve.bounds, strict=True))
+    ]
+
+
+def table(comparison: Comparison) -> str:
+    """Methods against gradient steps, mean and interval, as Markdown; published means after a learner's rows."""
+    curves = comparison.curves
     steps = max(len(curve.means) for curve in curves)
-    rows = [["method", *(f"{step} steps" if step != 1 else "1 step" for step in range(steps)), "95% interval over"]]
-    last = {learner_of(curve.method): curve for curve in curves}
+    rows = [["method", *(f"{n} steps" if n != 1 else "1 step" for n in range(steps)), f"{comparison.interval} over"]]
+    last = {curve.learner: curve for curve in curves}
     for curve in curves:
-        cells = [
-            f"{mean:.2f}" + ("" if np.isnan(half_width) else f" ± {half_width:.2f}")
-            for mean, half_width in zip(curve.means, curve.half_widths, strict=True)
-        ]
-        over = "" if np.isnan(curve.half_widths[0]) else curve.over
-        rows.append([curve.method, *cells, *[""] * (steps - len(cells)), over])
-        learner = learner_of(curve.method)
-        if curve is last[learner] and (means := published.get(learner)):
+        cells = [mean_with_interval(*numbers) for numbers in zip(curve.means, curve.bounds, strict=True)]
+        rows.append([curve.method, *cells, *[""] * (steps - len(cells)), curve.over])
+        if curve is last[curve.learner] and (means := comparison.published.get(curve.learner)):
             cells = [f"{mean:.2f}" for mean in means[:steps]]
             rows.append(["  published", *cells, *[""] * (steps - len(cells)), ""])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rule = ["-" * width for width in widths]
-    padded = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join(f"| {line} |" for line in (padded[0], " | ".join(rule), *padded[1:]))
+    return markdown(rows)
 
 
-def write_results(
-    folder: Path, results: Sequence[Evaluated], curves: Sequence[Curve], published: Published, title: str
-) -> None:
-    """Write evaluation.csv, the figure, and TensorBoard events into a folder.
+def report(comparisons: Sequence[Comparison]) -> str:
+    """The title and all tables."""
+    tables = [table(one) if one.quantity == "return" else f"{one.quantity}:\n\n{table(one)}" for one in comparisons]
+    return "\n\n".join([comparisons[0].title, *tables])
+
+
+def write_results(folder: Path, results: Sequence[Evaluated], comparisons: Sequence[Comparison]) -> None:
+    """Write what was measured, its summary, the figure of the returns, and TensorBoard events into a folder.
 
     Raises:
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / CSV_FILE, results)
-    canvas = figure(curves, published, title)
-    canvas.savefig(folder / FIGURE_FILE, dpi=150)
-    for curve in curves:  # events of their own for every method: TensorBoard draws them in one chart
-        with SummaryWriter(str(folder / "tensorboard" / curve.method)) as writer:
-            for step, mean in enumerate(curve.means):
-                writer.add_scalar("evaluation/return_by_gradient_steps", mean, step)
-    with SummaryWriter(str(folder / "tensorboard")) as writer:
+    write_csv(folder / CSV_FILE, _rows(results))
+    write_csv(folder / SUMMARY_FILE, summary(comparisons))
+    canvas = figure(comparisons[0])
+    save_figure(canvas, folder / FIGURE_FILE)
+    with SummaryWriter(str(folder / EVENTS_FOLDER)) as writer:  # no scalars: TensorBoard would smooth them over steps
         writer.add_figure("evaluation", canvas)
-        writer.add_text("evaluation", table(curves, published))
+        writer.add_text("evaluation", report(comparisons))
 
 
-def write_csv(path: Path, results: Sequence[Evaluated]) -> None:
-    """A row per method, seed, task and number of gradient steps, atomically."""
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["method", "seed", "task", "step", "return"])
-            for result in results:
-                for step, returns in enumerate(result.returns.tolist()):
-                    writer.writerows([result.method, result.seed, task, step, one] for task, one in enumerate(returns))
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+def _rows(results: Sequence[Evaluated]) -> Iterable[dict[str, Any]]:
+    """A row per method, seed, number of gradient steps and task."""
+    names = quantities(results)
+    for result in results:
+        for step in range(len(result.measured["return"])):
+            for number, task in enumerate(result.tasks.tolist()):
+                yield {
+                    "method": result.method,
+                    "seed": result.seed,
+                    "task": number,
+                    **{f"task_{n}": value for n, value in enumerate(task)},
+                    "step": step,
+                    **{
+                        name: float(result.measured[name][step, number]) if name in result.measured else math.nan
+                        for name in names
+                    },
+                }

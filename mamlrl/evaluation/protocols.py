@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mamlrl.config import Config
-from mamlrl.config.files import differences, make_config, shipped_settings, to_settings
+from mamlrl.config.files import differences, make_config, shipped_settings
 from mamlrl.errors import ConfigError
+from mamlrl.evaluation.methods import environment_settings
 
 TASKS = 40
 STEPS = 4000
@@ -103,9 +104,3 @@ def paper_protocol(config: Config) -> Protocol:
         listed = "; ".join(f"{name} is {ours!r}, in the paper {theirs!r}" for name, (ours, theirs) in changed.items())
         raise ConfigError(f"--protocol paper: the run's environment is not the paper's ({protocol.config}): {listed}")
     return protocol
-
-
-def environment_settings(config: Config) -> dict[str, object]:
-    """The settings that say which environment a run was trained on."""
-    settings = to_settings(config)
-    return {"env": settings["env"], "environment": settings["environment"] | {"vectorization": None}}

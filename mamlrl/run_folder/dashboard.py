@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -14,9 +14,10 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from mamlrl.config import Config
-from mamlrl.config.files import to_settings, to_yaml
+from mamlrl.config.files import flat_settings, to_yaml
 from mamlrl.learners import evaluation_steps, training_steps
-from mamlrl.run_folder.figures import Curve, figure, steps_name
+from mamlrl.run_folder.figures import Comparison, Curve, figure, steps_name
+from mamlrl.statistics import INTERVALS
 from mamlrl.structs import Metrics
 
 ADDRESS = "http://localhost:6006/#custom_scalars"
@@ -66,15 +67,8 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
 
 def hyperparameters(config: Config) -> dict[str, bool | float | str]:
     """Every setting under its dotted name, as a number, a truth value or text."""
-
-    def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, bool | float | str]]:
-        for name, value in settings.items():
-            if isinstance(value, dict):
-                yield from flat(value, f"{prefix}{name}.")
-            else:
-                yield prefix + name, value if isinstance(value, bool | int | float) else str(value)
-
-    return dict(flat(to_settings(config)))
+    settings = flat_settings(config)
+    return {name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.items()}
 
 
 def describe(writer: SummaryWriter, config: Config, iteration: int) -> None:
@@ -118,5 +112,7 @@ def adaptation_figure(metrics: Metrics, iteration: int) -> Figure | None:
     means, half_widths = measured(EVALUATION), measured(f"{EVALUATION}_interval")
     if not means:
         return None
-    curve = Curve("mean and 95% interval over tasks", means, half_widths, "tasks")
-    return figure([curve], {}, f"Held-out tasks after iteration {iteration}")
+    bounds = [(mean - half_width, mean + half_width) for mean, half_width in zip(means, half_widths, strict=True)]
+    curve = Curve("mean", "", means, bounds, "tasks")
+    title = f"Held-out tasks after iteration {iteration}"
+    return figure(Comparison(title, INTERVALS["student"], [curve], {}))

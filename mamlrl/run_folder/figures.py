@@ -1,27 +1,54 @@
-"""Figure of return against number of gradient steps, and how numbers of steps are called in figures."""
+"""Figure of return against number of gradient steps, and what all figures share: colours, legends, names."""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 
 Published = dict[str, tuple[float, ...]]
-"""Published mean returns by number of gradient steps, by method."""
+"""Published mean returns by number of gradient steps, by learner."""
+
+Color = tuple[float, float, float, float]
+
+FEW = 5
+"""So many runs at most are drawn one by one besides their mean."""
 
 
 class Curve(NamedTuple):
-    """One method's return by number of gradient steps, over its runs."""
+    """One method's return, or another measure, by number of gradient steps, over its runs."""
 
     method: str
+    learner: str
     means: list[float]
     """[steps + 1]"""
-    half_widths: list[float]
-    """of the 95% interval, [steps + 1]; NaN where there is one value only"""
+    bounds: Sequence[Sequence[float]]
+    """lower and upper end of the interval, [steps + 1]; NaN where there is one value only"""
     over: str
-    """what the interval is over: "40 tasks" or "3 seeds" """
+    """what the interval is over: "40 tasks" or "3 seeds"; empty without one """
+    runs: Sequence[Sequence[float]] = ()
+    """mean of each run, where there are several, [runs, steps + 1]"""
+
+
+class Comparison(NamedTuple):
+    """What a table or figure shows: methods, and beside them published results."""
+
+    title: str
+    interval: str
+    """the kind of interval, in words"""
+    curves: Sequence[Curve]
+    published: Published
+    quantity: str = "return"
+    """what was measured"""
 
 
 def steps_name(steps: int) -> str:
@@ -29,34 +56,114 @@ def steps_name(steps: int) -> str:
     return "before adaptation" if steps == 0 else "1 gradient step" if steps == 1 else f"{steps} gradient steps"
 
 
-def learner_of(method: str) -> str:
-    """The learner in a method's name, such as ``maml`` for ``maml (navigation)``."""
-    return method.partition(" ")[0]
+def color_of(number: int, count: int) -> Color:
+    """Colour of one of several curves, no two alike as far as there are colours."""
+    return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](number % (10 if count <= 10 else 20))
 
 
-def figure(curves: Sequence[Curve], published: Published, title: str) -> Figure:
-    """Return against gradient steps: a curve with its band for every method, published means as crosses.
+CROSS = {"linestyle": "", "marker": "x", "markersize": 8, "markeredgewidth": 2}
 
-    A method that does not adapt is a horizontal line. The crosses have the colour of the learner's first method.
+
+def figure(comparison: Comparison) -> Figure:
+    """Return against gradient steps: a curve with its band for every method, published means as crosses beside it.
+
+    A method that does not adapt is a horizontal line. Few runs of a method are dots around their mean; two runs have no
+    band, since their interval is many times as wide as they are apart. The crosses have the colour of the learner's
+    first method.
     """
-    canvas = Figure(figsize=(6.4, 4.8), layout="constrained")
+    canvas = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = canvas.add_subplot()
+    curves, unmarked = comparison.curves, dict(comparison.published)
     last = max(len(curve.means) for curve in curves) - 1
-    unmarked = dict(published)
+    several = len({curve.over for curve in curves}) > 1
+    handles: list[Line2D] = []
     for number, curve in enumerate(curves):
-        color, steps = f"C{number}", np.arange(len(curve.means))
-        means, half_widths = np.array(curve.means), np.nan_to_num(np.array(curve.half_widths))
-        marks = unmarked.pop(learner_of(curve.method), ())[: last + 1]
-        if len(steps) == 1:
-            steps, means, half_widths = np.array([0, last]), means.repeat(2), half_widths.repeat(2)
-        marker, zorder = "o" if len(curve.means) > 1 else None, 3 - number / len(curves)  # the first is not hidden
-        axes.plot(steps, means, color=color, marker=marker, zorder=zorder, label=curve.method)
-        axes.fill_between(steps, means - half_widths, means + half_widths, color=color, alpha=0.2, linewidth=0)
-        axes.plot(range(len(marks)), marks, "x", color=color, markersize=9, markeredgewidth=2)
-    if len(unmarked) < len(published):
-        axes.plot([], [], "kx", markersize=9, markeredgewidth=2, label="published")
-    axes.set(xlabel="gradient steps", ylabel="mean return", xticks=range(last + 1))
-    canvas.suptitle(title, fontsize=10)
+        color, depth = color_of(number, len(curves)), 3 - number / len(curves)  # the first is not hidden
+        line = _draw_curve(axes, curve, last, color, depth)
+        line.set_label(f"{curve.method}, {curve.over}" if several and curve.over else curve.method)
+        handles.append(line)
+        _draw_published(axes, unmarked.pop(curve.learner, ())[: last + 1], color)
+    if len(unmarked) < len(comparison.published):
+        handles.append(Line2D([], [], color="black", label="published", **CROSS))
+    axes.set(
+        xlabel="gradient steps", ylabel=f"mean {comparison.quantity}", xticks=range(last + 1), xlim=(-0.2, last + 0.2)
+    )
+    axes.set_ylim(*_limits(comparison, last))
     axes.grid(alpha=0.3)
-    canvas.legend(loc="outside lower center", ncols=3)
+    canvas.suptitle(plain(textwrap.fill(comparison.title, 80)), fontsize=10)
+    axes.set_title(_explanation(comparison), fontsize=8, color="0.35")
+    legend_beneath(canvas, handles)
     return canvas
+
+
+def _draw_curve(axes: Axes, curve: Curve, last: int, color: Color, depth: float) -> Line2D:
+    """Draw one method; returns its line."""
+    steps, means, bounds = np.arange(len(curve.means)), np.array(curve.means), np.array(curve.bounds).T
+    if len(steps) == 1:
+        steps, means, bounds = np.array([0, last] if last else [-0.1, 0.1]), means.repeat(2), bounds.repeat(2, axis=1)
+    marker = "o" if len(curve.means) > 1 else ""
+    (line,) = axes.plot(steps, means, color=color, marker=marker, markersize=5, zorder=depth)
+    if len(curve.runs) != 2:
+        axes.fill_between(steps, *bounds, color=color, alpha=0.18, linewidth=0, zorder=1)
+    if len(curve.runs) <= FEW:
+        dots = {"color": color, "markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.5, "zorder": 4}
+        for returns in curve.runs:
+            axes.plot(range(len(returns)), returns, ".", **dots)
+    return line
+
+
+def _draw_published(axes: Axes, means: Sequence[float], color: Color) -> None:
+    """Crosses to the right of where the curve has its points."""
+    outline = [withStroke(linewidth=4, foreground="white")]
+    axes.plot(np.arange(len(means)) + 0.1, means, color=color, path_effects=outline, zorder=4, **CROSS)
+
+
+def _limits(comparison: Comparison, last: int) -> tuple[float, float]:
+    """Limits of the vertical axis, around all that is drawn."""
+    values: list[float] = []
+    for curve in comparison.curves:
+        values += curve.means
+        values += [value for returns in curve.runs for value in returns]
+        values += [value for pair in curve.bounds for value in pair if len(curve.runs) != 2]
+        values += comparison.published.get(curve.learner, ())[: last + 1]
+    return limits_around(np.array(values))
+
+
+def limits_around(values: np.ndarray) -> tuple[float, float]:
+    """Limits of an axis that holds all finite values, with a margin."""
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    margin = 0.06 * float(np.ptp(finite)) or 1.0
+    return float(finite.min()) - margin, float(finite.max()) + margin
+
+
+def _explanation(comparison: Comparison) -> str:
+    """What bands and dots are."""
+    over = dict.fromkeys(curve.over for curve in comparison.curves if curve.over and len(curve.runs) != 2)
+    words = [f"bands: {comparison.interval} over {next(iter(over)) if len(over) == 1 else 'seeds or tasks'}"]
+    if any(1 < len(curve.runs) <= FEW for curve in comparison.curves):
+        words.append("dots: single seeds")
+    return "; ".join(words if over else words[1:])
+
+
+def plain(text: str) -> str:
+    """Text that a figure shows as it is, dollar signs too."""
+    return text.replace("$", r"\$")
+
+
+def legend_beneath(canvas: Figure, handles: Sequence[Artist]) -> None:
+    """A legend beneath the axes that is never cut: as many columns as fit, long names wrapped, a higher figure."""
+    renderer = FigureCanvasAgg(canvas).get_renderer()
+    space = 0.97 * canvas.bbox.width
+    names = [str(handle.get_label()) for handle in handles]
+    most = min(3, len(handles))
+    attempts = [*((columns, 80) for columns in range(most, 0, -1)), (1, 60), (1, 40), (1, 20)]
+    for columns, characters in attempts:
+        wrapped = [plain(textwrap.fill(name, characters)) for name in names]
+        legend = canvas.legend(handles, wrapped, loc="outside lower center", ncols=columns, fontsize=9)
+        extent = legend.get_window_extent(renderer)
+        if extent.width <= space or (columns, characters) == attempts[-1]:
+            break
+        legend.remove()
+    canvas.set_figheight(canvas.get_figheight() + extent.height / canvas.dpi)

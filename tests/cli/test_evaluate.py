@@ -18,12 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mamlrl.config.files import make_config, shipped_settings
 from mamlrl.errors import ConfigError
 from mamlrl.evaluate import main
-from mamlrl.evaluation import comparison
-from mamlrl.evaluation.comparison import Curve, Evaluated
+from mamlrl.evaluation import comparison, tables
+from mamlrl.evaluation.held_out import AdaptationResult
 from mamlrl.evaluation.protocols import PAPER, paper_protocol
-from mamlrl.run_folder.figures import figure
+from mamlrl.run_folder.figures import Comparison, Curve, figure
 from mamlrl.run_folder.pretrained import find_checkpoints
-from mamlrl.statistics import interval, student_quantile
+from mamlrl.statistics import INTERVALS
 
 from .conftest import SMALL, Command, Outcome, assert_fails
 
@@ -42,8 +42,8 @@ def evaluate(command: Command, capsys: pytest.CaptureFixture[str]) -> Command:
     return run
 
 
-def read_csv(folder: str) -> list[dict[str, str]]:
-    with Path(folder, "evaluation.csv").open() as file:
+def read_csv(folder: str, name: str = "evaluation.csv") -> list[dict[str, str]]:
+    with Path(folder, name).open() as file:
         return list(csv.DictReader(file))
 
 
@@ -59,14 +59,50 @@ def test_an_evaluation_leaves_table_csv_figure_and_events(command: Command, eval
     for word in ("maml", "random", "0 steps", "1 step ", "2 steps", "±", "3 tasks", "results: results"):
         assert word in outcome.out
     rows = read_csv("results")
-    assert list(rows[0]) == ["method", "seed", "task", "step", "return"]
+    assert list(rows[0]) == ["method", "seed", "task", "task_0", "task_1", "step", "return"]
     assert len(rows) == 2 * 3 * 3
     assert {row["method"] for row in rows} == {"maml", "random"}
     assert Path("results/evaluation.png").read_bytes().startswith(b"\x89PNG")
-    events = EventAccumulator("results/tensorboard/maml").Reload()
     mean = np.mean([float(row["return"]) for row in rows if row["method"] == "maml" and row["step"] == "2"])
-    assert events.Scalars("evaluation/return_by_gradient_steps")[2].value == pytest.approx(mean, rel=1e-5)
-    assert EventAccumulator("results/tensorboard").Reload().Tags()["images"] == ["evaluation"]
+    assert {row["quantity"] for row in read_csv("results", "summary.csv")} == {"return"}
+    summary = {(row["method"], row["step"]): row for row in read_csv("results", "summary.csv")}
+    assert float(summary["maml", "2"]["mean"]) == pytest.approx(mean, rel=1e-6)
+    assert summary["maml", "2"]["interval"] == INTERVALS["student"] and summary["maml", "2"]["over"] == "3 tasks"
+    tags = EventAccumulator("results/tensorboard").Reload().Tags()
+    assert tags["images"] == ["evaluation"]
+    assert tags["scalars"] == []  # TensorBoard would smooth them over gradient steps
+
+
+def test_the_csv_holds_the_tasks_themselves(command: Command, evaluate: Command) -> None:
+    train(command)
+    train(command, "multitask", out="other")
+    assert evaluate(f"run other --out results {FEW}").code == 0
+    tasks = {(row["task"], row["task_0"], row["task_1"]) for row in read_csv("results")}
+    assert len(tasks) == 3  # the same for both methods and all steps
+    assert all(abs(float(number)) <= 0.5 for task in tasks for number in task[1:])  # goals of 2D navigation
+
+
+def test_what_the_environment_measures_has_a_table_and_a_column(command: Command, evaluate: Command) -> None:
+    tiny = "--sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 4 --policy.hidden_sizes [8] --threads 1"
+    assert command(f"--env tests.cli.toy_envs:toy/MeasuredLine-v0 {tiny} --iterations 1 --out run").code == 0
+    outcome = evaluate(f"run --out results {FEW}")
+    assert outcome.code == 0, outcome.err
+    assert "\nsuccess:\n" in outcome.out and outcome.out.count("| maml ") == 2
+    rows = read_csv("results")
+    assert all(0 <= float(row["success"]) <= 1 for row in rows) and len(rows) == 3 * 3
+    summary = read_csv("results", "summary.csv")
+    assert [row["quantity"] for row in summary] == ["return"] * 3 + ["success"] * 3
+    mean = np.mean([float(row["success"]) for row in rows if row["step"] == "1"])
+    assert float(summary[4]["mean"]) == pytest.approx(mean)
+
+
+@pytest.mark.parametrize("kind", INTERVALS)
+def test_the_kind_of_interval_is_named_wherever_it_stands(command: Command, evaluate: Command, kind: str) -> None:
+    train(command)
+    outcome = evaluate(f"run --interval {kind} --out results {FEW}")
+    assert outcome.code == 0, outcome.err
+    assert f"{INTERVALS[kind]} over" in outcome.out
+    assert {row["interval"] for row in read_csv("results", "summary.csv")} == {INTERVALS[kind]}
 
 
 def test_a_checkpoint_alone_is_enough_and_the_seed_says_the_numbers(command: Command, evaluate: Command) -> None:
@@ -87,17 +123,18 @@ def test_runs_that_differ_in_the_seed_are_pooled(command: Command, evaluate: Com
     outcome = evaluate(f"all --out results {FEW}")
     assert outcome.code == 0, outcome.err
     lines = {line.split("|")[1].strip(): line for line in outcome.out.splitlines() if line.startswith("|")}
-    assert "2 seeds" in lines["maml (navigation)"]
-    assert "3 tasks" in lines["maml (other)"] and "3 tasks" in lines["multitask"]
+    assert "2 seeds" in lines["maml (step_size 0.5)"]
+    assert "3 tasks" in lines["maml (step_size 0.3)"] and "3 tasks" in lines["multitask"]
     seeds = {(row["method"], row["seed"]) for row in read_csv("results")}
-    assert seeds == {("maml (navigation)", "1"), ("maml (navigation)", "2"), ("maml (other)", "3"), ("multitask", "1")}
+    low, high = "maml (step_size 0.3)", "maml (step_size 0.5)"
+    assert seeds == {(high, "1"), (high, "2"), (low, "3"), ("multitask", "1")}
 
 
 def test_checkpoints_of_one_seed_are_not_taken_for_several(command: Command, evaluate: Command) -> None:
     train(command)
     outcome = evaluate(f"run run run/checkpoints/iteration-000001.pt --out results {FEW}")
     assert outcome.code == 0, outcome.err
-    assert "| maml (run best) " in outcome.out and "| maml (run iteration-000001) " in outcome.out
+    assert "| maml (best) " in outcome.out and "| maml (iteration-000001) " in outcome.out
     assert "seeds" not in outcome.out
     assert len(read_csv("results")) == 2 * 3 * 3
 
@@ -123,7 +160,7 @@ def test_a_full_disk_leaves_no_half_written_table(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(comparison.os, "replace", full)
+    monkeypatch.setattr(tables.os, "replace", full)
     outcome = evaluate(f"run --out results {FEW}")
     assert_fails(outcome, 1, "results/evaluation.csv", "No space left")
     assert "| maml " in outcome.out  # what took minutes is not lost
@@ -168,9 +205,9 @@ def test_the_papers_protocol(command: Command, evaluate: Command, monkeypatch: p
     assert command(*SMALL, "--environment.horizon 100 --iterations 1 --out run").code == 0
     calls = []
 
-    def recorded(config: object, trained: object, seed: int, tasks: np.ndarray) -> np.ndarray:
+    def recorded(config: object, trained: object, seed: int, tasks: np.ndarray) -> tuple[np.ndarray, AdaptationResult]:
         calls.append((config, tasks))
-        return np.zeros((4, 40))
+        return tasks, AdaptationResult(np.zeros((4, 40)), {})
 
     monkeypatch.setattr(comparison, "evaluate_config", recorded)
     outcome = evaluate("run --protocol paper --out results")
@@ -190,25 +227,20 @@ def test_the_papers_protocol_is_for_the_papers_environments() -> None:
             paper_protocol(make_config(shipped_settings(name)))
 
 
-def test_intervals() -> None:
-    assert student_quantile(3) == 3.182
-    for degrees, quantile in ((10, 2.228), (20, 2.086), (39, 2.023), (1000, 1.962)):
-        assert student_quantile(degrees) == pytest.approx(quantile, rel=2e-3)
-    assert interval(np.array([1.0, 2.0, 3.0])) == pytest.approx(4.303 / 3**0.5)
-    assert np.isnan(interval(np.array([1.0])))
-    runs = [Evaluated("maml", seed, np.array([[seed - 1.0, seed + 1.0]])) for seed in (1, 2, 3)]
-    assert comparison.pool(runs) == [Curve("maml", [2.0], [interval(np.array([1.0, 2.0, 3.0]))], "3 seeds")]
-
-
 def test_published_values_stand_once_beneath_all_methods_of_a_learner() -> None:
-    curves = [Curve(name, [-40.0, -9.0], [1.0, 1.0], "40 tasks") for name in ("maml (ours)", "maml (theirs)", "random")]
-    rows = [line.split("|")[1:4] for line in comparison.table(curves, {"maml": (-40.41, -11.68)}).splitlines()[2:]]
+    ends = [(-41.0, -39.0), (-10.0, -8.0)]
+    names = ("maml (ours)", "maml (theirs)", "random")
+    curves = [Curve(name, name.partition(" ")[0], [-40.0, -9.0], ends, "40 tasks") for name in names]
+    shown = Comparison("title", INTERVALS["student"], curves, {"maml": (-40.41, -11.68)})
+    rows = [line.split("|")[1:4] for line in comparison.table(shown).splitlines()[2:]]
     assert [row[0].strip() for row in rows] == ["maml (ours)", "maml (theirs)", "published", "random"]
     assert [cell.strip() for cell in rows[2]] == ["published", "-40.41", "-11.68"]
-    canvas = figure(curves, {"maml": (-40.41, -11.68)}, "title")
+    canvas = figure(shown)
     (axes,) = canvas.axes
-    crosses = [np.asarray(line.get_ydata()).tolist() for line in axes.get_lines() if line.get_marker() == "x"]
-    assert [heights for heights in crosses if heights] == [[-40.41, -11.68]]
+    crosses = [line for line in axes.get_lines() if line.get_marker() == "x"]
+    heights = [np.asarray(line.get_ydata()).tolist() for line in crosses]
+    assert [of_method for of_method in heights if of_method] == [[-40.41, -11.68]]
+    assert not set(np.asarray(crosses[0].get_xdata())) & {0, 1}  # beside the curve's own points
     assert "published" in [text.get_text() for text in canvas.legends[0].get_texts()]
 
 
@@ -232,13 +264,19 @@ def test_published_values_stand_once_beneath_all_methods_of_a_learner() -> None:
         ("run --out run/config.yaml", ["run/config.yaml", "not a folder"]),
         ("run --out run/config.yaml/below", ["not a folder"]),
         ("run --out done", ["done", "holds evaluation.csv already"]),
+        ("run --out drawn", ["drawn", "holds evaluation.png already"]),
+        ("run --out watched", ["watched", "holds tensorboard already"]),
+        ("run --out summed", ["summed", "holds summary.csv already"]),
+        ("run --interval wide", ["--interval", "wide", "bootstrap", "standard_error"]),
     ],
 )
 def test_a_wrong_command_is_one_clear_line(command: Command, evaluate: Command, flags: str, words: list[str]) -> None:
     train(command)
     Path("empty").mkdir()
-    Path("done").mkdir()
-    Path("done/evaluation.csv").touch()
+    earlier = ("done/evaluation.csv", "drawn/evaluation.png", "watched/tensorboard", "summed/summary.csv")
+    for result in map(Path, earlier):
+        result.parent.mkdir()
+        result.touch()
     before = sorted(Path().rglob("*"))
     assert_fails(evaluate(flags), 2, *words)
     assert sorted(Path().rglob("*")) == before

@@ -59,5 +59,11 @@ class DiscreteLine(Line):
         return super().step(np.array([2.0 * action - 1.0]))
 
 
-for family in (Line, NaNRewardLine, NaNObservationLine, FarTasksLine, TasklessLine, DiscreteLine):
+class MeasuredLine(Line):
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, reward, terminated, truncated, _ = super().step(action)
+        return observation, reward, terminated, truncated, {"success": float(reward > -0.5)}
+
+
+for family in (Line, MeasuredLine, NaNRewardLine, NaNObservationLine, FarTasksLine, TasklessLine, DiscreteLine):
     gymnasium.register(f"toy/{family.__name__}-v0", entry_point=f"{__name__}:{family.__name__}")

@@ -1,0 +1,117 @@
+"""The command: ``python -m mamlrl.compare RUN [more runs ...]``: learning curves of several runs."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mamlrl.commands import OptionParser, run_command
+from mamlrl.errors import ConfigError
+from mamlrl.run_folder import folder as run_folder
+from mamlrl.statistics import INTERVALS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare runs as the command line says.
+
+    Returns:
+        The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong.
+    """
+    return run_command(_compare, argv)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of `python -m mamlrl.compare`."""
+    parser = OptionParser(
+        prog="python -m mamlrl.compare",
+        description="Learning curves of trainings, finished or not: a mean with its interval over seeds for every "
+        "learner and setting, a panel for every environment.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="Run folder, or folder of runs.")
+    parser.add_argument(
+        "--metric",
+        default="return",
+        metavar="NAME",
+        help="Column of metrics.csv, such as return/step_1; return and eval/return are all their numbers of gradient "
+        "steps (return).",
+    )
+    parser.add_argument(
+        "--against",
+        choices=("iterations", "env_steps", "seconds"),
+        default="iterations",
+        help="Meta-iterations, environment steps, or seconds of training (iterations).",
+    )
+    parser.add_argument(
+        "--interval",
+        choices=INTERVALS,
+        default="student",
+        help="Around each mean: 95%% by Student's t or by the percentile bootstrap, or the standard error (student).",
+    )
+    parser.add_argument(
+        "--smooth", type=int, default=1, metavar="N", help="Measurements that each point of a run is the mean of (1)."
+    )
+    parser.add_argument(
+        "--reference",
+        action="append",
+        default=[],
+        metavar="NAME:STEPS=RETURN",
+        help="Published return of a configuration or environment after so many gradient steps; may be repeated.",
+    )
+    parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="Of the figure (png).")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="Folder of the results (runs/comparisons/<env>-<time>)."
+    )
+    return parser
+
+
+def _compare(argv: Sequence[str]) -> int:
+    options = build_parser().parse_args(list(argv))
+    if options.smooth < 1:
+        raise ConfigError(f"--smooth is {options.smooth}; it must be at least 1")
+    from mamlrl.evaluation import learning_curves as curves  # matplotlib takes a second: --help has answered by now
+    from mamlrl.evaluation.learning_curves_figure import figure
+    from mamlrl.evaluation.tables import save_figure, write_csv
+    from mamlrl.run_folder.history import find_runs
+
+    references = [curves.Reference(*parse_reference(text)) for text in options.reference]
+    runs = find_runs(options.runs)
+    choice = curves.Choice(options.metric, options.against, options.interval, options.smooth)
+    panels = curves.make_panels(runs, choice, references)
+    folder = options.out or run_folder.results_folder("comparisons", runs[0].config)
+    picture, table = folder / f"curves.{options.format}", folder / "curves.csv"
+    for path in (picture, table):
+        run_folder.check_results(folder, path.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(table, curves.rows_of(panels, choice))
+    save_figure(figure(panels, choice), picture)
+    print(f"{curves.final_table(panels, choice)}\n")
+    for note in curves.missing(panels, runs, choice):
+        print(f"note: {note}")
+    print(f"results: {picture}, {table}", flush=True)
+    return 0
+
+
+def parse_reference(text: str) -> tuple[str, int, float]:
+    """`navigation:1=-11.68` as name, number of gradient steps and return.
+
+    Raises:
+        ConfigError: the text has another form.
+    """
+    target, _, value = text.rpartition("=")
+    name, _, steps = target.rpartition(":")
+    try:
+        reference = name, int(steps), float(value)
+        if not name or reference[1] < 0 or not math.isfinite(reference[2]):
+            raise ValueError
+    except ValueError as error:
+        form = "NAME:STEPS=RETURN, such as navigation:1=-11.68"
+        raise ConfigError(f"--reference is {text!r}; it must be {form}") from error
+    return reference
+
+
+if __name__ == "__main__":
+    sys.exit(main())

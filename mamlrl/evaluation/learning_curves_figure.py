@@ -1,0 +1,89 @@
+"""Figure of learning curves: a panel per environment, or per environment and number of gradient steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mamlrl.evaluation.learning_curves import AXES, Choice, Panel
+from mamlrl.run_folder.figures import Color, color_of, legend_beneath, limits_around, plain, steps_name
+from mamlrl.statistics import INTERVALS
+
+COLUMNS = 3
+"""Panels side by side at most."""
+
+
+def figure(panels: Sequence[Panel], choice: Choice) -> Figure:
+    """Draw panels with one legend beneath; what has the same name has the same colour in all of them."""
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    canvas = Figure(figsize=(max(5.5, 4.2 * columns), 3.6 * rows + 0.3), layout="constrained")
+    grid = canvas.subplots(rows, columns, squeeze=False).ravel()
+    labels = list(dict.fromkeys(band.label for panel in panels for band in panel.bands))
+    colors = {label: color_of(number, len(labels)) for number, label in enumerate(labels)}
+    shown: dict[str, list[float]] = {}  # by environment, whose panels have the same limits
+    for axes, panel in zip(grid, panels, strict=False):
+        shown.setdefault(panel.environment, []).extend(_draw(axes, panel, colors))
+        axes.set_xlabel(AXES[choice.against])
+    for axes, panel in zip(grid, panels, strict=False):
+        axes.set_ylim(*limits_around(np.array(shown[panel.environment])))
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    handles = [Line2D([], [], color=color, linewidth=2, label=label) for label, color in colors.items()]
+    if any(panel.references for panel in panels):
+        handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1.2, label="published"))
+    if explanation := _explanation(panels, choice):
+        canvas.suptitle(explanation, fontsize=8, color="0.35")
+    legend_beneath(canvas, handles)
+    return canvas
+
+
+def _draw(axes: Axes, panel: Panel, colors: dict[str, Color]) -> list[float]:
+    """Draw one panel; returns the values that must be in view."""
+    shown = [reference.value for reference in panel.references]
+    for number, band in enumerate(panel.bands):
+        color, depth = colors[band.label], 3 - number / len(panel.bands)  # the first is not hidden
+        axes.plot(band.x, band.mean, color=color, linewidth=1.8, zorder=depth)
+        shown += band.mean.tolist()
+        if len(band.runs) == 2:  # their interval is many times as wide as they are apart
+            for x, values in band.runs:
+                axes.plot(x, values, color=color, linewidth=0.7, alpha=0.6, zorder=1.5)
+                shown += values.tolist()
+        else:
+            axes.fill_between(band.x, *band.bounds, color=color, alpha=0.2, linewidth=0, zorder=1)
+            shown += band.bounds.ravel().tolist()
+    for reference in panel.references:
+        label = steps_name(reference.step)
+        own = label in [band.label for band in panel.bands]
+        _draw_reference(axes, reference.value, colors[label] if own else (0.0, 0.0, 0.0, 1.0))
+    axes.set_ylabel(plain(panel.ylabel))
+    axes.set_title(plain(panel.title), fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.ticklabel_format(axis="x", scilimits=(-4, 5), useMathText=True)
+    axes.grid(alpha=0.3)
+    return shown
+
+
+def _draw_reference(axes: Axes, value: float, color: Color) -> None:
+    """A dashed line, its value in the margin: within the panel it would lie on a curve."""
+    axes.axhline(value, color=color, linestyle="--", linewidth=1.2, zorder=2)
+    transform = axes.get_yaxis_transform()  # x in the panel's width, y in returns
+    text = f"{value:g}".replace("-", "\N{MINUS SIGN}")
+    axes.text(1.02, value, text, transform=transform, verticalalignment="center", fontsize=8, color=color)
+
+
+def _explanation(panels: Sequence[Panel], choice: Choice) -> str:
+    """What bands and thin lines are, and whether curves are smoothed."""
+    bands = [band for panel in panels for band in panel.bands]
+    words = []
+    if any(len(band.runs) > 2 for band in bands):
+        words.append(f"bands: {INTERVALS[choice.interval]} over seeds")
+    if any(len(band.runs) == 2 for band in bands):
+        words.append("thin lines: the seeds of methods with two")
+    if choice.smooth > 1:
+        words.append(f"mean of {choice.smooth} measurements each")
+    return "; ".join(words)
