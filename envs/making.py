@@ -46,13 +46,25 @@ def make_task_envs(
         raise ValueError(f"environment {env_id} cannot be made with {env_kwargs}: {error}") from error
 
 
+def registered_horizon(env_id: str) -> int | None:
+    """Time steps of an episode that an environment is registered with (max_episode_steps), if any.
+
+    Raises:
+        ValueError: there is no such environment.
+    """
+    return _find_spec(env_id).max_episode_steps
+
+
 def _find_spec(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     try:
         if module:
             importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # a module may fail in any way when it is imported
+        raise ValueError(f"environment {env_id}: module {module}: {type(error).__name__}: {error}") from error
+    try:
         return gymnasium.spec(name)
-    except (ImportError, gymnasium.error.Error) as error:
+    except gymnasium.error.Error as error:
         raise ValueError(f"environment {env_id}: {error}") from error
 
 

@@ -34,7 +34,7 @@ WRONG_FLAGS = [
     ("--env navigation --policy.hidden_sizes 3", ["policy.hidden_sizes", "3", "[100,100]"]),
     ("--env navigation --policy.hidden_sizes [8,0]", ["policy.hidden_sizes", "(8, 0)"]),
     ("--env navigation --policy.activation swish", ["policy.activation", "swish", "tanh, relu"]),
-    ("--env navigation --adaptation.first_order maybe", ["adaptation.first_order", "maybe", "true or false"]),
+    ("--env navigation --learner_settings.first_order 3", ["learner_settings.first_order", "3", "true or false"]),
     ("--env navigation --adaptation.step_size nan", ["adaptation.step_size", "nan"]),
     ("--env navigation --trust_region.max_kl inf", ["trust_region.max_kl", "inf"]),
     ("--env navigation --seed -1", ["seed", "-1", "at least 0"]),
