@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
 import json
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_origin
 
 import docstring_parser
 
-from mamlrl.commands import OptionParser
+from mamlrl.commands import OptionParser, usable_path
 from mamlrl.config import Config
 from mamlrl.config.files import (
     CONFIG_FILE,
@@ -21,6 +20,7 @@ from mamlrl.config.files import (
     all_fields,
     check_unchanged,
     describe_type,
+    field_types,
     load_settings,
     make_config,
     merge,
@@ -32,7 +32,7 @@ from mamlrl.config.files import (
     to_yaml,
 )
 from mamlrl.config.yaml_text import parse_yaml
-from mamlrl.errors import ConfigError, cut, shown
+from mamlrl.errors import ConfigError, cut
 
 RUN_FLAGS = {
     "config": ("FILE", "YAML file of settings; they go over those of a short name, and flags over them."),
@@ -69,7 +69,7 @@ def parse_command(argv: Sequence[str]) -> Command:
     """
     flags = _parse_flags(argv)
     print_config = flags.pop(PRINT, False)
-    config_file, out, resume = (take_path(name, flags.pop(name, None)) for name in RUN_FLAGS)
+    config_file, out, resume = (flags.pop(name, None) for name in RUN_FLAGS)
     if out is not None and resume is not None:
         raise ConfigError("--out and --resume exclude each other: a resumed run stays in its folder")
     from_flags = _settings(flags)
@@ -90,9 +90,10 @@ def build_parser(env: str = "") -> OptionParser:
     Args:
         env: short name or id of the family whose defaults the help shows; any other text for the general ones.
     """
+    defaults = to_settings(Config()) | {"env": None}  # no family is a default
     shipped = shipped_families().get(env, env)
-    known = shipped in shipped_names()
-    defaults = to_settings(make_config(shipped_settings(shipped) | {"name": shipped}) if known else Config())
+    if shipped in shipped_names():
+        defaults = to_settings(make_config({"name": shipped, **shipped_settings(shipped)}))
     parser = OptionParser(
         prog="python -m mamlrl.train",
         description="Meta-train a policy on a family of tasks.",
@@ -102,11 +103,11 @@ def build_parser(env: str = "") -> OptionParser:
     )
     run = parser.add_argument_group("The run")
     for flag, (metavar, help_text) in RUN_FLAGS.items():
-        run.add_argument(f"--{flag}", metavar=metavar, default=SUPPRESS, help=help_text)
+        run.add_argument(f"--{flag}", type=usable_path, metavar=metavar, default=SUPPRESS, help=help_text)
     run.add_argument(
         f"--{PRINT}", action="store_true", default=SUPPRESS, help="Print all settings as YAML and do nothing else."
     )
-    _add_fields(parser, Config, defaults if known else defaults | {"env": None})  # no family is a default
+    _add_fields(parser, Config, defaults)
     return parser
 
 
@@ -115,7 +116,7 @@ def _add_fields(parser: OptionParser, section: type, defaults: Settings, prefix:
     title, described = _docstrings(section)
     group = parser.add_argument_group(title)
     sections = {}
-    for name, hint in get_type_hints(section).items():
+    for name, hint in field_types(section).items():
         if dataclasses.is_dataclass(hint):
             sections[name] = hint
             continue
@@ -140,37 +141,55 @@ def _in_a_line(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _parse_flags(argv: Sequence[str]) -> dict[str, str]:
-    """Only what the flags say, as text by dotted name.
+def _parse_flags(argv: Sequence[str]) -> dict[str, Any]:
+    """Only what the flags say, by dotted name: settings as text, the run's own as paths.
 
     Raises:
-        ConfigError: a flag is unknown, or has no value.
+        ConfigError: a flag is unknown or has no value.
         SystemExit: after --help.
     """
-    fields = all_fields()
-    free_form = tuple(f"--{name}." for name, hint in fields.items() if get_origin(hint) is dict)
-    known = [f"--{name}" for name in ("help", PRINT, *RUN_FLAGS, *fields)]
-    words: list[str] = []  # a flag and its value in one, so that a value may begin with a minus
-    takes_value = False
-    for word in argv:
-        name = word.partition("=")[0]
-        if takes_value and not word.startswith("--"):
-            words[-1] += f"={word}"
-            takes_value = False
-            continue
-        if name.startswith("--") and name not in known and not name.startswith(free_form):
-            raise ConfigError(f"unknown flag {cut(name)}{suggestion(name, known)}")
-        words.append(word)
-        takes_value = name.startswith("--") and name == word and name not in ("--help", f"--{PRINT}")
+    words = _flags_with_values(argv)
     names = [word.partition("=")[0] for word in words]
     for name in RUN_FLAGS:
         if names.count(f"--{name}") > 1:
             raise ConfigError(f"--{name} is given twice")
-    parser = build_parser(next((word.partition("=")[2] for word in reversed(words) if word.startswith("--env=")), ""))
+    help_is_asked = {"-h", "--help"} & set(names)
+    env = next((word.partition("=")[2] for word in reversed(words) if word.startswith("--env=")), "")
+    parser = build_parser(env if help_is_asked else "")
     for name in dict.fromkeys(names):
-        if name.startswith(free_form):
+        if name.startswith(_free_form()):
             parser.add_argument(name, default=SUPPRESS)
     return vars(parser.parse_args(words))
+
+
+def _flags_with_values(argv: Sequence[str]) -> list[str]:
+    """Every flag as one word with its value, which may then begin with a minus.
+
+    Raises:
+        ConfigError: a flag is unknown.
+    """
+    known = [f"--{name}" for name in ("help", PRINT, *RUN_FLAGS, *all_fields())]
+    without_value = ("--help", f"--{PRINT}")
+    words: list[str] = []
+    for word in argv:
+        name = word.partition("=")[0]
+        if words and words[-1] in known and words[-1] not in without_value and not word.startswith("--"):
+            words[-1] += f"={word}"
+        elif words and words[-1].startswith(_free_form()) and "=" not in words[-1]:
+            words[-1] += f"={word}"
+        elif name.startswith("--") and name not in known and not name.startswith(_free_form()):
+            raise ConfigError(f"unknown flag {cut(name)}{suggestion(name, known)}")
+        else:
+            words.append(word)
+    for word in words:
+        if word.endswith("=--"):  # argparse would drop it
+            raise ConfigError(f"{cut(word)}: -- is no value")
+    return words
+
+
+def _free_form() -> tuple[str, ...]:
+    """How flags begin whose further names are those of an environment's arguments or a learner's settings."""
+    return tuple(f"--{name}." for name, hint in all_fields().items() if get_origin(hint) is dict)
 
 
 def _settings(flags: dict[str, str]) -> Settings:
@@ -186,27 +205,6 @@ def _settings(flags: dict[str, str]) -> Settings:
             value = {part: value}
         settings = merge(settings, value)
     return settings
-
-
-def take_path(name: str, text: str | None) -> Path | None:
-    """The path that a flag gives.
-
-    Raises:
-        ConfigError: no file can have this name.
-    """
-    if text is None:
-        return None
-    problem = "" if text and text.isprintable() else "it must name a file or folder"
-    try:
-        Path(text).lstat()
-    except ValueError:  # a zero byte, or text that is none
-        problem = "it must name a file or folder"
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            problem = error.strerror
-    if problem:
-        raise ConfigError(f"--{name} is {shown(text)}; {problem}")
-    return Path(text)
 
 
 def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings, Settings, tuple[str, ...]]:

@@ -29,6 +29,10 @@ EXAMPLES = {int: "[100,100]", float: "[1,0.1]", str: "[success]"}
 """A list of each type."""
 
 
+field_types = functools.cache(get_type_hints)
+"""Name and type of every field of a section, a dataclass."""
+
+
 def shipped_names() -> list[str]:
     """Names of the shipped configurations."""
     files = resources.files("mamlrl.configs").iterdir()
@@ -90,7 +94,7 @@ def _parse(text: str, source: str) -> Settings:
 
 def _check_keys(settings: Mapping[str, Any], section: Any, source: str, prefix: str = "") -> None:
     """Every key is a field of the section, every section a mapping, and no value is missing."""
-    hints = get_type_hints(section)
+    hints = field_types(section)
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if key not in hints:
@@ -107,7 +111,7 @@ def _check_keys(settings: Mapping[str, Any], section: Any, source: str, prefix: 
 def all_fields(section: Any = Config, prefix: str = "") -> dict[str, Any]:
     """Dotted name and type of every field."""
     fields: dict[str, Any] = {}
-    for key, hint in get_type_hints(section).items():
+    for key, hint in field_types(section).items():
         nested = dataclasses.is_dataclass(hint)
         fields |= all_fields(hint, f"{prefix}{key}.") if nested else {f"{prefix}{key}": hint}
     return fields
@@ -176,7 +180,7 @@ def typed(value: Any, hint: Any, name: str = "") -> Any:
         ConfigError: it is of another type.
     """
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
-        hints = get_type_hints(hint)
+        hints = field_types(hint)
         prefix = f"{name}." if name else ""
         return hint(**{key: typed(item, hints[key], f"{prefix}{key}") for key, item in value.items()})  # type: ignore
     if get_origin(hint) is tuple and isinstance(value, list | tuple):

@@ -59,5 +59,6 @@ class DiscreteLine(Line):
         return super().step(np.array([2.0 * action - 1.0]))
 
 
+gymnasium.register("toy/ShortLine-v0", entry_point=f"{__name__}:Line", max_episode_steps=7)
 for family in (Line, NaNRewardLine, NaNObservationLine, FarTasksLine, TasklessLine, DiscreteLine):
     gymnasium.register(f"toy/{family.__name__}-v0", entry_point=f"{__name__}:{family.__name__}")
