@@ -87,6 +87,15 @@ def _make_native(spec: EnvSpec, num_envs: int, kwargs: dict[str, Any]) -> Vector
     return envs if spec.id.startswith("mamlrl/") else GuardedVectorEnv(envs)
 
 
+def registered_horizon(env_id: str) -> int | None:
+    """Time steps of an episode that an environment is registered with (max_episode_steps), if any.
+
+    Raises:
+        ValueError: there is no such environment.
+    """
+    return _find_spec(env_id).max_episode_steps
+
+
 def _find_spec(env_id: str) -> EnvSpec:
     module, _, name = env_id.rpartition(":")
     try:

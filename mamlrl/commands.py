@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
-from mamlrl.errors import ConfigError, UserError
+from mamlrl.errors import ConfigError, UserError, cut, shown
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -16,7 +18,25 @@ class OptionParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong."""
-        raise ConfigError(message)
+        raise ConfigError(cut(message))
+
+
+def usable_path(text: str) -> Path:
+    """The path of an option, for `argparse`.
+
+    Raises:
+        argparse.ArgumentTypeError: no file or folder can have this name.
+    """
+    try:
+        Path(text).lstat()
+    except ValueError as error:  # a zero byte, or bytes that are no text
+        raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a file or folder") from error
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise argparse.ArgumentTypeError(f"{shown(text)}: {error.strerror}") from error
+    if not text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a file or folder")
+    return Path(text)
 
 
 def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:

@@ -6,10 +6,9 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mamlrl.commands import OptionParser, run_command
+from mamlrl.commands import OptionParser, run_command, usable_path
 from mamlrl.config import Config, EvalConfig
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation.protocols import STEPS, TASKS, paper_protocol
@@ -36,7 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Adapt trained policies to held-out tasks and report the return after every gradient step.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="Run folder, checkpoint, or folder of runs.")
+    parser.add_argument(
+        "runs", nargs="+", type=usable_path, metavar="RUN", help="Run folder, checkpoint, or folder of runs."
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="Gradient steps on each task (3).")
     parser.add_argument("--tasks", type=int, metavar="N", help="Held-out tasks (40).")
     parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per task and gradient step (20).")
@@ -55,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--random", action="store_true", help="Also evaluate the untrained policy of every seed.")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="Folder of the results (runs/evaluations/<env>-<time>)."
+        "--out", type=usable_path, metavar="DIR", help="Folder of the results (runs/evaluations/<env>-<time>)."
     )
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda", help="Device of the policies (cpu).")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="Threads; 0 takes all processors.")
@@ -65,8 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
 def _evaluate(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
     settings = _eval_settings(options)
-    if options.seed is not None and options.seed < 0:
-        raise ConfigError(f"--seed is {options.seed}; it must be at least 0")
     import torch  # takes seconds: --help has answered by now
 
     from mamlrl.evaluation import comparison
@@ -114,7 +113,7 @@ def title_of(config: Config, settings: EvalConfig) -> str:
 
 
 def _eval_settings(options: argparse.Namespace) -> EvalConfig:
-    """Settings of the evaluation, but for what the protocol says of them."""
+    """Settings of the evaluation, but for what the protocol says of them; the other options are checked too."""
     given = {
         name: value
         for name in ("tasks", "rollouts", "step_size_schedule")
@@ -126,6 +125,7 @@ def _eval_settings(options: argparse.Namespace) -> EvalConfig:
     if options.steps is not None:
         given["steps"] = options.steps
     try:
+        Config(seed=options.seed or 0, device=options.device, threads=options.threads)  # checks them
         return EvalConfig(**given)
     except ConfigError as error:
         raise ConfigError(f"--{str(error).removeprefix('eval.')}") from error

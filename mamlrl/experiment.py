@@ -8,19 +8,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config, PolicyConfig
 from mamlrl.config.files import make_section, suggestion
-from mamlrl.envs.making import make_task_envs
+from mamlrl.config.size import check_memory, sampling_memory, training_memory
+from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.external import describe
-from mamlrl.learners import LEARNERS, LearnerRow, find_learner
+from mamlrl.learners import LEARNERS, LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.seeding import Stream, Streams
+
+DEFAULT_HORIZON = 100
+"""Time steps of an episode where neither the settings nor the environment say how many."""
 
 
 class Experiment(NamedTuple):
@@ -44,6 +49,8 @@ def make_experiment(config: Config) -> Experiment:
     own = own_settings(config, row)
     config = dataclasses.replace(config, learner_settings=dataclasses.asdict(own))
     check_device(config.device)
+    config = resolve_horizon(config)
+    check_memory(config, sampling_memory(config))
     envs = make_envs(config, config.sampling.tasks * config.sampling.rollouts)
     try:
         policy = make_policy(policy_config(config, envs), envs.single_observation_space, envs.single_action_space)
@@ -95,7 +102,7 @@ def make_envs(config: Config, num_envs: int) -> VectorEnv:
     Raises:
         ConfigError: there is no such environment, or it is no family of tasks.
     """
-    settings = config.environment
+    settings = resolve_horizon(config).environment
     try:
         envs = make_task_envs(
             config.env,
@@ -108,6 +115,50 @@ def make_envs(config: Config, num_envs: int) -> VectorEnv:
             settings.timeout,
         )
         return ObserveTaskVector(envs) if find_learner(config.learner).observes_task else envs
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def check_training_memory(experiment: Experiment) -> None:
+    """A meta-iteration and an evaluation fit into the memory that there is.
+
+    Raises:
+        ConfigError: it does not; names the settings that it depends on.
+    """
+    config, envs, *_ = experiment
+    observation_dim, action_dim = flatdim(envs.single_observation_space), flatdim(envs.single_action_space)
+    check_memory(config, training_memory(config, training_steps(config), observation_dim, 2 * action_dim))
+    if config.eval.every:
+        held_out = config.eval
+        rollouts = max(held_out.rollouts, held_out.min_steps // config.environment.horizon)
+        sampling = dataclasses.replace(config.sampling, tasks=held_out.tasks, rollouts=rollouts)
+        config = dataclasses.replace(config, sampling=sampling)
+        check_memory(config, sampling_memory(config, observation_dim, 2 * action_dim), "eval")
+
+
+def resolve_horizon(config: Config) -> Config:
+    """The config with a horizon: where none is given, the limit that the environment is registered with.
+
+    Raises:
+        ConfigError: there is no such environment.
+    """
+    if config.environment.horizon:
+        return config
+    environment = dataclasses.replace(config.environment, horizon=_registered_horizon(config) or DEFAULT_HORIZON)
+    return dataclasses.replace(config, environment=environment)
+
+
+def horizon_note(config: Config) -> str | None:
+    """What to tell the user where the horizon is beyond the limit that an environment of others is registered with."""
+    given, limit = config.environment.horizon, _registered_horizon(config)
+    if limit is None or given <= limit or config.env.startswith("mamlrl/"):
+        return None
+    return f"environment.horizon is {given}, in place of the {limit} time steps that {config.env} is registered with"
+
+
+def _registered_horizon(config: Config) -> int | None:
+    try:
+        return registered_horizon(config.env)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -36,7 +36,8 @@ FORBIDDEN_IN_CORE = (
     "matplotlib",
     "imageio",
     "tqdm",
-    "jsonargparse",
+    "yaml",
+    "docstring_parser",
 )
 ALLOWED_IN_ENVS = ("gymnasium", "mujoco", "numpy", "PIL", "mamlrl.envs")
 

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentError
+import dataclasses
+import functools
+import json
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, get_type_hints
+from typing import Any, Literal, NamedTuple, get_origin
 
-from jsonargparse import ArgumentParser, set_parsing_settings
+import docstring_parser
 
+from mamlrl.commands import OptionParser, usable_path
 from mamlrl.config import Config
 from mamlrl.config.files import (
     CONFIG_FILE,
-    FREE_FORM,
     Settings,
     all_fields,
     check_unchanged,
-    clearer,
+    describe_type,
+    field_types,
     load_settings,
     make_config,
     merge,
+    shipped_families,
     shipped_names,
     shipped_settings,
     suggestion,
     to_settings,
+    to_yaml,
 )
-from mamlrl.errors import ConfigError
+from mamlrl.config.yaml_text import parse_yaml
+from mamlrl.errors import ConfigError, cut
 
 RUN_FLAGS = {
     "config": ("FILE", "YAML file of settings; they go over those of a short name, and flags over them."),
@@ -33,6 +40,9 @@ RUN_FLAGS = {
     "resume": ("RUN_DIR", "Run folder to go on with; --iterations may extend the run."),
 }
 """Flags that are no settings: value and help."""
+PRINT = "print_config"
+METAVARS = {int: "N", float: "X", bool: "true|false", str: "TEXT", Literal: "WORD", tuple: "[...]", dict: "{...}"}
+"""What stands for a value in the help."""
 
 
 class Command(NamedTuple):
@@ -43,84 +53,185 @@ class Command(NamedTuple):
     """run folder, None for the default one"""
     resume: Path | None
     """run folder to go on with"""
-
-
-def build_parser() -> ArgumentParser:
-    """The parser of `python -m mamlrl.train`: a flag for every field of `Config`, and the run's own."""
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(
-        prog="python -m mamlrl.train",
-        description="Meta-train a policy on a family of tasks.",
-        epilog=f"Short names for --env: {', '.join(shipped_names())}.",
-        usage="%(prog)s --env NAME|module:Id [--config FILE] [--out DIR] [--resume RUN_DIR] [--FIELD VALUE ...]",
-        exit_on_error=False,
-        allow_abbrev=False,
-    )
-    run = parser.add_argument_group("The run")
-    for flag, (metavar, help_text) in RUN_FLAGS.items():
-        run.add_argument(f"--{flag}", type=str, metavar=metavar, help=help_text)
-    parser.add_class_arguments(Config, as_group=False)
-    parser.set_defaults({"env": None})  # there is no default family: --env, --config or --resume names it
-    return parser
+    notes: tuple[str, ...] = ()
+    """what the user should know about how the settings came about"""
 
 
 def parse_command(argv: Sequence[str]) -> Command:
     """The command line, checked: every value has its type and range, every key exists.
 
-    Later settings go over earlier ones: the shipped configuration of a short name, --config, flags. With --resume
-    the run's own settings take the place of the shipped configuration.
+    Later settings go over earlier ones: the shipped configuration of a short name or of a family's id, --config, flags.
+    With --resume the run's own settings take the place of the shipped configuration.
 
     Raises:
         ConfigError: something on the command line or in a file is wrong.
-        SystemExit: after --help.
+        SystemExit: after --help and --print_config.
     """
-    parser = build_parser()
-    flags = _parse_flags(parser, argv)
-    config_file, out, resume = (_take_path(flags, name) for name in RUN_FLAGS)
+    flags = _parse_flags(argv)
+    print_config = flags.pop(PRINT, False)
+    config_file, out, resume = (flags.pop(name, None) for name in RUN_FLAGS)
     if out is not None and resume is not None:
         raise ConfigError("--out and --resume exclude each other: a resumed run stays in its folder")
-    given = merge(load_settings(config_file) if config_file else {}, flags)
-    base, given = _layers(given, resume)
+    from_flags = _settings(flags)
+    given = merge(load_settings(config_file) if config_file else {}, from_flags)
+    base, given, notes = _layers(given, resume, named="env" in from_flags)
     config = make_config(merge(base, given))
     if resume is not None:
         check_unchanged(to_settings(make_config(base)), to_settings(config))
-    return Command(config, out, resume)
+    if print_config:
+        print(to_yaml(config), end="")
+        raise SystemExit(0)
+    return Command(config, out, resume, notes)
 
 
-def _parse_flags(parser: ArgumentParser, argv: Sequence[str]) -> Settings:
-    """Only what the flags say, without defaults."""
-    known = [f"--{name}" for name in ("help", *RUN_FLAGS, *get_type_hints(Config), *all_fields())]
-    for argument in argv:
-        name = argument.partition("=")[0]
-        if (
-            name.startswith("--")
-            and name not in known
-            and not name.startswith(tuple(f"--{section}." for section in FREE_FORM))
-        ):
-            raise ConfigError(f"unknown flag {name}{suggestion(name, known)}")
-    try:
-        return parser.parse_args(list(argv), defaults=False).clone(with_meta=False).as_dict()
-    except ArgumentError as error:
-        raise clearer(error) from error
+def build_parser(env: str = "") -> OptionParser:
+    """The parser of `python -m mamlrl.train`: a flag for every field of `Config`, and the run's own.
+
+    Args:
+        env: short name or id of the family whose defaults the help shows; any other text for the general ones.
+    """
+    defaults = to_settings(Config()) | {"env": None}  # no family is a default
+    shipped = shipped_families().get(env, env)
+    if shipped in shipped_names():
+        defaults = to_settings(make_config({"name": shipped, **shipped_settings(shipped)}))
+    parser = OptionParser(
+        prog="python -m mamlrl.train",
+        description="Meta-train a policy on a family of tasks.",
+        epilog=f"Short names for --env: {', '.join(shipped_names())}. With one of them --help shows its defaults.",
+        usage="%(prog)s --env NAME|module:Id [--config FILE] [--out DIR] [--resume RUN_DIR] [--FIELD VALUE ...]",
+        allow_abbrev=False,
+    )
+    run = parser.add_argument_group("The run")
+    for flag, (metavar, help_text) in RUN_FLAGS.items():
+        run.add_argument(f"--{flag}", type=usable_path, metavar=metavar, default=SUPPRESS, help=help_text)
+    run.add_argument(
+        f"--{PRINT}", action="store_true", default=SUPPRESS, help="Print all settings as YAML and do nothing else."
+    )
+    _add_fields(parser, Config, defaults)
+    return parser
 
 
-def _take_path(flags: Settings, name: str) -> Path | None:
-    value = flags.pop(name, None)
-    return None if value is None else Path(value)
+def _add_fields(parser: OptionParser, section: type, defaults: Settings, prefix: str = "") -> None:
+    """A flag for every field of a section, and a group for every section in it; the help is the docstrings."""
+    title, described = _docstrings(section)
+    group = parser.add_argument_group(title)
+    sections = {}
+    for name, hint in field_types(section).items():
+        if dataclasses.is_dataclass(hint):
+            sections[name] = hint
+            continue
+        default = "" if defaults[name] is None else f"; default: {_in_a_line(defaults[name])}"
+        text = f"{described[name]} ({describe_type(hint)}{default})".replace("%", "%%")
+        metavar = METAVARS.get(hint) or METAVARS[get_origin(hint)]
+        group.add_argument(f"--{prefix}{name}", metavar=metavar, default=SUPPRESS, help=text)
+    for name, hint in sections.items():
+        _add_fields(parser, hint, defaults[name], f"{prefix}{name}.")
 
 
-def _layers(given: Settings, resume: Path | None) -> tuple[Settings, Settings]:
-    """What the given settings lie over, and the given settings with the short name of `env` resolved."""
-    base: Settings = {}
+@functools.cache
+def _docstrings(section: type) -> tuple[str, dict[str, str]]:
+    """First line of a class's docstring, and the docstrings beneath its fields."""
+    docstring = docstring_parser.parse_from_object(section)
+    described = {param.arg_name: " ".join((param.description or "").split()) for param in docstring.params}
+    return (docstring.short_description or "").removesuffix("."), described
+
+
+def _in_a_line(value: Any) -> str:
+    """A value as it may be given on the command line."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _parse_flags(argv: Sequence[str]) -> dict[str, Any]:
+    """Only what the flags say, by dotted name: settings as text, the run's own as paths.
+
+    Raises:
+        ConfigError: a flag is unknown or has no value.
+        SystemExit: after --help.
+    """
+    words = _flags_with_values(argv)
+    names = [word.partition("=")[0] for word in words]
+    for name in RUN_FLAGS:
+        if names.count(f"--{name}") > 1:
+            raise ConfigError(f"--{name} is given twice")
+    help_is_asked = {"-h", "--help"} & set(names)
+    env = next((word.partition("=")[2] for word in reversed(words) if word.startswith("--env=")), "")
+    parser = build_parser(env if help_is_asked else "")
+    for name in dict.fromkeys(names):
+        if name.startswith(_free_form()):
+            parser.add_argument(name, default=SUPPRESS)
+    return vars(parser.parse_args(words))
+
+
+def _flags_with_values(argv: Sequence[str]) -> list[str]:
+    """Every flag as one word with its value, which may then begin with a minus.
+
+    Raises:
+        ConfigError: a flag is unknown.
+    """
+    known = [f"--{name}" for name in ("help", PRINT, *RUN_FLAGS, *all_fields())]
+    without_value = ("--help", f"--{PRINT}")
+    words: list[str] = []
+    for word in argv:
+        name = word.partition("=")[0]
+        if words and words[-1] in known and words[-1] not in without_value and not word.startswith("--"):
+            words[-1] += f"={word}"
+        elif words and words[-1].startswith(_free_form()) and "=" not in words[-1]:
+            words[-1] += f"={word}"
+        elif name.startswith("--") and name not in known and not name.startswith(_free_form()):
+            raise ConfigError(f"unknown flag {cut(name)}{suggestion(name, known)}")
+        else:
+            words.append(word)
+    for word in words:
+        if word.endswith("=--"):  # argparse would drop it
+            raise ConfigError(f"{cut(word)}: -- is no value")
+    return words
+
+
+def _free_form() -> tuple[str, ...]:
+    """How flags begin whose further names are those of an environment's arguments or a learner's settings."""
+    return tuple(f"--{name}." for name, hint in all_fields().items() if get_origin(hint) is dict)
+
+
+def _settings(flags: dict[str, str]) -> Settings:
+    """Flags as nested settings. Text is taken as it is, any other value is YAML."""
+    fields = all_fields()
+    settings: Settings = {}
+    for name, text in flags.items():
+        as_it_is = fields.get(name) is str or get_origin(fields.get(name)) is Literal
+        value: Any = text if as_it_is else parse_yaml(text, f"--{name}")
+        if value is None and name in fields:
+            raise ConfigError(f"--{name} has no value; it must be {describe_type(fields[name])}")
+        for part in reversed(name.split(".")):
+            value = {part: value}
+        settings = merge(settings, value)
+    return settings
+
+
+def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings, Settings, tuple[str, ...]]:
+    """What the given settings lie over, and the given settings with the short name of `env` resolved.
+
+    Args:
+        given: settings of --config and flags.
+        resume: the run that is resumed, if any.
+        named: whether a flag names the environment. A file that has its id holds its settings too.
+
+    Returns:
+        Both, and what to tell the user.
+    """
     if resume is not None:
         if not (resume / CONFIG_FILE).is_file():
             raise ConfigError(f"--resume {resume}: not a run folder (it has no {CONFIG_FILE})")
-        base = load_settings(resume / CONFIG_FILE)
     elif "env" not in given:
         raise ConfigError(f"--env is missing; known names are {', '.join(shipped_names())}; or give module:Id-v0")
     env = given.get("env")
+    base, notes = {}, ()
     if isinstance(env, str) and ":" not in env and "/" not in env:
-        shipped = {"name": env, **shipped_settings(env)}
-        given = {"name": env, **given, "env": shipped["env"]}
-        base = shipped if resume is None else base
-    return base, given
+        base = {"name": env, **shipped_settings(env)}
+        given = {"name": env, **given, "env": base["env"]}
+    elif resume is None and named and env in shipped_families():
+        name = shipped_families()[env]
+        base = {"name": name, **shipped_settings(name)}
+        notes = (f"settings of configs/{name}.yaml, as --env {name}; --config and flags change them",)
+    if resume is not None:
+        base = load_settings(resume / CONFIG_FILE)
+    return base, given, notes

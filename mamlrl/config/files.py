@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
-import re
-from argparse import ArgumentError
+import functools
+import stat
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
-from jsonargparse import ArgumentParser, get_loader
-
 from mamlrl.config import Config
-from mamlrl.errors import ConfigError
+from mamlrl.config.yaml_text import dump_yaml, parse_yaml
+from mamlrl.errors import ConfigError, cut, shown
 
 CONFIG_FILE = "config.yaml"
 """Name of the complete settings in a run folder."""
-FREE_FORM = ("environment.kwargs", "learner_settings")
-"""The fields whose keys are the environment's or the learner's own."""
+MAX_BYTES = 2**20
+"""Size of a file of settings."""
 CHANGEABLE = {"iterations", "device", "threads", "video.every", "checkpoint.every", "checkpoint.keep"}
 """Settings that a resumed run may change."""
 Settings = dict[str, Any]
 """Settings as plain nested dicts, as in YAML; usually only some of the fields."""
+EXAMPLES = {int: "[100,100]", float: "[1,0.1]", str: "[success]"}
+"""A list of each type."""
+
+
+field_types = functools.cache(get_type_hints)
+"""Name and type of every field of a section, a dataclass."""
 
 
 def shipped_names() -> list[str]:
@@ -42,11 +48,18 @@ def shipped_settings(name: str) -> Settings:
     names = shipped_names()
     if name not in names:
         raise ConfigError(
-            f"--env {name}: unknown name{suggestion(name, names, count=3)}; known names are {', '.join(names)}; "
+            f"--env {cut(name)}: unknown name{suggestion(name, names, count=3)}; known names are {', '.join(names)}; "
             "any other environment is given as module:Id-v0"
         )
     text = resources.files("mamlrl.configs").joinpath(f"{name}.yaml").read_text()
-    return _parse_yaml(text, f"configs/{name}.yaml")
+    return _parse(text, f"configs/{name}.yaml")
+
+
+@functools.cache
+def shipped_families() -> dict[str, str]:
+    """Name of the shipped configuration that an environment's id stands for: the simplest one of that family."""
+    names = sorted(shipped_names(), key=len, reverse=True)
+    return {shipped_settings(name)["env"]: name for name in names}  # the shortest name, without -paper, is the last
 
 
 def load_settings(path: Path) -> Settings:
@@ -55,21 +68,25 @@ def load_settings(path: Path) -> Settings:
     Raises:
         ConfigError: the file cannot be read, is no YAML mapping, or has an unknown key.
     """
+    name = cut(str(path))
     try:
-        return _parse_yaml(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ConfigError(f"{name}: not a file")  # a pipe or a device might never end
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{name}: larger than {MAX_BYTES} bytes; it must be a YAML file of settings")
+        return _parse(content.decode("utf-8-sig"), name)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: not text in UTF-8; it must be a YAML file of settings") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
 
 
-def _parse_yaml(text: str, source: str) -> Settings:
-    try:
-        settings = get_loader("yaml")(text)  # unlike YAML 1.1, takes 1e-5 for a number
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source}{where}: not valid YAML ({getattr(error, 'problem', error)})") from error
+def _parse(text: str, source: str) -> Settings:
+    settings = parse_yaml(text, source)
     if not isinstance(settings, dict):
-        raise ConfigError(f"{source} holds {settings!r}; it must hold a mapping of settings")
+        raise ConfigError(f"{source} holds {shown(settings)}; it must hold a mapping of settings")
     settings = upgraded(settings)
     _check_keys(settings, Config, source)
     return settings
@@ -77,24 +94,24 @@ def _parse_yaml(text: str, source: str) -> Settings:
 
 def _check_keys(settings: Mapping[str, Any], section: Any, source: str, prefix: str = "") -> None:
     """Every key is a field of the section, every section a mapping, and no value is missing."""
-    hints = get_type_hints(section)
+    hints = field_types(section)
     for key, value in settings.items():
         name = f"{prefix}{key}"
         if key not in hints:
             candidates = [f"{prefix}{hint}" for hint in hints]
-            raise ConfigError(f"{source}: unknown key {name}{suggestion(name, candidates)}")
+            raise ConfigError(f"{source}: unknown key {cut(name)}{suggestion(name, candidates)}")
         if value is None:
-            raise ConfigError(f"{source}: {name} has no value; it must be {_describe(hints[key])}")
+            raise ConfigError(f"{source}: {name} has no value; it must be {describe_type(hints[key])}")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, dict):
-                raise ConfigError(f"{source}: {name} is {value!r}; it must be a mapping of settings")
+                raise ConfigError(f"{source}: {name} is {shown(value)}; it must be a mapping of settings")
             _check_keys(value, hints[key], source, f"{name}.")
 
 
 def all_fields(section: Any = Config, prefix: str = "") -> dict[str, Any]:
     """Dotted name and type of every field."""
     fields: dict[str, Any] = {}
-    for key, hint in get_type_hints(section).items():
+    for key, hint in field_types(section).items():
         nested = dataclasses.is_dataclass(hint)
         fields |= all_fields(hint, f"{prefix}{key}.") if nested else {f"{prefix}{key}": hint}
     return fields
@@ -102,19 +119,20 @@ def all_fields(section: Any = Config, prefix: str = "") -> dict[str, Any]:
 
 def suggestion(name: str, candidates: Iterable[str], count: int = 1) -> str:
     """The nearest known names as a question at the end of a message; empty where none is near."""
-    nearest = difflib.get_close_matches(name, list(candidates), n=count)
+    nearest = difflib.get_close_matches(name[:200], list(candidates), n=count)
     return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
 
 
-def _describe(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
     """A type in words."""
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is tuple:
-        return f"a list such as {'[100,100]' if get_args(hint)[0] is int else '[1,0.1]'}"
+        return f"a list such as {EXAMPLES.get(get_args(hint)[0], '[...]')}"
     if get_origin(hint) is dict or dataclasses.is_dataclass(hint):
         return "a mapping of settings"
-    return {int: "an integer", float: "a number", bool: "true or false", str: "text"}[hint]
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+    return words.get(hint) or " or ".join(map(describe_type, get_args(hint))) or f"of type {hint}"
 
 
 def merge(*layers: Mapping[str, Any]) -> Settings:
@@ -136,10 +154,7 @@ def make_config(settings: Settings) -> Config:
     """
     settings = upgraded(settings)
     _check_keys(settings, Config, "settings")
-    try:
-        return Config(**_typed(settings, Config))
-    except ArgumentError as error:
-        raise clearer(error) from error
+    return typed(settings, Config)
 
 
 def make_section(section: type, settings: Settings, name: str) -> Any:
@@ -153,46 +168,52 @@ def make_section(section: type, settings: Settings, name: str) -> Any:
     Raises:
         ConfigError: a value has the wrong type or is out of range.
     """
-    try:
-        return section(**_typed(settings, section))
-    except ArgumentError as error:
-        hints = get_type_hints(section)
-        wrong = re.match(r'Parser key "(\w+)": .*Got value: ?(.*)', " ".join(str(error).split()))
-        if wrong is None or wrong[1] not in hints:
-            raise ConfigError(f"{name}: {' '.join(str(error).split())}") from error
-        raise ConfigError(f"{name}.{wrong[1]} is {wrong[2]!r}; it must be {_describe(hints[wrong[1]])}") from error
+    return typed(settings, section, name)
 
 
-def _typed(settings: Settings, section: type) -> dict[str, Any]:
-    """Fields of a settings dataclass with values of the declared types."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(section, as_group=False)
-    return dict(vars(parser.instantiate(parser.parse_object(settings))))
+def typed(value: Any, hint: Any, name: str = "") -> Any:
+    """A plain value as the type that a field declares: integers become numbers, lists tuples, mappings dataclasses.
+
+    Fields have the types of `mamlrl.config.schema`; a learner's own settings may also have Any and unions.
+
+    Raises:
+        ConfigError: it is of another type.
+    """
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        hints = field_types(hint)
+        prefix = f"{name}." if name else ""
+        return hint(**{key: typed(item, hints[key], f"{prefix}{key}") for key, item in value.items()})  # type: ignore
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(typed(item, get_args(hint)[0], f"{name}[{index}]") for index, item in enumerate(value))
+    if get_origin(hint) is dict and isinstance(value, Mapping):
+        return dict(value)
+    if get_origin(hint) is Literal and any(value is choice or value == choice for choice in get_args(hint)):
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63:
+        return float(value)
+    for member in get_args(hint) if isinstance(hint, UnionType) else ():
+        with contextlib.suppress(ConfigError):
+            return typed(value, member, name)
+    if hint is Any or (hint in (int, float, bool, str, NoneType) and type(value) is hint):
+        return value
+    raise ConfigError(f"{name} is {shown(value)}; it must be {describe_type(hint)}")
 
 
 def upgraded(settings: Settings) -> Settings:
     """Settings as version 0.1.0 wrote them, in today's form; others as they are."""
-    adaptation = settings.get("adaptation")
-    if not isinstance(adaptation, dict) or not {"first_order", "context_size"} & adaptation.keys():
+    adaptation, own = settings.get("adaptation"), settings.get("learner_settings", {})
+    if not isinstance(adaptation, dict) or not isinstance(own, dict):
+        return settings  # which will be refused
+    if not {"first_order", "context_size"} & adaptation.keys():
         return settings
     adaptation = dict(adaptation)
     first_order, size = adaptation.pop("first_order", False), adaptation.pop("context_size", None)
-    learner, own = settings.get("learner", "maml"), dict(settings.get("learner_settings", {}))
+    learner, own = settings.get("learner", "maml"), dict(own)
     if learner == "context" and size is not None:
         own.setdefault("size", size)
     if learner == "maml" and first_order:
         own.setdefault("first_order", first_order)
     return {**settings, "adaptation": adaptation, **({"learner_settings": own} if own else {})}
-
-
-def clearer(error: ArgumentError) -> ConfigError:
-    """The parser's complaint as one line that names the field, the value and what would be right."""
-    message = " ".join(str(error).split())
-    wrong = re.match(r'Parser key "([\w.]+)": .*Got value: ?(.*)', message)
-    hint = all_fields().get(wrong[1]) if wrong else None
-    if wrong is None or hint is None:
-        return ConfigError(message)
-    return ConfigError(f"{wrong[1]} is {wrong[2]!r}; it must be {_describe(hint)}")
 
 
 def to_settings(config: Config) -> Settings:
@@ -220,7 +241,7 @@ def flat_settings(config: Config) -> dict[str, Any]:
 
 def to_yaml(config: Config) -> str:
     """All settings of a config as YAML."""
-    return yaml.safe_dump(to_settings(config), sort_keys=False)
+    return dump_yaml(to_settings(config))
 
 
 def differences(settings: Settings, others: Settings, prefix: str = "") -> dict[str, tuple[Any, Any]]:
@@ -244,5 +265,5 @@ def check_unchanged(settings: Settings, new_settings: Settings) -> None:
     changed = differences(settings, new_settings)
     forbidden = {name: values for name, values in changed.items() if name not in CHANGEABLE}
     if forbidden:
-        listed = "; ".join(f"{name} was {old!r} and is now {new!r}" for name, (old, new) in forbidden.items())
+        listed = "; ".join(f"{name} was {shown(old)} and is now {shown(new)}" for name, (old, new) in forbidden.items())
         raise ConfigError(f"a resumed run keeps its settings, but {listed}")

@@ -11,20 +11,64 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mamlrl.errors import ConfigError
+from mamlrl.errors import ConfigError, cut, shown
+
+LARGEST = 10**9
+"""Bound of counts that have no other; a larger one is a slip."""
+HUGE, TINY = 1e30, 1e-30
+"""Bounds of numbers that have no other: single precision holds them and their products with what is near 1."""
 
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
     if not valid:
-        raise ConfigError(f"{name} is {value!r}; it must be {expected}")
+        raise ConfigError(f"{cut(name)} is {shown(value)}; it must be {expected}")
+
+
+def _require_count(name: str, value: int, least: int, most: int = LARGEST) -> None:
+    _require(value >= least, name, value, f"at least {least}")
+    _require(value <= most, name, value, f"at most {most}")
+
+
+def _require_positive(name: str, value: float) -> None:
+    _require(value > 0, name, value, "positive")
+    _require(TINY <= value <= HUGE, name, value, f"from {TINY} to {HUGE}")
+
+
+def _require_not_negative(name: str, value: float) -> None:
+    _require(value >= 0, name, value, "at least 0")
+    _require(value <= HUGE, name, value, f"at most {HUGE}")
+
+
+def _require_word(name: str, value: str, expected: str) -> None:
+    """Text that a file's name and a line in a terminal can hold."""
+    _require(value.isprintable() and len(value.encode()) <= 200, name, value, expected)
+
+
+def _require_plain(name: str, value: Any) -> None:
+    """What YAML and checkpoints hold: numbers, text, truth values, and lists and mappings of them."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _require(isinstance(key, str) and key != "", f"a key of {name}", key, "a name")
+            _require_plain(f"{name}.{key}", item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_plain(name, item)
+    elif isinstance(value, str):
+        _require(not re.search(r"[\0\ud800-\udfff]", value), name, value, "text in UTF-8 without zero bytes")
+    elif isinstance(value, int):  # truth values too
+        _require(abs(value) < 2**63, name, value, "an integer of 64 bits")
+    else:
+        plain = value is None or (isinstance(value, float) and not math.isnan(value))
+        _require(plain, name, value, "a number, text, a truth value, or a list or mapping of them")
 
 
 @dataclass(frozen=True)
 class EnvironmentConfig:
     """The task family and how its episodes are run."""
 
-    horizon: int = 100
-    """Time steps after which an episode is cut off."""
+    horizon: int = 0
+    """Time steps after which an episode is cut off; 0 takes the limit that the environment is registered with
+    (max_episode_steps), or 100 where there is none. A run stores the number."""
     action_scale: float = 1.0
     """Policy units that span half of the action range: a policy action of +-action_scale reaches the bounds."""
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -41,20 +85,21 @@ class EnvironmentConfig:
     """Seconds that one call of an environment's method may take in a worker process; 0 for any time."""
 
     def __post_init__(self) -> None:
-        _require(self.workers >= 0, "environment.workers", self.workers, "at least 0")
+        _require_count("environment.horizon", self.horizon, 0)
+        _require_count("environment.workers", self.workers, 0)
         _require(0 <= self.timeout < math.inf, "environment.timeout", self.timeout, "at least 0 seconds")
         if self.vectorization != "async":
             async_only = "0 unless environment.vectorization is async"
             _require(self.workers == 0, "environment.workers", self.workers, async_only)
             _require(self.timeout == 0, "environment.timeout", self.timeout, async_only)
-        _require(self.horizon >= 1, "environment.horizon", self.horizon, "at least 1 time step")
+        _require_positive("environment.action_scale", self.action_scale)
+        _require_plain("environment.kwargs", self.kwargs)
         _require(
             all(re.fullmatch(r"[^:]+(:(mean|max|last))?", name) for name in self.metrics),
             "environment.metrics",
             self.metrics,
             "names, each alone or with :mean, :max or :last",
         )
-        _require(0 < self.action_scale < math.inf, "environment.action_scale", self.action_scale, "positive")
 
 
 @dataclass(frozen=True)
@@ -77,19 +122,14 @@ class PolicyConfig:
     """Lower bound of the standard deviation, in policy units."""
 
     def __post_init__(self) -> None:
-        _require(
-            all(n >= 1 for n in self.hidden_sizes),
-            "policy.hidden_sizes",
-            self.hidden_sizes,
-            "at least 1 each",
-        )
-        _require(0 < self.min_std < math.inf, "policy.min_std", self.min_std, "positive")
-        _require(
-            self.min_std <= self.initial_std < math.inf,
-            "policy.initial_std",
-            self.initial_std,
-            "at least policy.min_std",
-        )
+        sizes, scale = self.hidden_sizes, self.observation_scale
+        _require(all(size >= 1 for size in sizes), "policy.hidden_sizes", sizes, "at least 1 each")
+        _require(all(size <= 10**6 for size in sizes), "policy.hidden_sizes", sizes, f"at most {10**6} each")
+        _require(len(sizes) <= 100, "policy.hidden_sizes", sizes, "at most 100 layers")
+        _require(all(abs(x) <= HUGE for x in scale), "policy.observation_scale", scale, f"finite, at most {HUGE} each")
+        _require_positive("policy.min_std", self.min_std)
+        _require(self.initial_std >= self.min_std, "policy.initial_std", self.initial_std, "at least policy.min_std")
+        _require_positive("policy.initial_std", self.initial_std)
 
 
 @dataclass(frozen=True)
@@ -106,8 +146,8 @@ class SamplingConfig:
     """Lambda of generalised advantage estimation; 1 is the discounted return minus the baseline."""
 
     def __post_init__(self) -> None:
-        _require(self.tasks >= 1, "sampling.tasks", self.tasks, "at least 1")
-        _require(self.rollouts >= 1, "sampling.rollouts", self.rollouts, "at least 1")
+        _require_count("sampling.tasks", self.tasks, 1)
+        _require_count("sampling.rollouts", self.rollouts, 1)
         _require(0 <= self.discount <= 1, "sampling.discount", self.discount, "in [0, 1]")
         _require(0 <= self.gae_lambda <= 1, "sampling.gae_lambda", self.gae_lambda, "in [0, 1]")
 
@@ -125,8 +165,8 @@ class AdaptationConfig:
     derivative on the sampled data, log_prob (the MAML paper's code) leaves out the outer product of the score."""
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 1, "adaptation.steps", self.steps, "at least 1")
-        _require(0 <= self.step_size < math.inf, "adaptation.step_size", self.step_size, "at least 0")
+        _require_count("adaptation.steps", self.steps, 1, 1000)
+        _require_not_negative("adaptation.step_size", self.step_size)
 
 
 @dataclass(frozen=True)
@@ -150,18 +190,14 @@ class TrustRegionConfig:
     loss and KL always use all of them."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.max_kl < math.inf, "trust_region.max_kl", self.max_kl, "positive")
-        _require(self.cg_iterations >= 1, "trust_region.cg_iterations", self.cg_iterations, "at least 1")
-        _require(0 <= self.cg_damping < math.inf, "trust_region.cg_damping", self.cg_damping, "at least 0")
-        _require(self.cg_tolerance >= 0, "trust_region.cg_tolerance", self.cg_tolerance, "at least 0")
+        _require_positive("trust_region.max_kl", self.max_kl)
+        _require_count("trust_region.cg_iterations", self.cg_iterations, 1)
+        _require_not_negative("trust_region.cg_damping", self.cg_damping)
+        _require_not_negative("trust_region.cg_tolerance", self.cg_tolerance)
         _require(0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)")
-        _require(self.max_backtracks >= 1, "trust_region.max_backtracks", self.max_backtracks, "at least 1")
-        _require(
-            0 < self.curvature_fraction <= 1,
-            "trust_region.curvature_fraction",
-            self.curvature_fraction,
-            "in (0, 1]",
-        )
+        _require_count("trust_region.max_backtracks", self.max_backtracks, 1)
+        fraction = self.curvature_fraction
+        _require(0 < fraction <= 1, "trust_region.curvature_fraction", fraction, "in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -184,11 +220,11 @@ class EvalConfig:
     """Step size of gradient steps beyond those of training: half of it, as in the MAML paper, or the same."""
 
     def __post_init__(self) -> None:
-        _require(self.every >= 0, "eval.every", self.every, "at least 0")
-        _require(self.tasks >= 1, "eval.tasks", self.tasks, "at least 1")
-        _require(self.rollouts >= 1, "eval.rollouts", self.rollouts, "at least 1")
-        _require(self.min_steps >= 0, "eval.min_steps", self.min_steps, "at least 0")
-        _require(self.steps >= 1, "eval.steps", self.steps, "at least 1")
+        _require_count("eval.every", self.every, 0)
+        _require_count("eval.tasks", self.tasks, 1)
+        _require_count("eval.rollouts", self.rollouts, 1)
+        _require_count("eval.min_steps", self.min_steps, 0)
+        _require_count("eval.steps", self.steps, 1, 1000)
 
 
 @dataclass(frozen=True)
@@ -199,7 +235,7 @@ class VideoConfig:
     """Meta-iterations between films; 0 makes none."""
 
     def __post_init__(self) -> None:
-        _require(self.every >= 0, "video.every", self.every, "at least 0")
+        _require_count("video.every", self.every, 0)
 
 
 @dataclass(frozen=True)
@@ -212,8 +248,8 @@ class CheckpointConfig:
     """Most recent checkpoints kept, besides the best."""
 
     def __post_init__(self) -> None:
-        _require(self.every >= 1, "checkpoint.every", self.every, "at least 1")
-        _require(self.keep >= 1, "checkpoint.keep", self.keep, "at least 1")
+        _require_count("checkpoint.every", self.every, 1)
+        _require_count("checkpoint.keep", self.keep, 1)
 
 
 @dataclass(frozen=True)
@@ -247,9 +283,15 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def __post_init__(self) -> None:
-        _require(bool(self.env), "env", self.env, "a Gymnasium id")
+        is_id = re.fullmatch(r"([^\W\d]\w*(\.[^\W\d]\w*)*:)?[^\s:]+", self.env)
+        _require(bool(is_id), "env", self.env, "a Gymnasium id, or module:Id-v0 with the module's dotted name")
+        _require_word("env", self.env, "printable and at most 200 characters long")
         _require(not re.search(r"[/\\]|^\.", self.name), "name", self.name, "usable as a folder's name")
-        _require(bool(re.fullmatch(r"cpu|cuda(:\d+)?", self.device)), "device", self.device, "cpu or cuda")
-        _require(self.seed >= 0, "seed", self.seed, "at least 0")
-        _require(self.iterations >= 1, "iterations", self.iterations, "at least 1")
-        _require(self.threads >= 0, "threads", self.threads, "at least 0")
+        _require_word("name", self.name, "usable as a folder's name")
+        _require(self.learner != "", "learner", self.learner, "a learner's name")
+        _require_plain("learner_settings", self.learner_settings)
+        _require_word("learner", self.learner, "a learner's name")
+        _require(bool(re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device)), "device", self.device, "cpu or cuda")
+        _require_count("seed", self.seed, 0, 2**63 - 1)
+        _require_count("iterations", self.iterations, 1)
+        _require_count("threads", self.threads, 0, 4096)

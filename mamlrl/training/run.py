@@ -15,7 +15,7 @@ from mamlrl.config.command_line import Command
 from mamlrl.config.files import check_unchanged, differences, make_config, to_settings
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation.held_out import Evaluation
-from mamlrl.experiment import initial_state, make_experiment, num_threads
+from mamlrl.experiment import check_training_memory, horizon_note, initial_state, make_experiment, num_threads
 from mamlrl.learners import find_learner
 from mamlrl.run_folder import dashboard
 from mamlrl.run_folder import folder as run_folder
@@ -50,6 +50,9 @@ def run(command: Command) -> int:
             run_folder.check_free(command.out)
         experiment = make_experiment(config)
         config = experiment.config
+        check_training_memory(experiment)
+        for note in filter(None, (*command.notes, horizon_note(config))):
+            print(f"note: {note}")
         stack.callback(experiment.envs.close)
         if config.video.every:
             from mamlrl.recording.recorder import Recorder, check_recording  # drawing and ffmpeg: not needed otherwise

@@ -15,7 +15,7 @@ from mamlrl.config.command_line import parse_command
 from mamlrl.config.files import all_fields, differences, make_config, merge, shipped_names, to_settings, to_yaml
 from mamlrl.errors import ConfigError
 
-from .conftest import Command, assert_fails
+from .conftest import Command, assert_fails, read_metrics
 
 WRONG_FLAGS = [
     ("--env cheetah-vell", ["cheetah-vel", "navigation"]),
@@ -34,7 +34,7 @@ WRONG_FLAGS = [
     ("--env navigation --policy.hidden_sizes 3", ["policy.hidden_sizes", "3", "[100,100]"]),
     ("--env navigation --policy.hidden_sizes [8,0]", ["policy.hidden_sizes", "(8, 0)"]),
     ("--env navigation --policy.activation swish", ["policy.activation", "swish", "tanh, relu"]),
-    ("--env navigation --adaptation.first_order maybe", ["adaptation.first_order", "maybe", "true or false"]),
+    ("--env navigation --learner_settings.first_order 3", ["learner_settings.first_order", "3", "true or false"]),
     ("--env navigation --adaptation.step_size nan", ["adaptation.step_size", "nan"]),
     ("--env navigation --trust_region.max_kl inf", ["trust_region.max_kl", "inf"]),
     ("--env navigation --seed -1", ["seed", "-1", "at least 0"]),
@@ -42,6 +42,16 @@ WRONG_FLAGS = [
     ("--env navigation --device tpu", ["device", "tpu", "cpu or cuda"]),
     ("--env navigation --learner mamml", ["learner", "mamml", "did you mean maml?"]),
     ("--env navigation --environment.kwargs.colour red", ["colour"]),
+    ("--env navigation --seed 99999999999999999999", ["seed", "at most 9223372036854775807"]),
+    ("--env navigation --threads 5000", ["threads", "5000", "at most 4096"]),
+    ("--env navigation --sampling.discount true", ["sampling.discount is True", "a number"]),
+    ("--env navigation --policy.observation_scale [nan,1]", ["policy.observation_scale[0] is 'nan'", "a number"]),
+    ("--env navigation --policy.observation_scale [.inf,1]", ["policy.observation_scale", "inf", "finite"]),
+    ("--env navigation --adaptation.stepsize 0.1", ["did you mean --adaptation.step_size?"]),
+    ("--env navigation --name a/b", ["name", "'a/b'", "folder's name"]),
+    ("--env .x:x", ["'.x:x'", "module:Id-v0"]),
+    ("--env :x", ["':x'", "module:Id-v0"]),
+    ("--env x:", ["'x:'", "module:Id-v0"]),
     ("--env navigation --out a --resume b", ["--out", "--resume"]),
     ("--env navigation surplus", ["surplus"]),
     ("--config missing.yaml", ["missing.yaml"]),
@@ -76,20 +86,85 @@ def test_a_wrong_file_is_one_line_and_writes_nothing(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_help_names_every_field_with_its_default_and_imports_nothing_heavy() -> None:
+def shown_by(*argv: str) -> str:
+    """What a command prints that does nothing else, and imports nothing that takes long."""
     program = (
         "import os, sys, mamlrl.train\n"
-        "try: mamlrl.train.main(['--help'])\n"
+        f"try: mamlrl.train.main({list(argv)})\n"
         "finally:\n"
         "    assert not {'torch', 'mujoco', 'tensorboard'} & sys.modules.keys()\n"
         "    assert 'GOMP_SPINCOUNT' in os.environ  # which torch reads when it is imported"
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
-    for name in [*all_fields(), "config", "out", "resume"]:
-        assert f"--{name} " in shown.stdout
-    for words in ("cheetah-vel", "in nats", "default: 0.99", "policy units", "Time steps after"):
-        assert words in " ".join(shown.stdout.split())
+    return shown.stdout
+
+
+def test_help_names_every_field_with_its_default() -> None:
+    text = shown_by("--help")
+    for name in [*all_fields(), "config", "out", "resume", "print_config"]:
+        assert f"--{name} " in text
+    for words in ("cheetah-vel", "in nats", "default: 0.99", "policy units", "Time steps after", "one of tanh, relu"):
+        assert words in " ".join(text.split())
+
+
+@pytest.mark.parametrize("env", ["cheetah-vel", "mamlrl/HalfCheetahVel-v0"])
+def test_help_has_the_defaults_of_the_family_that_is_named(env: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        parse_command(["--env", env, "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("(an integer; default: 40)", "default: 0.95)", '"observation": "gymnasium"', "default: cheetah-vel)"):
+        assert words in text
+
+
+def test_print_config_shows_the_settings_and_does_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text("seed: 7\npolicy: {hidden_sizes: [8]}")
+    argv = ["--env", "cheetah-vel", "--config", "mine.yaml", "--sampling.tasks", "9"]
+    Path("all.yaml").write_text(shown_by(*argv, "--print_config"))
+    assert parse_command(["--config", "all.yaml"]).config == parse_command(argv).config
+    assert (parse_command(argv).config.seed, parse_command(argv).config.sampling.tasks) == (7, 9)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_settings_need_no_torch() -> None:
+    program = "import sys, mamlrl.config, mamlrl.config.size; assert not {'torch', 'mujoco'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("name", ["navigation", "cheetah-vel", "cheetah-dir", "ant-vel", "ant-dir", "ant-goal"])
+def test_an_id_takes_the_settings_of_its_family_and_says_so(name: str) -> None:
+    by_name = parse_command(["--env", name, "--seed", "3"])
+    by_id = parse_command(["--env", by_name.config.env, "--seed", "3"])
+    assert by_id.config == by_name.config
+    assert by_name.notes == ()
+    assert f"configs/{name}.yaml" in by_id.notes[0] and "--config" in by_id.notes[0]
+
+
+def test_a_file_with_an_id_holds_all_of_its_settings(tmp_path: Path) -> None:
+    """Such as the config.yaml of a run, which repeats it number by number."""
+    config = parse_command(["--env", "cheetah-vel-paper-original"]).config
+    file = tmp_path / "config.yaml"
+    file.write_text(f"env: {config.env}\nenvironment: {{kwargs: {{frame_skip: 3}}}}")
+    command = parse_command(["--config", str(file)])
+    assert command.config.environment.kwargs == {"frame_skip": 3}
+    assert command.config.policy.observation_scale == () and command.notes == ()
+
+
+def test_the_horizon_is_the_one_that_the_environment_is_registered_with(command: Command) -> None:
+    tiny = "--iterations 1 --sampling.tasks 2 --sampling.rollouts 2 --policy.hidden_sizes [4] --threads 1"
+    limits = {"toy/ShortLine-v0": 7, "toy/Line-v0": 100}  # the second one is registered without a limit
+    for number, (env, horizon) in enumerate(limits.items()):
+        outcome = command(f"--env tests.cli.toy_envs:{env}", tiny, f"--out run-{number}")
+        assert outcome.code == 0 and "note" not in outcome.out
+        stored = yaml.safe_load(Path(f"run-{number}/config.yaml").read_text())
+        assert stored["environment"]["horizon"] == horizon
+        assert int(read_metrics(f"run-{number}")[0]["env_steps"]) == 2 * 2 * 2 * horizon
+    shorter = command("--env tests.cli.toy_envs:toy/ShortLine-v0 --environment.horizon 5", tiny, "--out shorter")
+    assert "note" not in shorter.out
+    longer = command("--env tests.cli.toy_envs:toy/ShortLine-v0 --environment.horizon 9", tiny, "--out longer")
+    assert "note: environment.horizon is 9, in place of the 7 time steps" in longer.out
+    assert int(read_metrics("longer")[0]["env_steps"]) == 2 * 2 * 2 * 9
 
 
 @pytest.mark.parametrize("name", shipped_names())

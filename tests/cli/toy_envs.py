@@ -65,5 +65,6 @@ class MeasuredLine(Line):
         return observation, reward, terminated, truncated, {"success": float(reward > -0.5)}
 
 
+gymnasium.register("toy/ShortLine-v0", entry_point=f"{__name__}:Line", max_episode_steps=7)
 for family in (Line, MeasuredLine, NaNRewardLine, NaNObservationLine, FarTasksLine, TasklessLine, DiscreteLine):
     gymnasium.register(f"toy/{family.__name__}-v0", entry_point=f"{__name__}:{family.__name__}")
