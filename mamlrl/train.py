@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mamlrl.commands import run_command
+from mamlrl.commands import lasting_output, run_command
 from mamlrl.config.command_line import parse_command
 
 
@@ -23,7 +23,8 @@ def _train(argv: Sequence[str]) -> int:
     command = parse_command(argv)
     from mamlrl.training.run import run  # imports torch, which takes seconds: --help has answered by now
 
-    return run(command)
+    with lasting_output():
+        return run(command)
 
 
 if __name__ == "__main__":
