@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TextIO
 
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, UserError
 
-SIGPIPE_EXIT_CODE = 141
+
+class OutputError(OSError):
+    """Standard output cannot be written: nobody reads it any more, or its disk is full."""
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -24,8 +27,13 @@ class OptionParser(argparse.ArgumentParser):
         raise ConfigError(message)
 
 
-def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None, lasting: bool = False) -> int:
     """Run a command on its arguments (None: the process's); what a user can put right becomes one line on stderr.
+
+    Args:
+        action: the command.
+        argv: its arguments.
+        lasting: go on where nothing can be printed, as on a full disk; what the command is for are files.
 
     Returns:
         The exit code: what the action returns, 2 when the command or a setting is wrong, 1 when something failed,
@@ -37,54 +45,41 @@ def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | No
     # cores that costs many times the work itself. It must be said before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
-        if os.getcwd() not in sys.path:  # my_module:... environments are found from a console script too
-            sys.path.insert(0, os.getcwd())
-        exit_code = action(sys.argv[1:] if argv is None else argv)
+        with contextlib.redirect_stdout(_Output(sys.stdout, lasting)):  # type: ignore[type-var]
+            try:
+                if os.getcwd() not in sys.path:  # my_module:... environments are found from a console script too
+                    sys.path.insert(0, os.getcwd())
+                return action(sys.argv[1:] if argv is None else argv)
+            finally:
+                sys.stdout.flush()
     except UserError as error:
-        exit_code = _fail(str(error), error.exit_code)
-    except OSError as error:
-        if output_is_broken():
-            exit_code = 1  # its own line is printed below
-        else:
-            where = f"{error.filename}: " if error.filename else ""
-            exit_code = _fail(f"{where}{error.strerror or error}", 1)
+        return _fail(str(error), error.exit_code)
     except EnvironmentFailure as error:
-        exit_code = _fail(str(error), 1)
+        return _fail(str(error), 1)
+    except OutputError as error:
+        _discard(sys.stdout)  # what Python would flush at its end
+        # whoever read the output, such as head, has seen enough
+        return 128 + signal.SIGPIPE if error.errno == errno.EPIPE else _fail(f"standard output: {error.strerror}", 1)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{where}{error.strerror or error}", 1)
     except KeyboardInterrupt:
-        exit_code = 130
-    except SystemExit:  # --help
-        _flush(0)
-        raise
+        return 130
     finally:
         if argv is None:  # a further Ctrl-C while Python ends finds nothing to interrupt, but would print where it was
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return _flush(exit_code)
 
 
-def output_is_broken() -> bool:
-    """Whether an OSError came from standard output, which nobody reads any more or whose disk is full."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        return True
-    return False
+class _Output:
+    """Standard output that tells its own errors from those of other files.
 
-
-@contextlib.contextmanager
-def lasting_output() -> Iterator[None]:
-    """What cannot be printed, as on a full disk, does not stop the work in the block; a line on stderr says so once.
-
-    A pipe that nobody reads any more still ends it.
+    Args:
+        stream: to write to.
+        lasting: say an error once on stderr, and go on without output; a pipe that nobody reads is an error still.
     """
-    with contextlib.redirect_stdout(_Lasting(sys.stdout)):  # type: ignore[type-var]
-        yield
 
-
-class _Lasting:
-    """A stream that goes silent at the first failure to write."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
+    def __init__(self, stream: TextIO, lasting: bool):
+        self._stream, self._lasting = stream, lasting
 
     def write(self, text: str) -> int:
         self._try(self._stream.write, text)
@@ -96,9 +91,9 @@ class _Lasting:
     def _try(self, call: Callable[..., Any], *arguments: str) -> None:
         try:
             call(*arguments)
-        except BrokenPipeError:
-            raise
         except OSError as error:
+            if not self._lasting or error.errno == errno.EPIPE:
+                raise OutputError(error.errno, error.strerror) from error
             _say(f"note: standard output: {error.strerror}; nothing is printed from here on")
             _discard(self._stream)
 
@@ -106,23 +101,11 @@ class _Lasting:
         return getattr(self._stream, name)
 
 
-def _flush(exit_code: int) -> int:
-    """What is printed has arrived; else the exit code says so, and Python does not try again at its end."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
-        _discard(sys.stdout)
-        return SIGPIPE_EXIT_CODE
-    except OSError as error:
-        _discard(sys.stdout)
-        return _fail(f"standard output: {error.strerror}", exit_code or 1)
-    return exit_code
-
-
 def _discard(stream: TextIO) -> None:
     """What is still to be written to a broken stream goes nowhere."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
+    with contextlib.suppress(OSError, ValueError):  # not a stream of the system
+        os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from mamlrl.commands import lasting_output, run_command
+from mamlrl.commands import run_command
 from mamlrl.config.command_line import parse_command
 
 
@@ -16,15 +16,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong, 130 or 143 when
         stopped by Ctrl-C or SIGTERM.
     """
-    return run_command(_train, argv)
+    return run_command(_train, argv, lasting=True)
 
 
 def _train(argv: Sequence[str]) -> int:
     command = parse_command(argv)
     from mamlrl.training.run import run  # imports torch, which takes seconds: --help has answered by now
 
-    with lasting_output():
-        return run(command)
+    return run(command)
 
 
 if __name__ == "__main__":

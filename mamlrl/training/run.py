@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from gymnasium.vector import VectorEnv
 
-from mamlrl.commands import output_is_broken
+from mamlrl.commands import OutputError
 from mamlrl.config import Config
 from mamlrl.config.command_line import Command
 from mamlrl.config.files import check_unchanged, differences, to_settings
@@ -62,9 +62,9 @@ def run(command: Command) -> int:
     torch.set_num_threads(config.threads)
     with StopRequest() as stop, contextlib.ExitStack() as stack:  # before environments fork processes of their own
         if command.resume is not None:
-            stack.enter_context(locked(start / command.resume))
+            stack.enter_context(locked(command.resume))
         if command.out is not None:
-            run_folder.check_free(start / command.out)
+            run_folder.check_free(command.out)
         experiment = make_experiment(config)
         config = experiment.config
         stack.callback(close, experiment.envs)
@@ -181,11 +181,9 @@ def reported_failures(folder: Path, shown: Path) -> Iterator[None]:
     """
     try:
         yield
-    except UserError:
+    except (UserError, OutputError):
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, OSError) and output_is_broken():
-            raise
         text = "".join(traceback.format_exception(error))
         written = run_folder.write_error(folder, f"{getattr(error, 'user_traceback', '')}\n{text}".lstrip())
         where = f"; its traceback is in {shown / run_folder.ERROR_FILE}" if written else ""
