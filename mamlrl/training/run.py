@@ -163,9 +163,9 @@ def note_threads(config: Config, resumed: bool) -> None:
     """Say where the number of threads is not that of the processors here, and it was not chosen just now."""
     here = num_threads(dataclasses.replace(config, threads=0))
     if config.threads > here:
-        print(f"note: threads is {config.threads}, but there are {here} processors here; --threads {here} is faster")
+        print(f"note: threads is {config.threads}, more than there are processors here; --threads {here} is faster")
     elif resumed and config.threads < here:
-        print(f"note: threads stays {config.threads}, as the run began; there are {here} processors here")
+        print(f"note: threads stays {config.threads}, as the run began; --threads {here} takes all processors here")
 
 
 @contextlib.contextmanager
