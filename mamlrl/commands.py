@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, TextIO
 
+from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, UserError, cut, shown
+
+
+class OutputError(OSError):
+    """Standard output cannot be written: nobody reads it any more, or its disk is full."""
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -39,35 +46,111 @@ def usable_path(text: str) -> Path:
     return Path(text)
 
 
-def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None, lasting: bool = False) -> int:
     """Run a command on its arguments (None: the process's); what a user can put right becomes one line on stderr.
+
+    Args:
+        action: the command.
+        argv: its arguments.
+        lasting: go on where nothing can be printed, as on a full disk; what the command is for are files.
 
     Returns:
         The exit code: what the action returns, 2 when the command or a setting is wrong, 1 when something failed,
         128 + the signal's number after Ctrl-C and when nobody reads the output any more, as of other programs.
     """
-    if os.getcwd() not in sys.path:  # my_module:... environments are found from a console script too
-        sys.path.insert(0, os.getcwd())
+    if argv is None:
+        _open_closed_streams()
     # Torch's threads spin while they wait for each other, on Linux for milliseconds. Where other programs have the
     # cores that costs many times the work itself. It must be said before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     try:
-        try:
-            return action(sys.argv[1:] if argv is None else argv)
-        finally:
-            sys.stdout.flush()
+        with contextlib.redirect_stdout(_Output(sys.stdout, lasting)):  # type: ignore[type-var]
+            try:
+                if os.getcwd() not in sys.path:  # my_module:... environments are found from a console script too
+                    sys.path.insert(0, os.getcwd())
+                return action(sys.argv[1:] if argv is None else argv)
+            finally:
+                sys.stdout.flush()
     except UserError as error:
         return _fail(str(error), error.exit_code)
-    except BrokenPipeError:  # whoever read the output, such as head, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes at its end
-        return 141
+    except EnvironmentFailure as error:
+        return _fail(str(error), 1)
+    except OutputError as error:
+        _discard(sys.stdout)  # what Python would flush at its end
+        # whoever read the output, such as head, has seen enough
+        return 128 + signal.SIGPIPE if error.errno == errno.EPIPE else _fail(f"standard output: {error.strerror}", 1)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", 1)
     except KeyboardInterrupt:
         return 130
+    finally:
+        if argv is None:  # a further Ctrl-C while Python ends finds nothing to interrupt, but would print where it was
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+class _Output:
+    """Standard output that tells its own errors from those of other files.
+
+    Args:
+        stream: to write to.
+        lasting: say an error once on stderr, and go on without output; a pipe that nobody reads is an error still.
+    """
+
+    def __init__(self, stream: TextIO, lasting: bool):
+        self._stream, self._lasting = stream, lasting
+
+    def write(self, text: str) -> int:
+        self._try(self._stream.write, text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, call: Callable[..., Any], *arguments: str) -> None:
+        try:
+            call(*arguments)
+        except OSError as error:
+            if not self._lasting or error.errno == errno.EPIPE:
+                raise OutputError(error.errno, error.strerror) from error
+            _say(f"note: standard output: {error.strerror}; nothing is printed from here on")
+            _discard(self._stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _discard(stream: TextIO) -> None:
+    """What is still to be written to a broken stream goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    with contextlib.suppress(OSError, ValueError):  # not a stream of the system
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+def _open_closed_streams() -> None:
+    """Streams that were closed at the start lead nowhere from now on; the next open file would take their place."""
+    closed = [name for name in ("stdin", "stdout", "stderr") if getattr(sys, name) is None]
+    for name in closed:
+        number, reading = ("stdin", "stdout", "stderr").index(name), name == "stdin"
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY if reading else os.O_WRONLY)  # takes the lowest number that is free
+        setattr(sys, name, open(os.devnull, "r" if reading else "w"))
+    if "stdout" in closed:
+        _say("note: standard output is closed; nothing is printed")
 
 
 def _fail(message: str, exit_code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    _say(f"error: {' '.join(message.split())}")
     return exit_code
+
+
+def _say(line: str) -> None:
+    """Print on stderr; where that is impossible, the exit code has to do."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        with contextlib.suppress(OSError):
+            _discard(sys.stderr)

@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong, 130 or 143 when
         stopped by Ctrl-C or SIGTERM.
     """
-    return run_command(_train, argv)
+    return run_command(_train, argv, lasting=True)
 
 
 def _train(argv: Sequence[str]) -> int:

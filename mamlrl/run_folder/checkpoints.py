@@ -7,15 +7,19 @@ and the seed in the settings say all about randomness: there is no generator who
 from __future__ import annotations
 
 import io
-import os
+import re
+import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mamlrl.config.files import Settings
+from mamlrl.config import Config
+from mamlrl.config.files import Settings, make_config
 from mamlrl.errors import UserError
+from mamlrl.run_folder.files import write_whole
+from mamlrl.run_folder.metrics_log import MetricsLog
 
 FORMAT = "mamlrl checkpoint 2"
 FORMAT_1 = "mamlrl checkpoint 1"
@@ -38,64 +42,108 @@ class Progress(NamedTuple):
     """environment steps so far, all tasks and rounds of rollouts together"""
     best_return: float = -float("inf")
     """highest return after adaptation so far"""
+    best_iteration: int = 0
+    """iteration whose row of the metrics has it"""
     nonfinite_steps: int = 0
     """meta-updates in a row, up to the last one, that were refused for a non-finite number"""
 
 
-def write_checkpoint(path: Path, progress: Progress, settings: Settings) -> None:
+class Checkpoint(NamedTuple):
+    """What a checkpoint says of a run."""
+
+    progress: Progress
+    config: Config
+    row_checksums: list[int]
+    """of the rows of metrics.csv so far; of the first of them, or none, where not all are known"""
+
+
+def write_checkpoint(path: Path, progress: Progress, settings: Settings, row_checksums: list[int]) -> None:
     """Write a checkpoint atomically: a reader finds the old file or the whole new one.
 
     Raises:
         OSError: the file cannot be written. What was there before stays.
     """
+    content = {"format": FORMAT, **progress._asdict(), "state": _plain(progress.state), "config": settings}
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, **progress._asdict(), "state": _plain(progress.state), "config": settings}, buffer)
-    temporary = path.with_suffix(".tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
+    torch.save(content | {"row_checksums": torch.tensor(row_checksums, dtype=torch.int64)}, buffer)
+    write_whole(path, buffer.getvalue())
 
 
-def read_checkpoint(path: Path, state_like: Any) -> tuple[Progress, Settings]:
-    """Progress and settings from a checkpoint; it cannot run code (`weights_only`).
+def read_checkpoint(path: Path, state_like: Any) -> Checkpoint:
+    """A checkpoint; it cannot run code (`weights_only`).
 
     Args:
         path: the file.
         state_like: a learner state whose structure, shapes, precision and device the loaded one takes.
 
     Raises:
-        CheckpointError: the file is truncated, something else, or of another policy or learner.
+        CheckpointError: the file is damaged, something else, or of another policy or learner.
     """
     content = read_content(path)
+    config = config_of(content, path)
     try:
-        progress = Progress(**{name: content[name] for name in Progress._fields})
-        return progress._replace(state=_restore(content["state"], state_like)), content["config"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not fit this run: {error}") from error
+        state = _restore(content["state"], state_like)
+        counters = {
+            name: _restore(content.get(name, default), default, name)  # a counter may be newer than the checkpoint
+            for name, default in Progress._field_defaults.items()
+        }
+        if min(counters["iteration"], counters["env_steps"], counters["nonfinite_steps"]) < 0:
+            raise ValueError("a counter is negative")
+        return Checkpoint(Progress(state, **counters), config, _row_checksums(content.get("row_checksums")))
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of tensors that are no plain ones
+        raise CheckpointError(f"{path} does not fit this run: {_short(error)}") from error
 
 
 def read_content(path: Path) -> dict[str, Any]:
     """A checkpoint as the dict that was saved.
 
     Raises:
-        CheckpointError: the file is truncated or something else.
+        CheckpointError: the file is damaged or something else.
     """
+    if not path.is_file():  # to open a pipe would wait for its writer
+        raise CheckpointError(f"{path} is no file" if path.exists() else f"{path} does not exist")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            _check_archive(file)
+            file.seek(0)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # torch raises many kinds for a file that it cannot read
         raise CheckpointError(f"{path} is damaged or no checkpoint") from error
     if isinstance(content, dict) and content.get("format") == FORMAT_1:
-        init = content["state"]["params"]
+        state = content.get("state")
+        init = state.get("params") if isinstance(state, dict) else None
         content |= {"format": FORMAT, "state": {"meta": {"init": init, "step_sizes": []}, "optimiser": None}}
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of mamlrl")
     return content
+
+
+def _check_archive(file: Any) -> None:
+    """Every entry has the checksum that it was written with: torch reads on over flipped bits."""
+    with zipfile.ZipFile(file) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise zipfile.BadZipFile("compressed, as no checkpoint is")
+        if damaged := archive.testzip():
+            raise zipfile.BadZipFile(f"{damaged} is damaged")
+
+
+def config_of(content: dict[str, Any], path: Path) -> Config:
+    """The settings in a checkpoint's content; fields that are newer than it take their defaults.
+
+    Raises:
+        CheckpointError: they are not settings of this version.
+    """
+    try:
+        return make_config(content["config"])
+    except Exception as error:  # whatever a value of any type leads to
+        raise CheckpointError(f"{path}: its settings cannot be read: {_short(error)}") from error
+
+
+def _short(error: Exception) -> str:
+    text = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
 class CheckpointFolder:
@@ -105,45 +153,55 @@ class CheckpointFolder:
         folder: where they lie; made when missing.
         settings: the run's settings, stored in each.
         keep: most recent checkpoints kept.
+        log: metrics of the run, whose rows are on the disk before a checkpoint counts on them.
     """
 
-    def __init__(self, folder: Path, settings: Settings, keep: int):
-        self._folder, self._settings, self._keep = folder, settings, keep
+    def __init__(self, folder: Path, settings: Settings, keep: int, log: MetricsLog):
+        self._folder, self._settings, self._keep, self._log = folder, settings, keep, log
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, progress: Progress) -> None:
         """Write `iteration-<number>.pt`, then let go of the oldest ones."""
-        write_checkpoint(self._folder / f"iteration-{progress.iteration:06d}.pt", progress, self._settings)
+        self._write(f"iteration-{progress.iteration:06d}.pt", progress)
         for path in list_checkpoints(self._folder)[self._keep :]:
-            path.unlink()
+            if path.is_file():
+                path.unlink()
 
     def save_best(self, progress: Progress) -> None:
         """Write `best.pt`."""
-        write_checkpoint(self._folder / BEST, progress, self._settings)
+        self._write(BEST, progress)
+
+    def _write(self, name: str, progress: Progress) -> None:
+        self._log.sync()
+        write_checkpoint(self._folder / name, progress, self._settings, self._log.checksums[: progress.iteration])
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run by iteration, newest first, without the best."""
-    return sorted(folder.glob("iteration-*.pt"), key=lambda path: (len(path.name), path.name), reverse=True)
+    found = (path for path in folder.glob("iteration-*.pt") if re.fullmatch(r"iteration-\d{6,}\.pt", path.name))
+    return sorted(found, key=lambda path: (len(path.name), path.name), reverse=True)
 
 
-def latest_checkpoint(folder: Path, state_like: Any) -> tuple[Progress, Settings, list[str]]:
+def latest_checkpoint(folder: Path, state_like: Any) -> tuple[Checkpoint | None, dict[Path, str]]:
     """The newest readable checkpoint of a run; `best.pt` when no other is.
 
     Returns:
-        Progress, settings, and what was wrong with each newer file that had to be passed over.
+        The checkpoint, None where there is no file that should be one, and what is wrong with each newer file that had
+        to be passed over.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there are files, and none is readable.
     """
-    passed_over = []
+    passed_over: dict[Path, str] = {}
     best = [folder / BEST] if (folder / BEST).exists() else []
     for path in list_checkpoints(folder) + best:
         try:
-            return *read_checkpoint(path, state_like), passed_over
+            return read_checkpoint(path, state_like), passed_over
         except CheckpointError as error:
-            passed_over.append(str(error))
-    raise CheckpointError("; ".join(passed_over) or f"{folder} holds no checkpoint")
+            passed_over[path] = str(error)
+    if passed_over:
+        raise CheckpointError("; ".join(passed_over.values()))
+    return None, {}
 
 
 def _plain(tree: Any) -> Any:
@@ -163,7 +221,9 @@ def _restore(saved: Any, like: Any, name: str = "state") -> Any:
         if not isinstance(saved, Tensor) or saved.shape != like.shape:
             shape = list(saved.shape) if isinstance(saved, Tensor) else type(saved).__name__
             raise ValueError(f"{name} is {shape}, here it is {list(like.shape)}")
-        return saved.to(like.device, like.dtype)
+        if saved.layout is not torch.strided or saved.is_floating_point() != like.is_floating_point():
+            raise ValueError(f"{name} is {saved.dtype}, {saved.layout}, here it is {like.dtype}")
+        return saved.detach().to(like.device, like.dtype)
     if isinstance(like, tuple) and hasattr(like, "_asdict"):
         return type(like)(**_restore(saved, like._asdict(), name))  # type: ignore[attr-defined]
     if isinstance(like, dict):
@@ -172,7 +232,18 @@ def _restore(saved: Any, like: Any, name: str = "state") -> Any:
             raise ValueError(f"{name} has {found}, here it has {list(like)}")
         return {key: _restore(saved[key], leaf, f"{name}.{key}") for key, leaf in like.items()}
     if isinstance(like, list | tuple):
-        if len(saved) != len(like):
-            raise ValueError(f"{name} has {len(saved)} entries, here it has {len(like)}")
+        if not isinstance(saved, list) or len(saved) != len(like):
+            found = f"{len(saved)} entries" if isinstance(saved, list) else type(saved).__name__
+            raise ValueError(f"{name} has {found}, here it has {len(like)} entries")
         return type(like)(_restore(one, leaf, name) for one, leaf in zip(saved, like, strict=True))
+    if like is not None and type(saved) is not type(like):  # None: an optimiser that has no state before it is used
+        raise ValueError(f"{name} is of type {type(saved).__name__}, here it is of type {type(like).__name__}")
     return saved
+
+
+def _row_checksums(saved: Any) -> list[int]:
+    if saved is None:  # a checkpoint from before they were stored
+        return []
+    if not isinstance(saved, Tensor) or saved.dtype != torch.int64 or saved.dim() != 1:
+        raise ValueError("row_checksums is no list of integers")
+    return saved.tolist()

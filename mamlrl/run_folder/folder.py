@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import platform
 import re
@@ -13,17 +15,31 @@ from pathlib import Path
 from mamlrl.config import Config
 from mamlrl.config.files import CONFIG_FILE, to_yaml
 from mamlrl.errors import ConfigError
+from mamlrl.run_folder.files import keep_aside, write_whole
 
+METRICS_FILE = "metrics.csv"
 VERSIONS_FILE = "versions.txt"
+ERROR_FILE = "error.txt"
 CHECKPOINTS = "checkpoints"
+VIDEOS = "videos"
 
 
-def default_folder(config: Config) -> Path:
-    """``runs/<name>/<learner>/seed-<seed>-<time>``, with a number at the end if that exists."""
+def make_default_folder(start: Path, config: Config) -> Path:
+    """Make ``runs/<name>/<learner>/seed-<seed>-<time>`` below a folder, with a number at the end if that exists.
+
+    Two runs that start in the same second get two folders.
+
+    Raises:
+        OSError: it cannot be made.
+    """
     stem = f"seed-{config.seed}-{_now()}"
-    parent = Path("runs", _name(config), config.learner)
-    candidates = (parent / (stem + suffix) for suffix in ("", *(f"-{n}" for n in range(2, 1000))))
-    return next(folder for folder in candidates if not folder.exists())
+    parent = start / "runs" / _name(config) / config.learner
+    parent.mkdir(parents=True, exist_ok=True)
+    for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
+        with contextlib.suppress(FileExistsError):
+            (parent / (stem + suffix)).mkdir()
+            return parent / (stem + suffix)
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(parent / stem))
 
 
 def results_folder(kind: str, config: Config) -> Path:
@@ -40,15 +56,18 @@ def _now() -> str:
 
 
 def check_free(folder: Path) -> None:
-    """A new run may go into this folder.
+    """A new run may go into this folder: what it writes is not there.
 
     Raises:
-        ConfigError: it holds a run already, or is no folder.
+        ConfigError: it holds a run already, or a file that the run would replace, or is no folder.
     """
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder}: not a folder")
-    if any((folder / name).exists() for name in (CONFIG_FILE, "metrics.csv", CHECKPOINTS)):
+    if any(os.path.lexists(folder / name) for name in (CONFIG_FILE, METRICS_FILE, CHECKPOINTS)):
         raise ConfigError(f"--out {folder}: holds a run already; go on with it by --resume, or name another folder")
+    foreign = [folder / name for name in (VERSIONS_FILE, VIDEOS, ERROR_FILE) if os.path.lexists(folder / name)]
+    for path in (*foreign, *folder.glob("events.out.tfevents.*")):
+        raise ConfigError(f"--out {folder}: holds {path.name} already, which a run writes too; name another folder")
 
 
 def check_results(folder: Path, result: str) -> None:
@@ -68,36 +87,61 @@ def check_results(folder: Path, result: str) -> None:
 
 
 def create(folder: Path, config: Config) -> None:
-    """Make the folder and write the settings and versions of a new run.
+    """Write the settings and versions of a new run into its folder.
+
+    From the moment that the settings are there, whole, `--resume` goes on with the run.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / CONFIG_FILE).open("x") as file:  # exclusive: two runs cannot share a folder
-        file.write(to_yaml(config))
-    (folder / VERSIONS_FILE).write_text(versions())
+    write_whole(folder / CONFIG_FILE, to_yaml(config).encode())
+    write_whole(folder / VERSIONS_FILE, versions().encode())
 
 
 def reopen(folder: Path, config: Config, iteration: int) -> None:
     """Bring settings and versions of a resumed run up to date: it may be extended, or go on with other versions."""
     if (folder / CONFIG_FILE).read_text() != to_yaml(config):
-        temporary = folder / f"{CONFIG_FILE}.tmp"
-        temporary.write_text(to_yaml(config))
-        temporary.replace(folder / CONFIG_FILE)
+        write_whole(folder / CONFIG_FILE, to_yaml(config).encode())
     path = folder / VERSIONS_FILE
-    recorded = path.read_text() if path.exists() else ""
-    if not recorded.endswith(versions()):
-        with path.open("a") as file:
-            file.write(f"\nresumed after iteration {iteration}\n{versions()}")
-        print("note: versions differ from those that the run began with (see versions.txt); results may differ too")
+    recorded = path.read_text(errors="replace") if path.is_file() else ""
+    if recorded.endswith(versions()):
+        return
+    if os.path.lexists(path) and not path.is_file():
+        keep_aside(path)
+    begun = f"{recorded}\nresumed after iteration {iteration}\n" if recorded else ""
+    write_whole(path, f"{begun}{versions()}".encode())
+    if recorded:
+        print("note: versions or processor differ from before (see versions.txt); results may differ too")
+
+
+def write_error(folder: Path, traceback: str) -> bool:
+    """Append to error.txt what ended a run; False where it cannot be written."""
+    path = folder / ERROR_FILE
+    if path.exists() and not path.is_file():
+        return False
+    try:
+        with path.open("a", errors="replace") as file:
+            file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n{traceback}\n")
+    except OSError:
+        return False
+    return True
 
 
 def versions() -> str:
-    """What the results depend on: the commit of the checkout, if any, and the versions of the packages."""
+    """What the results depend on: the commit of the checkout, if any, versions of the packages, the processor."""
     packages = ("mamlrl", "torch", "numpy", "mujoco", "gymnasium")
     lines = [f"commit {git_commit()}", f"python {platform.python_version()}"]
-    return "\n".join([*lines, *(f"{name} {metadata.version(name)}" for name in packages)]) + "\n"
+    lines += [f"{name} {metadata.version(name)}" for name in packages]
+    return "\n".join([*lines, f"processor {processor()}"]) + "\n"
+
+
+def processor() -> str:
+    """The processor's model: libraries choose their arithmetic by it."""
+    try:
+        models = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        models = None
+    return models[1] if models else platform.processor() or platform.machine()
 
 
 def git_commit() -> str:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import os
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO
 
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined] # generated code without types
 from torch.utils.tensorboard import SummaryWriter
 
 from mamlrl.config import Config
-from mamlrl.run_folder import dashboard
+from mamlrl.run_folder import dashboard, metrics_table
+from mamlrl.run_folder.files import keep_aside, naming, write_whole
+from mamlrl.run_folder.folder import METRICS_FILE
+from mamlrl.run_folder.metrics_table import Table
 from mamlrl.structs import Metrics
 
 METRICS = {
@@ -22,7 +29,8 @@ METRICS = {
     "trust_region/cg_iterations": "curvature products that conjugate gradient took",
     "trust_region/backtracks": "step lengths tried beyond the first",
     "trust_region/accepted": "1 when the meta-step was taken",
-    "trust_region/nonfinite": "1 when it was refused for a non-finite number or a curvature that is not positive",
+    "trust_region/nonfinite": "1 when it was refused for a number that is not finite",
+    "trust_region/negative_curvature": "1 when it was refused for a direction without positive curvature",
     "trust_region/gradient_norm": "Euclidean norm of the meta-gradient",
     "policy/std": "mean standard deviation of the unadapted policy, policy units (Gaussian policies)",
     "policy/entropy": "mean entropy of the unadapted policy, nats",
@@ -39,67 +47,136 @@ METRICS = {
 
 
 class MetricsLog:
-    """metrics.csv and TensorBoard events of one run, a row per meta-iteration.
+    """metrics.csv and TensorBoard events of one run, a row per meta-iteration; to be used in a `with` block.
 
-    Rows are numbered from 1, and the columns are the metrics of the first row.
+    Rows are numbered from 1. A metric that comes later than the first row gets a column then, empty in earlier rows.
+    A metrics.csv that somebody changed, while the run was stopped or between two rows, is kept under another name; the
+    log goes on with the rows that are as the run wrote them, and a line says so.
 
     Args:
         folder: the run folder.
         completed: iterations whose rows stay; later ones belong to a run that was cut off and are removed.
+        checksums: of these rows as the run wrote them, as far as they are known.
 
     Raises:
         OSError: a file cannot be written.
     """
 
-    def __init__(self, folder: Path, completed: int = 0):
-        self._path = folder / "metrics.csv"
-        self._columns = _keep_rows(self._path, completed) if completed else []
-        self._file = self._path.open("a" if self._columns else "w", newline="")
-        self._csv = csv.writer(self._file, lineterminator="\n")
-        self._tensorboard = SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
+    def __init__(self, folder: Path, completed: int = 0, checksums: Sequence[int] = ()):
+        self._folder, self._path = folder, folder / METRICS_FILE
+        self.checksums = list(checksums)[:completed]
+        """of the rows written, `metrics_table.ABSENT` for those that are lost"""
+        with naming(self._path):
+            content = self._path.read_bytes() if self._path.is_file() else b""
+            self._recover(content, completed)
+        _silence_writer_threads()
+        with self._naming_events():
+            self._tensorboard = SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, traceback: TracebackType | None) -> None:
+        # after an error the files may fail once more, and that is not what is to be told
+        with contextlib.suppress(OSError) if kind else contextlib.nullcontext():
+            with naming(self._path):
+                self._file.close()
+            with self._naming_events():
+                self._tensorboard.close()
 
     def describe(self, config: Config, iteration: int) -> None:
         """Tell TensorBoard the run's settings, and at its start how to arrange its charts."""
-        dashboard.describe(self._tensorboard, config, iteration)
+        with self._naming_events():
+            dashboard.describe(self._tensorboard, config, iteration)
 
     def write(self, iteration: int, metrics: Metrics) -> None:
         """Write the row of an iteration, at once visible to others."""
-        if not self._columns:
-            self._columns = ["iteration", *metrics]
-            self._csv.writerow(self._columns)
-        row = {"iteration": iteration, **metrics}
-        self._csv.writerow(["" if row.get(name) is None else row[name] for name in self._columns])
-        try:
-            self._file.flush()
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(self._path)) from error
-        for name, value in (*metrics.items(), *dashboard.bands(metrics)):
-            if value is not None:
-                self._tensorboard.add_scalar(name, value, iteration)
-        if evaluated := dashboard.adaptation_figure(metrics, iteration):
-            self._tensorboard.add_figure("adaptation/return", evaluated, iteration)
-        self._tensorboard.flush()
+        cells = {name: "" if value is None else str(value) for name, value in metrics.items()}
+        with naming(self._path):
+            self._write_row({metrics_table.NUMBER: str(iteration), **cells})
+        with self._naming_events():
+            for name, value in (*metrics.items(), *dashboard.bands(metrics)):
+                if value is not None:
+                    self._tensorboard.add_scalar(name, value, iteration)
+            if evaluated := dashboard.adaptation_figure(metrics, iteration):
+                self._tensorboard.add_figure("adaptation/return", evaluated, iteration)
+            self._tensorboard.flush()
+
+    def sync(self) -> None:
+        """The rows so far are on the disk when this returns, whatever becomes of the machine."""
+        with naming(self._path):
+            os.fsync(self._file.fileno())
 
     def write_gif(self, name: str, gif: bytes, size: tuple[int, int], iteration: int) -> None:
         """Write an animated GIF of some width and height as an image, which TensorBoard plays."""
         image = Summary.Image(encoded_image_string=gif, width=size[0], height=size[1], colorspace=3)
         writer = self._tensorboard.file_writer  # add_video needs a package, and add_image encodes anew as a still
         if writer is not None:
-            writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), iteration)
+            with self._naming_events():
+                writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), iteration)
 
-    def close(self) -> None:
-        """Close the files."""
-        self._file.close()
-        self._tensorboard.close()
+    def _write_row(self, cells: dict[str, str]) -> None:
+        if not self._is_in_place():
+            self._recover(self._own_content(), len(self.checksums))
+        columns = [*self._columns, *(name for name in cells if name not in self._columns)]
+        if columns != self._columns:
+            table = metrics_table.recover(self._own_content(), len(self.checksums), self.checksums).table
+            self._open(table._replace(columns=columns))
+        row = [cells.get(name, "") for name in columns]
+        line = metrics_table.encode_row(row)
+        self._file.write(line)
+        self._file.flush()
+        self._size += len(line)
+        self.checksums.append(metrics_table.checksum(columns, row))
+
+    def _is_in_place(self) -> bool:
+        """Whether the file under our name is the one that we write, and nobody else did."""
+        try:
+            there = os.stat(self._path)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._file.fileno())) and there.st_size == self._size
+
+    def _own_content(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()
+
+    def _recover(self, content: bytes, completed: int) -> None:
+        """Go on with the rows in `content` that are as they were written; whatever else is in our place stays aside."""
+        found, there = metrics_table.recover(content, completed, self.checksums), os.path.lexists(self._path)
+        if not (found.untouched and (self._path.is_file() or not (there or completed))):
+            found_there = (
+                f"is not as this run wrote it, and kept as {keep_aside(self._path).name}" if there else "is gone"
+            )
+            rows = f"{len(found.table.rows)} of {completed} rows are left"
+            print(f"note: {self._path} {found_there}; {rows}", flush=True)
+        self.checksums = found.checksums
+        self._open(found.table)
+
+    def _open(self, table: Table) -> None:
+        """Open the file with this content and no other."""
+        encoded = table.encode()
+        if not self._path.is_file() or self._path.read_bytes() != encoded:
+            write_whole(self._path, encoded)
+        self._columns, self._size = list(table.columns), len(encoded)
+        self._file: BinaryIO = self._path.open("a+b")
+
+    @contextlib.contextmanager
+    def _naming_events(self) -> Iterator[None]:
+        files = sorted(self._folder.glob("events.out.tfevents.*"))  # their names begin with the time
+        with naming(files[-1] if files else self._folder):
+            yield
 
 
-def _keep_rows(path: Path, completed: int) -> list[str]:
-    """Remove the rows of later iterations, and a last one that was cut short; return the columns."""
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    if not lines:
-        return []
-    rows = [line for line in lines[1:] if line.endswith("\n") and int(line.partition(",")[0]) <= completed]
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join([lines[0], *rows]))
-    os.replace(temporary, path)
-    return lines[0].rstrip("\n").split(",")
+def _silence_writer_threads() -> None:
+    """What fails in a writer thread of TensorBoard is raised at the next write; its traceback is not printed too."""
+    show = threading.excepthook
+    if getattr(show, "silences_writer_threads", False):
+        return
+
+    def show_others(arguments: threading.ExceptHookArgs) -> None:
+        if type(arguments.thread).__name__ != "_AsyncWriterThread":
+            show(arguments)
+
+    show_others.silences_writer_threads = True  # type: ignore[attr-defined]
+    threading.excepthook = show_others

@@ -7,10 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mamlrl.config import Config
-from mamlrl.config.files import make_config
 from mamlrl.errors import ConfigError
 from mamlrl.learners.base import LearnerState
-from mamlrl.run_folder.checkpoints import BEST, CheckpointError, list_checkpoints, read_checkpoint, read_content
+from mamlrl.run_folder.checkpoints import (
+    BEST,
+    CheckpointError,
+    config_of,
+    list_checkpoints,
+    read_checkpoint,
+    read_content,
+)
 from mamlrl.run_folder.folder import CHECKPOINTS
 from mamlrl.structs import MetaParams
 
@@ -33,7 +39,7 @@ class Trained(NamedTuple):
         Raises:
             CheckpointError: the parameters do not fit it.
         """
-        return read_checkpoint(self.path, state_like)[0].state.meta
+        return read_checkpoint(self.path, state_like).progress.state.meta
 
 
 def read_trained(path: Path) -> Trained:
@@ -42,12 +48,7 @@ def read_trained(path: Path) -> Trained:
     Raises:
         CheckpointError: it cannot be read, or its settings are not of this version.
     """
-    content = read_content(path)
-    try:
-        config = make_config(content["config"])
-    except (ConfigError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: its settings cannot be read: {error}") from error
-    return Trained(path, dataclasses.replace(config, device="cpu"))
+    return Trained(path, dataclasses.replace(config_of(read_content(path), path), device="cpu"))
 
 
 def find_checkpoints(path: Path) -> list[Path]:
@@ -73,6 +74,20 @@ def find_checkpoints(path: Path) -> list[Path]:
 
 
 def _of_run(folder: Path) -> Path | None:
-    """The best checkpoint in a run's folder of checkpoints, or the last one where none was the best yet."""
+    """The best checkpoint in a run's folder of checkpoints, or the last one where none was the best yet.
+
+    In place of one that cannot be read the next one is taken, and a line says so.
+    """
     best = folder / BEST
-    return best if best.is_file() else next(iter(list_checkpoints(folder)), None)
+    candidates = ([best] if best.exists() else []) + list_checkpoints(folder)
+    problems = []
+    for path in candidates:
+        try:
+            read_trained(path)
+        except CheckpointError as error:
+            problems.append(error)
+            continue
+        for problem in problems:
+            print(f"note: {problem}; {path.name} is taken in its place", flush=True)
+        return path
+    return next(iter(candidates), None)  # whoever reads it is told what is wrong

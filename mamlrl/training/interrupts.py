@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
+from mamlrl.run_folder.files import remove_unfinished
+
 
 class StopRequest:
-    """While entered, the first Ctrl-C or SIGTERM is noted in `signal`, and a second one ends the process at once."""
+    """While entered, the first Ctrl-C or SIGTERM is noted in `signal`, and a second one ends the process at once.
+
+    Only a main thread gets signals; in another one nothing is changed.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -22,7 +28,8 @@ class StopRequest:
         return 0 if self.signal is None else 128 + self.signal
 
     def __enter__(self) -> StopRequest:
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -35,5 +42,6 @@ class StopRequest:
                 os._exit(128 + number)
             return
         if self.signal is not None:
+            remove_unfinished()
             os._exit(128 + number)
         self.signal = number

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,12 +11,12 @@ from mamlrl.config import Config
 from mamlrl.errors import UserError
 from mamlrl.evaluation.held_out import HeldOut
 from mamlrl.learners.base import LearnerState
+from mamlrl.progress import ProgressLine
 from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.structs import Metrics
 from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import IterationOutcome
-from mamlrl.training.progress import ProgressLine
 
 MAX_NONFINITE_STEPS = 3
 """Meta-updates in a row that may be refused for a non-finite number before the run ends."""
@@ -41,6 +42,8 @@ def meta_train(
 ) -> Progress:
     """Meta-iterations until the configured number is done or a stop is asked for; logs and checkpoints each.
 
+    Whatever ends it, there is a checkpoint of the last iteration that was logged.
+
     Args:
         iterate: one meta-iteration, (state, number from 0) -> (state, what happened).
         progress: where the run stands.
@@ -54,7 +57,7 @@ def meta_train(
         UserError: three meta-updates in a row were refused because a number was not finite.
     """
     line = ProgressLine(progress.iteration, config.iterations)
-    saved, stopped = progress.iteration, False
+    saved, logged, stopped = progress.iteration, progress, False
     try:
         while progress.iteration < config.iterations and stop.signal is None and not stopped:
             start, before = time.perf_counter(), progress
@@ -73,13 +76,14 @@ def meta_train(
                 progress = save_if_best(checkpoints, progress, before, outcome.score)
             metrics = {**outcome.metrics, "env_steps": progress.env_steps, **held_out.metrics}
             log.write(progress.iteration, metrics)
+            logged = progress
             if hooks.record:
                 hooks.record(state, progress.iteration)
             if progress.iteration % config.checkpoint.every == 0:
                 checkpoints.save(progress)
                 saved = progress.iteration
             rate = outcome.env_steps / (time.perf_counter() - start)
-            line.update(progress.iteration, f"{outcome.status}, {rate:,.0f} env steps/s")
+            line.update(progress.iteration, f"{outcome.status}, {rate:,.0f} steps/s")
             if progress.nonfinite_steps >= MAX_NONFINITE_STEPS:
                 raise UserError(
                     f"{config.env}: {MAX_NONFINITE_STEPS} meta-updates in a row were refused for a non-finite number; "
@@ -88,6 +92,11 @@ def meta_train(
             stopped = bool(hooks.callback and hooks.callback(progress.iteration, metrics))
         if saved < progress.iteration:
             checkpoints.save(progress)
+    except (Exception, SystemExit):  # of an environment or a learner, or a full disk
+        if saved < logged.iteration:
+            with contextlib.suppress(OSError):
+                checkpoints.save(logged)
+        raise
     finally:
         line.close()
     return progress
@@ -99,5 +108,5 @@ def save_if_best(
     """Keep what was measured as the best checkpoint if its score, if it has one, is the highest yet."""
     if score is None or score <= progress.best_return:
         return progress
-    checkpoints.save_best(measured._replace(best_return=score))
-    return progress._replace(best_return=score)
+    checkpoints.save_best(measured._replace(best_return=score, best_iteration=progress.iteration))
+    return progress._replace(best_return=score, best_iteration=progress.iteration)

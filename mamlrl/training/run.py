@@ -1,30 +1,44 @@
-"""A run from its command to its end: folder, checkpoints, signals."""
+"""A run from its command to its end: folder, checkpoints, signals, failures."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import shlex
+import traceback
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
+from gymnasium.vector import VectorEnv
 
+from mamlrl.commands import OutputError
 from mamlrl.config import Config
 from mamlrl.config.command_line import Command
-from mamlrl.config.files import check_unchanged, differences, make_config, to_settings
-from mamlrl.errors import ConfigError
+from mamlrl.config.files import check_unchanged, differences, to_settings
+from mamlrl.envs.errors import EnvironmentFailure
+from mamlrl.errors import ConfigError, UserError
 from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import check_training_memory, horizon_note, initial_state, make_experiment, num_threads
-from mamlrl.learners import find_learner
+from mamlrl.learners import evaluation_steps, find_learner, training_steps
 from mamlrl.run_folder import dashboard
 from mamlrl.run_folder import folder as run_folder
-from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress, latest_checkpoint
+from mamlrl.run_folder.checkpoints import Checkpoint, CheckpointFolder, Progress, latest_checkpoint
+from mamlrl.run_folder.files import keep_aside
+from mamlrl.run_folder.lock import locked
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import meta_iteration
 from mamlrl.training.loop import Hooks, meta_train
 from mamlrl.training.memory import keep_freed_memory
+
+LONGEST_MESSAGE = 500  # characters of an exception's text that are shown
+
+
+class RunFailure(UserError):
+    """What ended a run in its midst, where its traceback is, and how to go on."""
 
 
 def run(command: Command) -> int:
@@ -37,84 +51,174 @@ def run(command: Command) -> int:
         UserError: something that the user can put right; nothing was overwritten.
         OSError: the run folder cannot be written.
     """
-    config = command.config
-    if not find_learner(config.learner).trained:
+    start = Path.cwd()  # an environment may change the working directory
+    if not find_learner(command.config.learner).trained:
         raise ConfigError(
-            f"learner is {config.learner!r}, which has nothing to train; evaluate it beside a trained run: "
+            f"learner is {command.config.learner!r}, which has nothing to train; evaluate it beside a trained run: "
             "python -m mamlrl.evaluate RUN --random"
         )
     keep_freed_memory()
-    torch.set_num_threads(num_threads(config))
+    config = dataclasses.replace(command.config, threads=num_threads(command.config))  # the same wherever it goes on
+    torch.set_num_threads(config.threads)
     with StopRequest() as stop, contextlib.ExitStack() as stack:  # before environments fork processes of their own
+        if command.resume is not None:
+            stack.enter_context(locked(command.resume))
         if command.out is not None:
             run_folder.check_free(command.out)
         experiment = make_experiment(config)
         config = experiment.config
+        stack.callback(close, experiment.envs)
         check_training_memory(experiment)
         for note in filter(None, (*command.notes, horizon_note(config))):
             print(f"note: {note}")
-        stack.callback(experiment.envs.close)
         if config.video.every:
             from mamlrl.recording.recorder import Recorder, check_recording  # drawing and ffmpeg: not needed otherwise
 
             check_recording(experiment)
         evaluate = Evaluation(experiment) if config.eval.every else None
         if evaluate:
-            stack.callback(evaluate.close)
-        progress = Progress(initial_state(experiment))
+            stack.callback(close, evaluate)
+        checkpoint = Checkpoint(Progress(initial_state(experiment)), config, [])
         if command.resume is None:
-            folder = command.out or run_folder.default_folder(config)
+            folder = make_folder(start, command.out, config)
+            stack.enter_context(locked(folder))
             run_folder.create(folder, config)
         else:
-            folder = command.resume
-            progress = load_progress(folder, progress, config)
-            run_folder.reopen(folder, config, progress.iteration)
-        checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, to_settings(config), config.checkpoint.keep)
+            folder = start / command.resume
+            checkpoint = load_checkpoint(folder, checkpoint)
+            run_folder.reopen(folder, config, checkpoint.progress.iteration)
+        shown = command.out or command.resume or folder.relative_to(start)
+        note_threads(config, resumed=command.resume is not None)
+        stack.enter_context(reported_failures(folder, shown))
+        progress = checkpoint.progress
+        log = stack.enter_context(MetricsLog(folder, progress.iteration, checkpoint.row_checksums))
+        settings = to_settings(config)
+        checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, settings, config.checkpoint.keep, log)
         if progress.iteration == 0:
             checkpoints.save(progress)
-        log = MetricsLog(folder, progress.iteration)
-        stack.callback(log.close)
         log.describe(config, progress.iteration)
-        print(f"run folder: {folder}")
-        print(f"charts: tensorboard --logdir {shlex.quote(str(folder))}, at {dashboard.ADDRESS}", flush=True)
+        print(f"run folder: {shown}")
+        print(f"charts: tensorboard --logdir {shlex.quote(str(shown))}, at {dashboard.ADDRESS}", flush=True)
         record = Recorder(experiment, folder, log) if config.video.every else None
         progress = meta_train(
             partial(meta_iteration, experiment), progress, config, log, checkpoints, stop, Hooks(evaluate, record)
         )
-        report(folder, progress, config)
+        report(shown, progress, config)
         return stop.exit_code
 
 
-def load_progress(folder: Path, start: Progress, config: Config) -> Progress:
+def make_folder(start: Path, out: Path | None, config: Config) -> Path:
+    """The folder of a new run, as an absolute path.
+
+    Args:
+        start: the working directory.
+        out: the folder that the user named.
+        config: settings of the run, which name the default folder.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if out is None:
+        return run_folder.make_default_folder(start, config)
+    (start / out).mkdir(parents=True, exist_ok=True)
+    return start / out
+
+
+def close(envs: VectorEnv | Evaluation) -> None:
+    """Close environments; one that fails even in that does not hide how the run went."""
+    try:
+        envs.close()
+    except (Exception, SystemExit) as error:
+        print(f"note: the environments could not be closed: {in_words(error)}", flush=True)
+
+
+def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
     """Where a run to be resumed stands.
 
     Args:
         folder: the run folder.
-        start: progress at the start of the run, as a model of the learner's state.
-        config: the run's settings, changed where flags say so.
+        fresh: the start of the run: a model of the learner's state, and the settings, changed where flags say so.
 
     Raises:
-        UserError: there is no usable checkpoint, or the settings are not those of the run.
+        UserError: no checkpoint is usable, or the settings are not those of the run.
     """
-    progress, settings, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, start.state)
-    settings = to_settings(make_config(settings))  # fields that are newer than the checkpoint take their defaults
+    checkpoint, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, fresh.progress.state)
+    if checkpoint is None:
+        print("note: the run has no checkpoint yet; it begins at iteration 0")
+        metrics = folder / run_folder.METRICS_FILE
+        if metrics.is_file() and metrics.stat().st_size:
+            print(f"note: the metrics that are there are kept as {keep_aside(metrics).name}")
+        return fresh
+    config, iteration = fresh.config, checkpoint.progress.iteration
+    settings = to_settings(checkpoint.config)
     check_unchanged(settings, to_settings(config))  # config.yaml may have been edited
+    if iteration > config.iterations:
+        raise ConfigError(f"iterations is {config.iterations}, but the run has done {iteration} already")
     for name, (old, new) in differences(settings, to_settings(config)).items():
         if name in ("device", "threads"):
             print(f"note: {name} was {old} and is now {new}; results may differ in the last bits")
-    for problem in passed_over:
-        print(f"note: {problem}; going back to iteration {progress.iteration}")
-    if progress.iteration > config.iterations:
-        raise ConfigError(f"iterations is {config.iterations}, but the run has done {progress.iteration} already")
-    return progress
+    for path, problem in passed_over.items():  # set aside, so that none is taken for a newer one than those to come
+        print(f"note: {problem}; going back to iteration {iteration}; the file is kept as {keep_aside(path).name}")
+    return checkpoint
 
 
-def report(folder: Path, progress: Progress, config: Config) -> None:
+def note_threads(config: Config, resumed: bool) -> None:
+    """Say where the number of threads is not that of the processors here, and it was not chosen just now."""
+    here = num_threads(dataclasses.replace(config, threads=0))
+    if config.threads > here:
+        print(f"note: threads is {config.threads}, more than there are processors here; --threads {here} is faster")
+    elif resumed and config.threads < here:
+        print(f"note: threads stays {config.threads}, as the run began; --threads {here} takes all processors here")
+
+
+@contextlib.contextmanager
+def reported_failures(folder: Path, shown: Path) -> Iterator[None]:
+    """What ends the block unexpectedly is told in a line, with its traceback in error.txt of the run folder.
+
+    Args:
+        folder: the run folder.
+        shown: the same, as the user wrote it.
+
+    Raises:
+        RunFailure: in place of an environment's, a learner's or a file's exception.
+    """
+    try:
+        yield
+    except (UserError, OutputError):
+        raise
+    except (Exception, SystemExit) as error:
+        text = "".join(traceback.format_exception(error))
+        written = run_folder.write_error(folder, f"{getattr(error, 'user_traceback', '')}\n{text}".lstrip())
+        where = f"; its traceback is in {shown / run_folder.ERROR_FILE}" if written else ""
+        resume = f"python -m mamlrl.train --resume {shlex.quote(str(shown))}"
+        raise RunFailure(f"{in_words(error)}{where}; to go on: {resume}") from error
+
+
+def in_words(error: BaseException) -> str:
+    """An exception in a line that is not too long."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    text = " ".join(str(error).split())
+    text = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} ..."
+    return text if isinstance(error, EnvironmentFailure | UserError) else f"{type(error).__name__}: {text}"
+
+
+def report(shown: Path, progress: Progress, config: Config) -> None:
     """Say how the run ended, and how to go on with it."""
     if progress.iteration < config.iterations:
         print(f"stopped after iteration {progress.iteration} of {config.iterations}; go on with")
-        print(f"  python -m mamlrl.train --resume {shlex.quote(str(folder))}", flush=True)
-    else:
-        measured = math.isfinite(progress.best_return)  # else it was too short for an evaluation
-        best = f", best return after adaptation {progress.best_return:.2f}" if measured else ""
-        print(f"done: {progress.iteration} iterations{best}", flush=True)
+        print(f"  python -m mamlrl.train --resume {shlex.quote(str(shown))}", flush=True)
+        return
+    print(f"done: {progress.iteration} iterations", flush=True)
+    if math.isfinite(progress.best_return):  # else it was too short for an evaluation
+        best = shown / run_folder.CHECKPOINTS / "best.pt"
+        where = f" in iteration {progress.best_iteration}" if progress.best_iteration else ""
+        print(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {best}", flush=True)
+
+
+def best_metric(config: Config) -> str:
+    """The metric that the best checkpoint is chosen by."""
+    if not config.eval.every:
+        return f"return/step_{training_steps(config)}"
+    steps = evaluation_steps(config)
+    return f"mean of eval/return/step_1 to step_{steps}" if steps > 1 else f"eval/return/step_{steps}"

@@ -14,9 +14,10 @@ import pytest
 import torch
 import yaml
 
+from mamlrl.experiment import Experiment
 from mamlrl.learners.base import LearnerState
 from mamlrl.run_folder.checkpoints import CheckpointError, latest_checkpoint, read_checkpoint
-from mamlrl.training import loop as training
+from mamlrl.training import run as training
 
 from .conftest import SMALL, Command, assert_fails, reproducible
 
@@ -47,7 +48,7 @@ main(sys.argv[1:])
     assert process.returncode == -signal.SIGKILL, process.stderr
 
 
-@pytest.mark.parametrize("moment", ["mamlrl.training:CheckpointFolder.save", "mamlrl.checkpoint:os.replace"])
+@pytest.mark.parametrize("moment", ["mamlrl.training.run:CheckpointFolder.save", "mamlrl.run_folder.files:os.replace"])
 def test_a_killed_run_resumes_to_the_last_bit(small_run: Command, command: Command, moment: str) -> None:
     run_until_killed(moment, f"--iterations 7 --out killed {EVALUATED}")
     outcome = command("--resume killed")
@@ -61,7 +62,7 @@ def test_a_killed_run_resumes_to_the_last_bit(small_run: Command, command: Comma
 
 def same_parameters(first: str, second: str) -> bool:
     states = [
-        torch.load(max(Path(folder, "checkpoints").glob("iteration-*")), weights_only=True)["state"]["params"]
+        torch.load(max(Path(folder, "checkpoints").glob("iteration-*")), weights_only=True)["state"]["meta"]["init"]
         for folder in (first, second)
     ]
     return all(torch.equal(leaf, states[1][name]) for name, leaf in states[0].items())
@@ -84,7 +85,7 @@ def test_a_signal_finishes_the_iteration_and_says_how_to_go_on(
 ) -> None:
     meta_iteration = training.meta_iteration
 
-    def signalled(experiment: training.Experiment, state: LearnerState, iteration: int) -> object:
+    def signalled(experiment: Experiment, state: LearnerState, iteration: int) -> object:
         if iteration == 2:
             os.kill(os.getpid(), number)
         return meta_iteration(experiment, state, iteration)
@@ -219,7 +220,7 @@ def test_threads_may_change_with_a_note(small_run: Command, command: Command) ->
 def test_films_may_begin_on_resume(small_run: Command, command: Command) -> None:
     small_run("--iterations 1 --out run")
     outcome = command("--resume run --iterations 2 --video.every 2")
-    assert outcome.code == 0 and "note:" not in outcome.out, outcome
+    assert outcome.code == 0 and "no videos" not in outcome.out, outcome
     assert [path.name for path in Path("run/videos").iterdir()] == ["iteration-000002.mp4"]
     assert "every: 2" in Path("run/config.yaml").read_text()
 

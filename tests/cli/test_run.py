@@ -11,9 +11,10 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from mamlrl.experiment import Experiment
 from mamlrl.run_folder.checkpoints import read_content
 from mamlrl.run_folder.metrics_log import METRICS
-from mamlrl.training import loop as training
+from mamlrl.training import run as training
 
 from .conftest import SMALL, Command, assert_fails, read_metrics, reproducible
 
@@ -95,8 +96,8 @@ def test_the_best_checkpoint_holds_the_parameters_that_were_measured(small_run: 
     assert best["best_return"] == max(returns)
     before = read_content(Path(f"run/checkpoints/iteration-{returns.index(max(returns)):06d}.pt"))
     assert best["iteration"] == before["iteration"]
-    for name, leaf in best["state"]["params"].items():
-        assert torch.equal(leaf, before["state"]["params"][name])
+    for name, leaf in best["state"]["meta"]["init"].items():
+        assert torch.equal(leaf, before["state"]["meta"]["init"][name])
 
 
 def test_the_best_checkpoint_of_a_run_that_evaluates_adapts_best_to_held_out_tasks(small_run: Command) -> None:
@@ -107,8 +108,8 @@ def test_the_best_checkpoint_of_a_run_that_evaluates_adapts_best_to_held_out_tas
     assert best["best_return"] == pytest.approx(max(adapted))
     assert best["iteration"] == number
     measured = read_content(Path(f"run/checkpoints/iteration-{number:06d}.pt"))
-    for name, leaf in best["state"]["params"].items():
-        assert torch.equal(leaf, measured["state"]["params"][name])
+    for name, leaf in best["state"]["meta"]["init"].items():
+        assert torch.equal(leaf, measured["state"]["meta"]["init"][name])
 
 
 def test_discrete_actions_train_too(command: Command) -> None:
@@ -144,7 +145,7 @@ def test_an_environment_that_misbehaves(command: Command, family: str, words: li
 
 
 def test_policy_that_does_not_fit_the_actions(small_run: Command) -> None:
-    assert_fails(small_run("--policy.network categorical_mlp"), 1, "policy.network", "categorical_mlp", "gaussian_mlp")
+    assert_fails(small_run("--policy.network categorical_mlp"), 2, "policy.network", "categorical_mlp", "gaussian_mlp")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -173,17 +174,17 @@ def test_full_disk_leaves_the_earlier_checkpoints(small_run: Command, monkeypatc
 def test_three_nonfinite_updates_in_a_row_end_the_run(small_run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     meta_iteration = training.meta_iteration
 
-    def refused(experiment: training.Experiment, state: object, iteration: int) -> object:
-        new_state, metrics = meta_iteration(experiment, state, iteration)  # type: ignore[arg-type]
+    def refused(experiment: Experiment, state: object, iteration: int) -> object:
+        new_state, outcome = meta_iteration(experiment, state, iteration)  # type: ignore[arg-type]
         if iteration in (1, 2) or iteration >= 4:
-            return state, metrics | {"trust_region/nonfinite": 1.0}
-        return new_state, metrics
+            return state, outcome._replace(not_finite=True)
+        return new_state, outcome
 
     monkeypatch.setattr(training, "meta_iteration", refused)
-    assert_fails(small_run("--iterations 20 --out run"), 1, "3 meta-updates in a row", "non-finite")
+    assert_fails(small_run("--iterations 20 --out run"), 1, "Navigation2D", "3 meta-updates in a row", "non-finite")
     assert len(read_metrics("run")) == 7
     last = read_content(Path("run/checkpoints/iteration-000007.pt"))
-    assert all(leaf.isfinite().all() for leaf in last["state"]["params"].values())
+    assert all(leaf.isfinite().all() for leaf in last["state"]["meta"]["init"].values())
 
 
 def test_config_yaml_is_complete(small_run: Command) -> None:

@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all, and that never take the place of a user's."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_unfinished: set[Path] = set()
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An OSError in the block names the file; those of writing to an open file do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place at the end of the block.
+
+    A reader finds the old file or the whole new one. After an error, or when a second signal ends the process
+    (`remove_unfinished`), no temporary file is left.
+
+    Raises:
+        OSError: names `path`.
+    """
+    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")  # ffmpeg tells the format by the suffix
+    _unfinished.add(temporary)
+    try:
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+        _unfinished.discard(temporary)
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file atomically and durably: when this returns, it is on the disk.
+
+    Raises:
+        OSError: names `path`. What was there before stays.
+    """
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def remove_unfinished() -> None:
+    """Remove the temporary files of `replacing` blocks that the process will not finish."""
+    for path in tuple(_unfinished):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def keep_aside(path: Path) -> Path:
+    """Rename a file or folder to the first free `<name>.kept-<number>`.
+
+    Returns:
+        Its new path.
+    """
+    names = (path.with_name(f"{path.name}.kept-{number}") for number in itertools.count(1))
+    kept = next(name for name in names if not os.path.lexists(name))
+    os.rename(path, kept)
+    return kept
