@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from mamlrl.config import Config, EvalConfig
@@ -48,6 +47,6 @@ def test_a_shipped_policy_adapts(name: str, before: float, after: float) -> None
     """Worse than `before` without a gradient step, better than `after` with one, on tasks that no training saw."""
     trained = read_trained(find_checkpoints(FOLDER / name / "maml")[0])
     settings = EvalConfig(tasks=10, rollouts=20, steps=1)
-    returns = evaluate_config(dataclasses.replace(trained.config, eval=settings), trained, seed=1, tasks=None)
-    unadapted, adapted = np.asarray(returns).mean(1)
+    _, result = evaluate_config(dataclasses.replace(trained.config, eval=settings), trained, seed=1, tasks=None)
+    unadapted, adapted = result.returns.mean(1)
     assert unadapted < before and adapted > after

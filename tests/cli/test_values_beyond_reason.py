@@ -240,7 +240,7 @@ def test_a_module_whose_import_fails_is_one_line(
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     name = f"broken_{sum(map(ord, kind))}"
     (tmp_path / f"{name}.py").write_text(IMPORTS[kind])
-    assert_fails(command(f"--env {name}:X-v0"), 2, name)
+    assert_fails(command(f"--env {name}:X-v0"), 1, name, "import raised")
     assert [path.name for path in tmp_path.iterdir()] == [f"{name}.py"]
 
 
