@@ -72,6 +72,10 @@ class GuardedVectorEnv(VectorWrapper):
 
         return self._call("step", checked_step)
 
+    def render(self) -> tuple[NDArray[Any], ...] | None:
+        """Pictures of all rows, or None without a render mode."""
+        return None if self.render_mode is None else tuple(self.render_row(row) for row in range(self.num_envs))
+
     def render_row(self, row: int) -> NDArray[Any]:
         """Picture of one row, [height, width, 3]."""
         return self._call("render", lambda: checked_picture(self.env.render_row(row)))

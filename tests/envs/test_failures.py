@@ -166,7 +166,7 @@ def test_a_vector_environment_of_somebody_else(method: str, fault: Any, monkeypa
         envs.sample_tasks(3, np.random.default_rng(0))
         envs.reset(seed=0, options={"task": np.zeros((3, 2))})
         envs.step(np.zeros((3, 2)))
-        envs.render_row(0)
+        envs.render()
     assert str(caught.value).startswith("environment VectorTasks-v0: ") and str(caught.value).isprintable()
 
 
@@ -180,6 +180,7 @@ def test_a_vector_environment_of_somebody_else_that_works() -> None:
         np.testing.assert_equal(*values)
     assert (envs.describe_task(tasks[0]), envs.still) == (ours.describe_task(tasks[0]), "path")
     assert envs.target_speed(tasks[0]) is None and envs.render_row(0).shape == (480, 480, 3)
+    assert len(envs.render()) == 3 and ours.render() is None
     with pytest.raises(ValueError, match="of row 0 is not in the task space"):
         envs.reset(options={"task": [7.0, 7.0]})
     with pytest.raises(ValueError, match="takes no argument 'goal_rang'; did you mean goal_range"):
