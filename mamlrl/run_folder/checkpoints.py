@@ -159,6 +159,8 @@ class CheckpointFolder:
     def __init__(self, folder: Path, settings: Settings, keep: int, log: MetricsLog):
         self._folder, self._settings, self._keep, self._log = folder, settings, keep, log
         folder.mkdir(parents=True, exist_ok=True)
+        for path in folder.glob(".*.partial.pt"):  # of a run that was killed
+            path.unlink()
 
     def save(self, progress: Progress) -> None:
         """Write `iteration-<number>.pt`, then let go of the oldest ones."""

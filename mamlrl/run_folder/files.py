@@ -36,8 +36,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with naming(path):
             yield temporary
             os.replace(temporary, path)
-    finally:
+    except BaseException:
         temporary.unlink(missing_ok=True)
+        raise
+    finally:
         _unfinished.discard(temporary)
 
 
