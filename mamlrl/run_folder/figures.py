@@ -82,12 +82,12 @@ def figure(comparison: Comparison) -> Figure:
         line = _draw_curve(axes, curve, last, color, depth)
         line.set_label(f"{curve.method}, {curve.over}" if several and curve.over else curve.method)
         handles.append(line)
-        _draw_published(axes, unmarked.pop(curve.learner, ())[: last + 1], color)
+        shift = 0.1 + 0.06 * (len(comparison.published) - len(unmarked))  # those of several learners are often close
+        _draw_published(axes, unmarked.pop(curve.learner, ())[: last + 1], shift, color)
     if len(unmarked) < len(comparison.published):
         handles.append(Line2D([], [], color="black", label="published", **CROSS))
-    axes.set(
-        xlabel="gradient steps", ylabel=f"mean {comparison.quantity}", xticks=range(last + 1), xlim=(-0.2, last + 0.2)
-    )
+    axes.set(xlabel="gradient steps", ylabel=f"mean {comparison.quantity}", xticks=range(last + 1))
+    axes.set_xlim(-0.2, last + 0.2 + 0.06 * (len(comparison.published) - len(unmarked)))
     axes.set_ylim(*_limits(comparison, last))
     axes.grid(alpha=0.3)
     canvas.suptitle(plain(textwrap.fill(comparison.title, 80)), fontsize=10)
@@ -112,10 +112,10 @@ def _draw_curve(axes: Axes, curve: Curve, last: int, color: Color, depth: float)
     return line
 
 
-def _draw_published(axes: Axes, means: Sequence[float], color: Color) -> None:
+def _draw_published(axes: Axes, means: Sequence[float], shift: float, color: Color) -> None:
     """Crosses to the right of where the curve has its points."""
     outline = [withStroke(linewidth=4, foreground="white")]
-    axes.plot(np.arange(len(means)) + 0.1, means, color=color, path_effects=outline, zorder=4, **CROSS)
+    axes.plot(np.arange(len(means)) + shift, means, color=color, path_effects=outline, zorder=4, **CROSS)
 
 
 def _limits(comparison: Comparison, last: int) -> tuple[float, float]:
