@@ -5,30 +5,33 @@ Importing the package registers its environments (``mamlrl/HalfCheetahVel-v0`` a
 
 from __future__ import annotations
 
-from os import PathLike
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if not (Path(__file__).parent / "envs").is_dir():  # a checkout, where envs/ and configs/ lie beside the package
     __path__.append(str(Path(__file__).parents[1]))
 
 from mamlrl import envs as envs  # importing registers the environments
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
-    from mamlrl.deploy import MetaPolicy
+    from mamlrl.api import evaluate as evaluate
+    from mamlrl.api import load as load
+    from mamlrl.api import load_adapted as load_adapted
+    from mamlrl.api import train as train
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "envs", "evaluate", "load", "load_adapted", "train"]
 
 
-def load(path: str | PathLike[str]) -> MetaPolicy:
-    """A meta-trained policy, to be adapted in an environment of one's own.
+def __getattr__(name: str) -> Any:
+    """The functions of `mamlrl.api`; `train` and `evaluate` as the modules of the commands, which can be called."""
+    if name in ("train", "evaluate"):
+        return importlib.import_module(f"mamlrl.{name}")
+    if name in __all__:
+        return getattr(importlib.import_module("mamlrl.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
-    Args:
-        path: a run folder, whose best checkpoint is taken, or a checkpoint.
 
-    Raises:
-        mamlrl.errors.UserError: there is no readable checkpoint, or not one alone.
-    """
-    from mamlrl.deploy import load_policy  # imports torch, which takes seconds
-
-    return load_policy(path)
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

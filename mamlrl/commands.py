@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import inspect
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from mamlrl.envs.errors import EnvironmentFailure
@@ -44,6 +46,27 @@ def usable_path(text: str) -> Path:
     if not text or not text.isprintable():
         raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a file or folder")
     return Path(text)
+
+
+def make_callable(module: str, function: Callable[..., Any]) -> None:
+    """Let a command's module be called as a function.
+
+    ``mamlrl.train`` is a module, whatever was imported first, and a function by the same name would be hidden by it. As
+    the data model of Python has it, a module may be given a class of its own.
+
+    Args:
+        module: name of the module.
+        function: that a call of the module calls.
+    """
+
+    class Command(ModuleType):
+        __signature__ = inspect.signature(function)
+
+        def __call__(self, *arguments: Any, **named: Any) -> Any:
+            return function(*arguments, **named)
+
+    Command.__call__.__doc__ = function.__doc__
+    sys.modules[module].__class__ = Command
 
 
 def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None, lasting: bool = False) -> int:

@@ -1,8 +1,9 @@
-"""A meta-trained policy in somebody's own environment: load, adapt, act."""
+"""A meta-trained policy in somebody's own program: load, adapt, act, save, export."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -11,47 +12,34 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from numpy.typing import ArrayLike
 
 from mamlrl.config import Config
+from mamlrl.config.files import to_settings
+from mamlrl.deployment.environment import check_environment, one_row
+from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
+from mamlrl.deployment.module import PolicyModule
 from mamlrl.errors import ConfigError, UserError
-from mamlrl.experiment import initial_state, make_experiment
+from mamlrl.experiment import make_experiment, make_learner, own_settings
 from mamlrl.learners import find_learner, step_scale
-from mamlrl.learners.base import Learner
+from mamlrl.learners.base import Learner, LearnerState
+from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import adaptation_rounds
+from mamlrl.run_folder.checkpoints import CheckpointError, config_of, plain, read_archive, restore, short, write_archive
 from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
+from mamlrl.run_folder.spaces import from_plain, of_policy, to_plain
 from mamlrl.sampler import collect, join, to_environment_actions
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import MetaParams, Params, Rollouts
 
+__all__ = ["AdaptedPolicy", "Episode", "MetaPolicy", "PolicyModule", "load_adapted", "load_policy"]
 
-def load_policy(path: str | PathLike[str]) -> MetaPolicy:
-    """See `mamlrl.load`."""
-    checkpoints = find_checkpoints(Path(path))
-    if len(checkpoints) > 1:
-        raise ConfigError(f"{path} holds {len(checkpoints)} policies; name one of them, such as {checkpoints[0]}")
-    trained = read_trained(checkpoints[0])
-    if find_learner(trained.config.learner).observes_task:
-        raise UserError(
-            f"{checkpoints[0]}: the policy of learner {trained.config.learner} sees the task and never adapts"
-        )
-    sampling = dataclasses.replace(trained.config.sampling, tasks=1, rollouts=1)
-    experiment = make_experiment(dataclasses.replace(trained.config, sampling=sampling))
-    experiment.envs.close()
-    meta = trained.meta(initial_state(experiment))
-    return MetaPolicy(
-        trained.config,
-        experiment.policy,
-        experiment.learner,
-        meta,
-        experiment.envs.single_observation_space,
-        experiment.envs.single_action_space,
-    )
+ADAPTED = "mamlrl adapted policy 1"
+"""Format of the files of `AdaptedPolicy.save`."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class MetaPolicy:
     """A meta-learned initialisation with all that adapts it.
 
@@ -71,6 +59,19 @@ class MetaPolicy:
     observation_space: spaces.Space
     action_space: spaces.Space
 
+    def __repr__(self) -> str:
+        spaces_ = f"{_short_space(self.observation_space)} -> {_short_space(self.action_space)}"
+        return f"MetaPolicy({self.config.learner} on {self.config.env}, seed {self.config.seed}: {spaces_})"
+
+    def unadapted(self, seed: int = 0) -> AdaptedPolicy:
+        """The policy before any gradient step.
+
+        Args:
+            seed: of action noise, and of the environment's resets when it adapts.
+        """
+        _check_at_least("seed", seed, 0)
+        return AdaptedPolicy(self, self.learner.start(self.meta), self.action_space, seed=seed)
+
     def adapt(
         self,
         env: gymnasium.Env,
@@ -85,7 +86,7 @@ class MetaPolicy:
         training have half the step size. The environment stays open.
 
         Args:
-            env: any environment with the observation and action space of the training.
+            env: any environment with the observation and action space of the training, wrapped or not.
             task: given at every reset as ``options={"task": task}``; None resets without options: then the environment
                 is the task.
             steps: gradient steps; 0 gives the unadapted policy.
@@ -96,90 +97,267 @@ class MetaPolicy:
             UserError: the environment does not fit the policy, refused the task, or returned a number that is not
                 finite.
         """
-        for name, value, least in (("steps", steps, 0), ("rollouts", rollouts, 1), ("seed", seed, 0)):
-            if value < least:
-                raise ConfigError(f"{name} is {value}; it must be at least {least}")
-        self._check_spaces(env)
-        streams = Streams(seed)
+        return self.unadapted(seed).adapt(env, task, steps, rollouts)
 
-        def sample(params: Params, step: int) -> Rollouts:
-            return self._collect(env, task, params, rollouts, step, streams)
-
-        params, scale = self.learner.start(self.meta), lambda step: step_scale(self.config, step)
-        for one in adaptation_rounds(self.learner, self.meta, sample, steps, self.config.sampling, scale, query=False):
-            assert one.adapted is not None
-            params = one.adapted
-        return AdaptedPolicy(self, params, env.action_space, streams.numpy(Stream.ACTIONS))
-
-    def _collect(
-        self, env: gymnasium.Env, task: ArrayLike | None, params: Params, rollouts: int, step: int, streams: Streams
-    ) -> Rollouts:
-        """One episode after the other: there is one environment, and it may not be copied."""
-        envs = SyncVectorEnv([lambda: _WithTask(env, task)], autoreset_mode=AutoresetMode.DISABLED)
-        tasks = np.zeros((1, 0))  # the wrapper knows it
-        return join(
-            [
-                collect(envs, self.policy, params, tasks, streams.rollouts(rollout, step), self.config.environment)
-                for rollout in range(rollouts)
-            ]
-        )
-
-    def _check_spaces(self, env: gymnasium.Env) -> None:
-        for name in ("observation_space", "action_space"):
-            ours, theirs = getattr(self, name), getattr(env, name)
-            fits = type(ours) is type(theirs) and ours.shape == theirs.shape
-            if not fits or getattr(ours, "n", None) != getattr(theirs, "n", None):
-                raise UserError(f"the environment's {name} is {theirs}; the policy was trained on {ours}")
+    def adapt_from(self, episodes: Episodes, seed: int = 0) -> AdaptedPolicy:
+        """A gradient step on episodes that were collected with the unadapted policy, see `AdaptedPolicy.adapt_from`."""
+        return self.unadapted(seed).adapt_from(episodes)
 
 
+@dataclasses.dataclass(repr=False, eq=False)
 class AdaptedPolicy:
-    """A policy that has adapted to a task.
+    """A policy that has adapted to a task; it can act, adapt further, be saved and be exported.
 
     Args:
         origin: what it was adapted from.
-        params: the adapted parameters, stacked for one task or shared.
+        params: its parameters, stacked for one task or shared.
         action_space: of the environment that it acts in.
-        rng: draws the actions.
+        returns: the return of each episode that it adapted on, an array per gradient step.
+        seed: of action noise, and of the environment's resets when it adapts further.
     """
 
-    def __init__(self, origin: MetaPolicy, params: Params, action_space: spaces.Space, rng: np.random.Generator):
-        self.params = params
-        self._origin, self._action_space, self._rng = origin, action_space, rng
+    origin: MetaPolicy
+    params: Params
+    action_space: spaces.Space
+    returns: tuple[np.ndarray, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._rng = Streams(self.seed).numpy(Stream.ACTIONS)
+        self.start()
+
+    @property
+    def steps(self) -> int:
+        """Gradient steps that it has taken."""
+        return len(self.returns)
+
+    def __repr__(self) -> str:
+        last = f", return {self.returns[-1].mean():.2f} before the last" if self.returns else ""
+        name = "gradient step" if self.steps == 1 else "gradient steps"
+        return f"AdaptedPolicy({self.steps} {name}{last}, from {self.origin!r})"
+
+    def start(self) -> None:
+        """Begin an episode: a policy with a memory forgets what came before. Others need not be told."""
+        self._memory: tuple[int, Any] | None = None
 
     @torch.no_grad()
     def act(self, observation: ArrayLike, deterministic: bool = False) -> Any:
         """The action on an observation, in the environment's units and within its bounds.
 
+        What a recurrent policy remembers goes on from call to call, until `start` or a batch of another size.
+
         Args:
-            observation: one observation.
+            observation: one observation, or a batch of them, [N, ...], of N episodes side by side.
             deterministic: take the mean of a Gaussian policy, or the likeliest discrete action, in place of a sample.
 
+        Returns:
+            An action, or a batch of them.
+
         Raises:
-            UserError: the observation has another shape than those of training.
+            UserError: the observation has another shape than those of training, or holds a number that is not finite.
         """
-        policy, shape = self._origin.policy, self._origin.observation_space.shape
-        values = np.asarray(observation, np.float32)
-        if values.shape != shape:
-            raise UserError(f"the observation has shape {values.shape}; the policy was trained on {shape}")
-        rows = torch.from_numpy(values.reshape(1, 1, -1))
-        outputs, _ = policy.step(self.params, rows, policy.initial_state(1, 1))
-        distribution = policy.distribution
-        if isinstance(self._action_space, spaces.Discrete):
-            noise = torch.from_numpy(self._rng.random((1, 1), np.float32))
-            action = distribution.mode(outputs) if deterministic else distribution.sample(outputs, noise)
-            return int(action) + int(self._action_space.start)
-        noise = self._rng.standard_normal((1, 1, *distribution.noise_shape), np.float32)
-        action = distribution.sample(outputs, torch.from_numpy(noise * (not deterministic)))
-        scale = self._origin.config.environment.action_scale
-        return to_environment_actions(action[0, 0].numpy(), self._action_space, scale).astype(self._action_space.dtype)
+        policy, distribution = self.origin.policy, self.origin.policy.distribution
+        rows, single = self._observation_rows(observation)
+        count = rows.shape[1]
+        if self._memory is None or self._memory[0] != count:
+            self._memory = (count, policy.initial_state(1, count))
+        outputs, memory = policy.step(self.params, rows, self._memory[1])
+        self._memory = (count, memory)
+        if deterministic:
+            chosen = distribution.mode(outputs)
+        else:
+            draw = self._rng.standard_normal if distribution.noise == "normal" else self._rng.random
+            noise = draw((1, count, *distribution.noise_shape), np.float32)
+            chosen = distribution.sample(outputs, torch.from_numpy(noise))
+        actions = self._in_environment_units(chosen[0].numpy())
+        if not single:
+            return actions
+        return int(actions[0]) if isinstance(self.action_space, spaces.Discrete) else actions[0]
+
+    def _observation_rows(self, observation: ArrayLike) -> tuple[torch.Tensor, bool]:
+        """[1, N, O], and whether it was a single one."""
+        shape = self.origin.observation_space.shape or ()
+        try:
+            values = np.asarray(observation, np.float32)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the observation is no array of numbers: {error}") from error
+        single = values.shape == shape
+        if not single and values.shape[1:] != shape:
+            raise UserError(
+                f"the observation has shape {values.shape}; the policy was trained on {shape}, and takes one or a batch"
+            )
+        if not np.isfinite(values).all():
+            raise UserError("the observation holds a number that is not finite (NaN or infinite)")
+        return torch.from_numpy(values.reshape(1, 1 if single else len(values), -1)), single
+
+    def _in_environment_units(self, actions: np.ndarray) -> np.ndarray:
+        space = self.action_space
+        scaled = to_environment_actions(actions, space, self.origin.config.environment.action_scale)
+        if isinstance(space, spaces.Box):
+            return np.clip(scaled, space.low, space.high).astype(space.dtype)  # a bound may be off by a rounding
+        return scaled
+
+    def adapt(
+        self, env: gymnasium.Env, task: ArrayLike | None = None, steps: int = 1, rollouts: int = 20
+    ) -> AdaptedPolicy:
+        """Further gradient steps in an environment; this policy stays as it is.
+
+        Steps are counted on: `adapt(env)` twice is `adapt(env, steps=2)`, and those beyond the steps of training have
+        half the step size. Arguments and errors are those of `MetaPolicy.adapt`.
+        """
+        for name, value, least in (("steps", steps, 0), ("rollouts", rollouts, 1)):
+            _check_at_least(name, value, least)
+        origin, streams = self.origin, Streams(self.seed)
+        check_environment(env, origin.observation_space, origin.action_space)
+        tasks = np.zeros((1, 0))  # the row knows it
+
+        def sample(params: Params, step: int) -> Rollouts:
+            envs = one_row(env, task)
+            return join(
+                [
+                    collect(envs, origin.policy, params, tasks, streams.rollouts(one, step), origin.config.environment)
+                    for one in range(rollouts)  # one after the other: there is one environment
+                ]
+            )
+
+        return self._stepped(sample, steps, env.action_space)
+
+    def adapt_from(self, episodes: Episodes) -> AdaptedPolicy:
+        """A gradient step on episodes that were collected elsewhere, with this policy; it stays as it is.
+
+        The step is that of training, which is on-policy: log-probabilities are those of this policy, whatever chose the
+        actions. Actions are mapped back to policy units; those on their bounds were clipped there, so that what the
+        policy chose is not known, which a warning says.
+
+        Args:
+            episodes: observations, actions and rewards in the environment's units, as `Episode` or mappings.
+
+        Raises:
+            UserError: an episode does not fit the policy; names it.
+        """
+        origin, scale = self.origin, self.origin.config.environment.action_scale
+        rollouts = to_rollouts(episodes, origin.policy, self.params, origin.observation_space, self.action_space, scale)
+        return self._stepped(lambda params, step: rollouts, 1, self.action_space)
+
+    def _stepped(
+        self, sample: Callable[[Params, int], Rollouts], steps: int, action_space: spaces.Space
+    ) -> AdaptedPolicy:
+        """The policy after gradient steps, by the rounds of training."""
+        origin, config = self.origin, self.origin.config
+        params, returns = self.params, list(self.returns)
+        rounds = adaptation_rounds(
+            origin.learner,
+            origin.meta,
+            sample,
+            steps,
+            config.sampling,
+            lambda step: step_scale(config, step),
+            query=False,
+            params=params,
+            done=self.steps,
+        )
+        for one in rounds:
+            assert one.adapted is not None
+            params = one.adapted
+            returns.append((one.rollouts.rewards * one.rollouts.mask).sum(2)[0].numpy())
+        return AdaptedPolicy(origin, params, action_space, tuple(returns), self.seed)
+
+    def module(self) -> PolicyModule:
+        """The policy as a `torch.nn.Module`, from observations [N, ...] to their likeliest actions.
+
+        Raises:
+            UserError: the policy has a memory, which a module of single observations cannot keep.
+        """
+        policy = self.origin.policy
+        if policy.initial_state(1, 1) is not None:
+            raise UserError("the policy remembers what came before; a module of single observations cannot")
+        return PolicyModule(policy, self.params, self.action_space, self.origin.config.environment.action_scale)
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the policy to a file of plain tensors and numbers, for `mamlrl.load_adapted`.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        origin = self.origin
+        content = {
+            "format": ADAPTED,
+            "config": to_settings(origin.config),
+            "spaces": of_policy(origin.observation_space, origin.action_space),
+            "meta": plain(origin.meta),
+            "params": plain(self.params),
+            "action_space": to_plain(self.action_space),
+            "returns": [torch.from_numpy(returns) for returns in self.returns],
+            "seed": self.seed,
+        }
+        write_archive(Path(path), content)
 
 
-class _WithTask(gymnasium.Wrapper):
-    """Somebody's environment with its task fixed."""
+def load_policy(path: str | PathLike[str]) -> MetaPolicy:
+    """See `mamlrl.load`."""
+    checkpoints = find_checkpoints(Path(path))
+    if len(checkpoints) > 1:
+        raise ConfigError(f"{path} holds {len(checkpoints)} policies; name one of them, such as {checkpoints[0]}")
+    trained = read_trained(checkpoints[0])
+    if find_learner(trained.config.learner).observes_task:
+        raise UserError(
+            f"{checkpoints[0]}: the policy of learner {trained.config.learner} sees the task and never adapts"
+        )
+    saved = trained.spaces
+    observation_space, action_space = _made_spaces(trained.config) if saved is None else _spaces(saved, trained.path)
+    origin, state_like = _untrained(trained.config, observation_space, action_space)
+    return dataclasses.replace(origin, meta=trained.meta(state_like))
 
-    def __init__(self, env: gymnasium.Env, task: ArrayLike | None):
-        super().__init__(env)
-        self._options = None if task is None else {"task": np.asarray(task, np.float64)}
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        return self.env.reset(seed=seed, options=self._options)
+def load_adapted(path: str | PathLike[str]) -> AdaptedPolicy:
+    """See `mamlrl.load_adapted`."""
+    path = Path(path)
+    content = read_archive(path)
+    if content.get("format") != ADAPTED:
+        raise UserError(f"{path} is no adapted policy; mamlrl.load reads the checkpoint of a training")
+    origin, state_like = _untrained(config_of(content, path), *_spaces(content.get("spaces"), path))
+    try:
+        meta = restore(content["meta"], state_like.meta, "meta")
+        start = origin.learner.start(meta)
+        params = {name: content["params"][name].to(leaf.dtype) for name, leaf in start.items()}
+        returns = tuple(returns.numpy() for returns in content["returns"])
+        action_space, seed = from_plain(content["action_space"]), content["seed"]
+    except Exception as error:  # whatever content of another kind leads to
+        raise CheckpointError(f"{path} is damaged: {short(error)}") from error
+    return AdaptedPolicy(dataclasses.replace(origin, meta=meta), params, action_space, returns, seed)
+
+
+def _untrained(
+    config: Config, observation_space: spaces.Space, action_space: spaces.Space
+) -> tuple[MetaPolicy, LearnerState]:
+    """The policy of some settings before training, and its learner's state."""
+    row = find_learner(config.learner)
+    own = own_settings(config, row)
+    config = dataclasses.replace(config, device="cpu", learner_settings=dataclasses.asdict(own))
+    learner = make_learner(row, make_policy(config.policy, observation_space, action_space), config, own)
+    state = learner.init(learner.policy.init_params(torch.Generator()))
+    return MetaPolicy(config, learner.policy, learner, state.meta, observation_space, action_space), state
+
+
+def _made_spaces(config: Config) -> tuple[spaces.Space, spaces.Space]:
+    """The spaces of the environment itself, for a checkpoint of version 0.1.0, which does not hold them."""
+    sampling = dataclasses.replace(config.sampling, tasks=1, rollouts=1)
+    envs = make_experiment(dataclasses.replace(config, sampling=sampling)).envs
+    envs.close()
+    return envs.single_observation_space, envs.single_action_space
+
+
+def _spaces(saved: Any, path: Path) -> tuple[spaces.Space, spaces.Space]:
+    try:
+        return from_plain(saved["observation"]), from_plain(saved["action"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _check_at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{name} is {value}; it must be at least {least}")
+
+
+def _short_space(space: spaces.Space) -> str:
+    return f"Discrete({space.n})" if isinstance(space, spaces.Discrete) else f"Box{space.shape}"

@@ -1,4 +1,7 @@
-"""The command: ``python -m mamlrl.evaluate RUN [more runs ...]``: return against number of gradient steps."""
+"""The command: ``python -m mamlrl.evaluate RUN [more runs ...]``: return against number of gradient steps.
+
+The module can be called too: ``mamlrl.evaluate("runs/mine")`` is `mamlrl.api.evaluate`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,12 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from mamlrl.commands import OptionParser, run_command, usable_path
-from mamlrl.config import Config, EvalConfig
-from mamlrl.errors import ConfigError
-from mamlrl.evaluation.protocols import STEPS, TASKS, paper_protocol
+from mamlrl import api
+from mamlrl.commands import OptionParser, make_callable, run_command, usable_path
+from mamlrl.evaluation.protocols import eval_settings
 from mamlrl.run_folder import folder as run_folder
 from mamlrl.statistics import INTERVALS
-
-if TYPE_CHECKING:
-    from mamlrl.evaluation.comparison import Entry
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -46,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("halve", "constant"),
         help="Step size of gradient steps beyond those of training: half of it, or the same (halve).",
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="Seed of the held-out tasks and of all noise (1).")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="Seed of the held-out tasks and of all noise (1)."
+    )
     parser.add_argument("--protocol", choices=("paper",), help="Tasks, rollouts and step sizes of the MAML paper.")
     parser.add_argument(
         "--interval",
@@ -65,7 +65,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _evaluate(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
-    settings = _eval_settings(options)
+    names = ("steps", "tasks", "rollouts", "step_size_schedule", "seed", "device", "threads")
+    settings = eval_settings({name: getattr(options, name) for name in names}, options.protocol, prefix="--")
     import torch  # takes seconds: --help has answered by now
 
     from mamlrl.evaluation import comparison
@@ -74,20 +75,17 @@ def _evaluate(argv: Sequence[str]) -> int:
 
     entries = comparison.find_entries(options.runs, options.random)
     first = entries[0].config
-    protocol = paper_protocol(first) if options.protocol else None
-    if protocol:
-        settings = dataclasses.replace(settings, tasks=TASKS, rollouts=protocol.rollouts, min_steps=STEPS)
+    plan = comparison.Plan(settings, options.seed, None, options.device, options.threads)
+    if options.protocol:
+        plan = comparison.of_paper(plan, first)
     folder = options.out or run_folder.results_folder("evaluations", first)
     for name in comparison.RESULTS:
         run_folder.check_results(folder, name)
     keep_freed_memory()
     torch.set_num_threads(num_threads(dataclasses.replace(first, threads=options.threads)))
-    seed = 1 if options.seed is None else options.seed
-    tasks = protocol.tasks() if protocol else None
-    plan = comparison.Plan(settings, seed, tasks, options.device, options.threads)
-    results = comparison.evaluate_runs(entries, plan, announce)
-    published = protocol.published if protocol else {}
-    comparisons = comparison.compare(results, title_of(first, settings), options.interval, published)
+    results = comparison.evaluate_runs(entries, plan, comparison.announce)
+    title = comparison.title_of(first, plan.settings)
+    comparisons = comparison.compare(results, title, options.interval, plan.published)
     try:
         comparison.write_results(folder, results, comparisons)
     finally:  # what took minutes is seen although the disk is full
@@ -96,40 +94,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
-def announce(entry: Entry) -> None:
-    """Say which policy is evaluated now."""
-    print(
-        f"{entry.method}, seed {entry.config.seed}: {entry.trained.path if entry.trained else 'untrained'}", flush=True
-    )
-
-
-def title_of(config: Config, settings: EvalConfig) -> str:
-    """What was measured, in a line."""
-    name, horizon = config.env.rpartition("/")[2], config.environment.horizon
-    data = f"{settings.rollouts} rollouts of {horizon} steps"
-    if settings.min_steps:
-        data = f"{settings.min_steps} steps in rollouts of {horizon}"
-    return f"{name}: {settings.tasks} held-out tasks, {data}"
-
-
-def _eval_settings(options: argparse.Namespace) -> EvalConfig:
-    """Settings of the evaluation, but for what the protocol says of them; the other options are checked too."""
-    given = {
-        name: value
-        for name in ("tasks", "rollouts", "step_size_schedule")
-        if (value := getattr(options, name)) is not None
-    }
-    if options.protocol and given:
-        flags = ", ".join(f"--{name}" for name in given)
-        raise ConfigError(f"--protocol {options.protocol} excludes {flags}: the protocol says what they are")
-    if options.steps is not None:
-        given["steps"] = options.steps
-    try:
-        Config(seed=options.seed or 0, device=options.device, threads=options.threads)  # checks them
-        return EvalConfig(**given)
-    except ConfigError as error:
-        raise ConfigError(f"--{str(error).removeprefix('eval.')}") from error
-
+make_callable(__name__, api.evaluate)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from mamlrl.messages import is_silent, say
+
 T = TypeVar("T")
 
 TRAINING_BAR = "{n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
@@ -51,7 +53,7 @@ class ProgressLine:
         now = time.monotonic()
         if now - self._last_line >= self._interval or iteration == self._total:
             left = tqdm.format_interval((now - self._start) / (iteration - self._first) * (self._total - iteration))
-            print(f"iteration {iteration}/{self._total}: {status}, {left} left", flush=True)
+            say(f"iteration {iteration}/{self._total}: {status}, {left} left")
             self._last_line = now
 
     def close(self) -> None:
@@ -65,4 +67,4 @@ def _terminal() -> dict[str, Any]:
         columns, lines = os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):  # redirected, or no stream of the system
         columns, lines = 0, 0
-    return {"ncols": columns or 80, "nrows": lines or 24, "disable": not sys.stderr.isatty()}
+    return {"ncols": columns or 80, "nrows": lines or 24, "disable": is_silent() or not sys.stderr.isatty()}

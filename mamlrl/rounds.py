@@ -34,6 +34,8 @@ def adaptation_rounds(
     sampling: SamplingConfig,
     scale: Callable[[int], float] = lambda step: 1.0,
     query: bool = True,
+    params: Params | None = None,
+    done: int = 0,
 ) -> Iterator[Round]:
     """Sample, adapt, `steps` times; then sample once more with the adapted parameters, the query round.
 
@@ -47,12 +49,14 @@ def adaptation_rounds(
         sampling: discount and lambda of the advantages.
         scale: factor on the step sizes of inner step k, from 0.
         query: whether there is a query round.
+        params: to go on from; None begins with the learner's start.
+        done: inner steps that led to them.
     """
-    params = learner.start(meta)
-    for step in range(steps + query):
+    params = learner.start(meta) if params is None else params
+    for step in range(done, done + steps + query):
         rollouts = sample(params, step)
         batch, explained = make_batch(rollouts, sampling)
-        adapted = learner.adapt(meta, params, batch, step, scale(step)).params if step < steps else None
+        adapted = learner.adapt(meta, params, batch, step, scale(step)).params if step < done + steps else None
         yield Round(step, params, rollouts, batch, explained, adapted)
         if adapted is not None:
             params = adapted

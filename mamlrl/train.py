@@ -1,11 +1,15 @@
-"""The command: ``python -m mamlrl.train --env cheetah-vel``. The loop that it runs is in `mamlrl.training`."""
+"""The command: ``python -m mamlrl.train --env cheetah-vel``. The loop that it runs is in `mamlrl.training`.
+
+The module can be called too: ``mamlrl.train("cheetah-vel")`` is `mamlrl.api.train`.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from mamlrl.commands import run_command
+from mamlrl import api
+from mamlrl.commands import make_callable, run_command
 from mamlrl.config.command_line import parse_command
 
 
@@ -23,8 +27,10 @@ def _train(argv: Sequence[str]) -> int:
     command = parse_command(argv)
     from mamlrl.training.run import run  # imports torch, which takes seconds: --help has answered by now
 
-    return run(command)
+    return run(command).exit_code
 
+
+make_callable(__name__, api.train)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -70,17 +70,32 @@ def parse_command(argv: Sequence[str]) -> Command:
     flags = _parse_flags(argv)
     print_config = flags.pop(PRINT, False)
     config_file, out, resume = (flags.pop(name, None) for name in RUN_FLAGS)
+    command = make_command(_settings(flags), config_file, out, resume)
+    if print_config:
+        print(to_yaml(command.config), end="")
+        raise SystemExit(0)
+    return command
+
+
+def make_command(given: Settings, config_file: Path | None, out: Path | None, resume: Path | None) -> Command:
+    """What to run, checked.
+
+    Args:
+        given: settings, as flags give them.
+        config_file: settings that they go over.
+        out: run folder in place of the default one.
+        resume: run folder to go on with.
+
+    Raises:
+        ConfigError: a setting or a file is wrong.
+    """
     if out is not None and resume is not None:
         raise ConfigError("--out and --resume exclude each other: a resumed run stays in its folder")
-    from_flags = _settings(flags)
-    given = merge(load_settings(config_file) if config_file else {}, from_flags)
-    base, given, notes = _layers(given, resume, named="env" in from_flags)
+    named = "env" in given
+    base, given, notes = _layers(merge(load_settings(config_file) if config_file else {}, given), resume, named)
     config = make_config(merge(base, given))
     if resume is not None:
         check_unchanged(to_settings(make_config(base)), to_settings(config))
-    if print_config:
-        print(to_yaml(config), end="")
-        raise SystemExit(0)
     return Command(config, out, resume, notes)
 
 

@@ -16,9 +16,11 @@ from mamlrl.config.files import differences
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
 from mamlrl.evaluation.methods import environment_settings, group_methods
+from mamlrl.evaluation.protocols import STEPS, TASKS, paper_protocol
 from mamlrl.evaluation.tables import markdown, mean_with_interval, save_figure, write_csv
 from mamlrl.experiment import draw_tasks, initial_state, make_experiment
 from mamlrl.learners import LEARNERS
+from mamlrl.messages import say
 from mamlrl.run_folder.figures import Comparison, Curve, Published, figure
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.seeding import Stream, Streams
@@ -49,6 +51,8 @@ class Plan(NamedTuple):
     """[M, P] in place of drawn ones"""
     device: str = "cpu"
     threads: int = 0
+    published: Published = {}  # noqa: RUF012 (never written to)
+    """returns of others under the same plan"""
 
 
 class Evaluated(NamedTuple):
@@ -62,6 +66,17 @@ class Evaluated(NamedTuple):
     """[M, P]"""
     measured: dict[str, np.ndarray]
     """by number of gradient steps and task [steps + 1, M]: "return", and what the environment measures, if anything"""
+
+
+def of_paper(plan: Plan, config: Config) -> Plan:
+    """The plan with tasks and amounts of data of the MAML paper, for the environment of a run.
+
+    Raises:
+        ConfigError: the paper has no such environment.
+    """
+    protocol = paper_protocol(config)
+    settings = dataclasses.replace(plan.settings, tasks=TASKS, rollouts=protocol.rollouts, min_steps=STEPS)
+    return plan._replace(settings=settings, tasks=protocol.tasks(), published=protocol.published)
 
 
 def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
@@ -118,6 +133,11 @@ def evaluate_runs(
         measured = {"return": result.returns, **result.measures}
         results.append(Evaluated(entry.method, config.learner, config.seed, tasks, measured))
     return results
+
+
+def announce(entry: Entry) -> None:
+    """Say which policy is evaluated now."""
+    say(f"{entry.method}, seed {entry.config.seed}: {entry.trained.path if entry.trained else 'untrained'}")
 
 
 def evaluate_config(
@@ -191,6 +211,15 @@ def pool(results: Sequence[Evaluated], interval: str = "student", quantity: str 
     return curves
 
 
+def title_of(config: Config, settings: EvalConfig) -> str:
+    """What was measured, in a line."""
+    name, horizon = config.env.rpartition("/")[2], config.environment.horizon
+    data = f"{settings.rollouts} rollouts of {horizon} steps"
+    if settings.min_steps:
+        data = f"{settings.min_steps} steps in rollouts of {horizon}"
+    return f"{name}: {settings.tasks} held-out tasks, {data}"
+
+
 def compare(
     results: Sequence[Evaluated], title: str, interval: str = "student", published: Published | None = None
 ) -> list[Comparison]:
@@ -257,7 +286,7 @@ def write_results(folder: Path, results: Sequence[Evaluated], comparisons: Seque
         OSError: it cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / CSV_FILE, _rows(results))
+    write_csv(folder / CSV_FILE, result_rows(results))
     write_csv(folder / SUMMARY_FILE, summary(comparisons))
     canvas = figure(comparisons[0])
     save_figure(canvas, folder / FIGURE_FILE)
@@ -266,7 +295,7 @@ def write_results(folder: Path, results: Sequence[Evaluated], comparisons: Seque
         writer.add_text("evaluation", report(comparisons))
 
 
-def _rows(results: Sequence[Evaluated]) -> Iterable[dict[str, Any]]:
+def result_rows(results: Sequence[Evaluated]) -> Iterable[dict[str, Any]]:
     """A row per method, seed, number of gradient steps and task."""
     names = quantities(results)
     for result in results:

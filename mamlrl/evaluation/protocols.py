@@ -6,14 +6,14 @@ tables 4 and 5, and the code and data that its authors released.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from mamlrl.config import Config
-from mamlrl.config.files import differences, make_config, shipped_settings
-from mamlrl.errors import ConfigError
+from mamlrl.config import Config, EvalConfig
+from mamlrl.config.files import differences, make_config, shipped_settings, typed
+from mamlrl.errors import ConfigError, shown
 from mamlrl.evaluation.methods import environment_settings
 
 TASKS = 40
@@ -104,3 +104,29 @@ def paper_protocol(config: Config) -> Protocol:
         listed = "; ".join(f"{name} is {ours!r}, in the paper {theirs!r}" for name, (ours, theirs) in changed.items())
         raise ConfigError(f"--protocol paper: the run's environment is not the paper's ({protocol.config}): {listed}")
     return protocol
+
+
+def eval_settings(options: Mapping[str, Any], protocol: str | None, prefix: str = "") -> EvalConfig:
+    """Settings of an evaluation, but for what the protocol says of them.
+
+    Args:
+        options: steps, tasks, rollouts, step_size_schedule, seed, device and threads, of which the last three are
+            checked here and no more; None where the default is wanted.
+        protocol: name of one that says what all of the first four are but the steps.
+        prefix: of their names in messages.
+
+    Raises:
+        ConfigError: a setting is out of range, or is the protocol's to say.
+    """
+    if protocol not in (None, "paper"):
+        raise ConfigError(f"{prefix}protocol is {shown(protocol)}; it must be 'paper'")
+    given = {name: value for name, value in options.items() if value is not None}
+    general = {name: given.pop(name) for name in ("seed", "device", "threads") if name in given}
+    excluded = ", ".join(f"{prefix}{name}" for name in given if name != "steps")
+    if protocol and excluded:
+        raise ConfigError(f"{prefix}protocol {protocol} excludes {excluded}: the protocol says what they are")
+    try:
+        typed(general, Config)
+        return typed(given, EvalConfig)
+    except ConfigError as error:
+        raise ConfigError(f"{prefix}{str(error).removeprefix('eval.')}") from error

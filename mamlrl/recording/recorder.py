@@ -8,6 +8,7 @@ from mamlrl.errors import UserError
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
 from mamlrl.learners import evaluation_steps
 from mamlrl.learners.base import LearnerState
+from mamlrl.messages import say
 from mamlrl.recording.films import adapt, film
 from mamlrl.recording.panels import Panel, compose
 from mamlrl.recording.stage import check_stage, open_stage
@@ -58,7 +59,7 @@ class Recorder:
         except Exception as error:  # a film is never worth a training
             self._works = False
             cause = " ".join(str(error).split()) or type(error).__name__
-            print(f"note: no more films are made: {cause}", flush=True)
+            say(f"note: no more films are made: {cause}")
 
     def _record(self, meta: MetaParams, iteration: int) -> None:
         config, streams = self._experiment.config, self._experiment.streams.evaluation()

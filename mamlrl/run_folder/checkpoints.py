@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,15 +58,38 @@ class Checkpoint(NamedTuple):
     """of the rows of metrics.csv so far; of the first of them, or none, where not all are known"""
 
 
-def write_checkpoint(path: Path, progress: Progress, settings: Settings, row_checksums: list[int]) -> None:
+def write_checkpoint(
+    path: Path,
+    progress: Progress,
+    settings: Settings,
+    row_checksums: list[int],
+    spaces: Mapping[str, Any] | None = None,
+) -> None:
     """Write a checkpoint atomically: a reader finds the old file or the whole new one.
+
+    Args:
+        path: the file.
+        progress: where the run stands.
+        settings: of the run.
+        row_checksums: of the rows of metrics.csv so far.
+        spaces: of the policy, as plain data (`run_folder.spaces`): with them it is used without its environment.
 
     Raises:
         OSError: the file cannot be written. What was there before stays.
     """
-    content = {"format": FORMAT, **progress._asdict(), "state": _plain(progress.state), "config": settings}
+    content = {"format": FORMAT, **progress._asdict(), "state": plain(progress.state), "config": settings}
+    content["row_checksums"] = torch.tensor(row_checksums, dtype=torch.int64)
+    write_archive(path, content | ({"spaces": dict(spaces)} if spaces else {}))
+
+
+def write_archive(path: Path, content: dict[str, Any]) -> None:
+    """Write plain data atomically, so that `read_archive` reads it back.
+
+    Raises:
+        OSError: the file cannot be written. What was there before stays.
+    """
     buffer = io.BytesIO()
-    torch.save(content | {"row_checksums": torch.tensor(row_checksums, dtype=torch.int64)}, buffer)
+    torch.save(content, buffer)
     write_whole(path, buffer.getvalue())
 
 
@@ -82,20 +106,36 @@ def read_checkpoint(path: Path, state_like: Any) -> Checkpoint:
     content = read_content(path)
     config = config_of(content, path)
     try:
-        state = _restore(content["state"], state_like)
+        state = restore(content["state"], state_like)
         counters = {
-            name: _restore(content.get(name, default), default, name)  # a counter may be newer than the checkpoint
+            name: restore(content.get(name, default), default, name)  # a counter may be newer than the checkpoint
             for name, default in Progress._field_defaults.items()
         }
         if min(counters["iteration"], counters["env_steps"], counters["nonfinite_steps"]) < 0:
             raise ValueError("a counter is negative")
         return Checkpoint(Progress(state, **counters), config, _row_checksums(content.get("row_checksums")))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of tensors that are no plain ones
-        raise CheckpointError(f"{path} does not fit this run: {_short(error)}") from error
+        raise CheckpointError(f"{path} does not fit this run: {short(error)}") from error
 
 
 def read_content(path: Path) -> dict[str, Any]:
     """A checkpoint as the dict that was saved.
+
+    Raises:
+        CheckpointError: the file is damaged or something else.
+    """
+    content = read_archive(path)
+    if content.get("format") == FORMAT_1:
+        state = content.get("state")
+        init = state.get("params") if isinstance(state, dict) else None
+        content |= {"format": FORMAT, "state": {"meta": {"init": init, "step_sizes": []}, "optimiser": None}}
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no checkpoint of mamlrl")
+    return content
+
+
+def read_archive(path: Path) -> dict[str, Any]:
+    """The plain data of a file of `write_archive`; it cannot run code (`weights_only`).
 
     Raises:
         CheckpointError: the file is damaged or something else.
@@ -111,11 +151,7 @@ def read_content(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except Exception as error:  # torch raises many kinds for a file that it cannot read
         raise CheckpointError(f"{path} is damaged or no checkpoint") from error
-    if isinstance(content, dict) and content.get("format") == FORMAT_1:
-        state = content.get("state")
-        init = state.get("params") if isinstance(state, dict) else None
-        content |= {"format": FORMAT, "state": {"meta": {"init": init, "step_sizes": []}, "optimiser": None}}
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict):
         raise CheckpointError(f"{path} is no checkpoint of mamlrl")
     return content
 
@@ -138,10 +174,11 @@ def config_of(content: dict[str, Any], path: Path) -> Config:
     try:
         return make_config(content["config"])
     except Exception as error:  # whatever a value of any type leads to
-        raise CheckpointError(f"{path}: its settings cannot be read: {_short(error)}") from error
+        raise CheckpointError(f"{path}: its settings cannot be read: {short(error)}") from error
 
 
-def _short(error: Exception) -> str:
+def short(error: Exception) -> str:
+    """What an exception says, in a line that is not too long."""
     text = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
@@ -154,10 +191,13 @@ class CheckpointFolder:
         settings: the run's settings, stored in each.
         keep: most recent checkpoints kept.
         log: metrics of the run, whose rows are on the disk before a checkpoint counts on them.
+        spaces: of the policy, as plain data, stored in each.
     """
 
-    def __init__(self, folder: Path, settings: Settings, keep: int, log: MetricsLog):
-        self._folder, self._settings, self._keep, self._log = folder, settings, keep, log
+    def __init__(
+        self, folder: Path, settings: Settings, keep: int, log: MetricsLog, spaces: Mapping[str, Any] | None = None
+    ):
+        self._folder, self._settings, self._keep, self._log, self._spaces = folder, settings, keep, log, spaces
         folder.mkdir(parents=True, exist_ok=True)
         for path in folder.glob(".*.partial.pt"):  # of a run that was killed
             path.unlink()
@@ -175,7 +215,8 @@ class CheckpointFolder:
 
     def _write(self, name: str, progress: Progress) -> None:
         self._log.sync()
-        write_checkpoint(self._folder / name, progress, self._settings, self._log.checksums[: progress.iteration])
+        checksums = self._log.checksums[: progress.iteration]
+        write_checkpoint(self._folder / name, progress, self._settings, checksums, self._spaces)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -206,19 +247,19 @@ def latest_checkpoint(folder: Path, state_like: Any) -> tuple[Checkpoint | None,
     return None, {}
 
 
-def _plain(tree: Any) -> Any:
+def plain(tree: Any) -> Any:
     """A learner state in containers that `weights_only` reads back."""
     if isinstance(tree, Tensor):
         return tree.detach().cpu().clone()  # a view would save all of its storage
     if isinstance(tree, tuple) and hasattr(tree, "_asdict"):
-        return {name: _plain(leaf) for name, leaf in zip(tree._fields, tree, strict=True)}  # type: ignore[attr-defined]
+        return {name: plain(leaf) for name, leaf in zip(tree._fields, tree, strict=True)}  # type: ignore[attr-defined]
     if isinstance(tree, dict):
-        return {name: _plain(leaf) for name, leaf in tree.items()}
-    return [_plain(leaf) for leaf in tree] if isinstance(tree, list | tuple) else tree
+        return {name: plain(leaf) for name, leaf in tree.items()}
+    return [plain(leaf) for leaf in tree] if isinstance(tree, list | tuple) else tree
 
 
-def _restore(saved: Any, like: Any, name: str = "state") -> Any:
-    """The inverse of `_plain` for a state built like `like`; ValueError names what does not fit."""
+def restore(saved: Any, like: Any, name: str = "state") -> Any:
+    """The inverse of `plain` for a state built like `like`; ValueError names what does not fit."""
     if isinstance(like, Tensor):
         if not isinstance(saved, Tensor) or saved.shape != like.shape:
             shape = list(saved.shape) if isinstance(saved, Tensor) else type(saved).__name__
@@ -227,17 +268,17 @@ def _restore(saved: Any, like: Any, name: str = "state") -> Any:
             raise ValueError(f"{name} is {saved.dtype}, {saved.layout}, here it is {like.dtype}")
         return saved.detach().to(like.device, like.dtype)
     if isinstance(like, tuple) and hasattr(like, "_asdict"):
-        return type(like)(**_restore(saved, like._asdict(), name))  # type: ignore[attr-defined]
+        return type(like)(**restore(saved, like._asdict(), name))  # type: ignore[attr-defined]
     if isinstance(like, dict):
         if not isinstance(saved, dict) or saved.keys() != like.keys():
             found = list(saved) if isinstance(saved, dict) else type(saved).__name__
             raise ValueError(f"{name} has {found}, here it has {list(like)}")
-        return {key: _restore(saved[key], leaf, f"{name}.{key}") for key, leaf in like.items()}
+        return {key: restore(saved[key], leaf, f"{name}.{key}") for key, leaf in like.items()}
     if isinstance(like, list | tuple):
         if not isinstance(saved, list) or len(saved) != len(like):
             found = f"{len(saved)} entries" if isinstance(saved, list) else type(saved).__name__
             raise ValueError(f"{name} has {found}, here it has {len(like)} entries")
-        return type(like)(_restore(one, leaf, name) for one, leaf in zip(saved, like, strict=True))
+        return type(like)(restore(one, leaf, name) for one, leaf in zip(saved, like, strict=True))
     if like is not None and type(saved) is not type(like):  # None: an optimiser that has no state before it is used
         raise ValueError(f"{name} is of type {type(saved).__name__}, here it is of type {type(like).__name__}")
     return saved

@@ -15,6 +15,7 @@ from pathlib import Path
 from mamlrl.config import Config
 from mamlrl.config.files import CONFIG_FILE, to_yaml
 from mamlrl.errors import ConfigError
+from mamlrl.messages import say
 from mamlrl.run_folder.files import keep_aside, write_whole
 
 METRICS_FILE = "metrics.csv"
@@ -111,7 +112,7 @@ def reopen(folder: Path, config: Config, iteration: int) -> None:
     begun = f"{recorded}\nresumed after iteration {iteration}\n" if recorded else ""
     write_whole(path, f"{begun}{versions()}".encode())
     if recorded:
-        print("note: versions or processor differ from before (see versions.txt); results may differ too")
+        say("note: versions or processor differ from before (see versions.txt); results may differ too")
 
 
 def write_error(folder: Path, traceback: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mamlrl.errors import ConfigError
+from mamlrl.messages import say
 from mamlrl.run_folder.files import naming
 
 try:
@@ -51,7 +52,7 @@ def _take(descriptor: int, folder: Path) -> None:
         holder = os.read(descriptor, 500).decode(errors="replace").strip() or "another process"
         raise ConfigError(f"{folder}: {holder} trains in it; wait until it has ended, or stop it") from error
     except OSError as error:  # a file system without locks
-        print(f"note: {folder} cannot be locked ({error.strerror}); start no second run in it")
+        say(f"note: {folder} cannot be locked ({error.strerror}); start no second run in it")
         return
     with contextlib.suppress(OSError):  # on a full disk it is held all the same, but not said by whom
         os.ftruncate(descriptor, 0)

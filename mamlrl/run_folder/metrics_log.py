@@ -14,6 +14,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-de
 from torch.utils.tensorboard import SummaryWriter
 
 from mamlrl.config import Config
+from mamlrl.messages import say
 from mamlrl.run_folder import dashboard, metrics_table
 from mamlrl.run_folder.files import keep_aside, naming, write_whole
 from mamlrl.run_folder.folder import METRICS_FILE
@@ -149,7 +150,7 @@ class MetricsLog:
                 f"is not as this run wrote it, and kept as {keep_aside(self._path).name}" if there else "is gone"
             )
             rows = f"{len(found.table.rows)} of {completed} rows are left"
-            print(f"note: {self._path} {found_there}; {rows}", flush=True)
+            say(f"note: {self._path} {found_there}; {rows}")
         self.checksums = found.checksums
         self._open(found.table)
 

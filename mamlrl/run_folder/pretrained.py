@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError
 from mamlrl.learners.base import LearnerState
+from mamlrl.messages import say
 from mamlrl.run_folder.checkpoints import (
     BEST,
     CheckpointError,
@@ -29,6 +31,8 @@ class Trained(NamedTuple):
 
     path: Path
     config: Config
+    spaces: Mapping[str, Any] | None = None
+    """of the policy, as plain data (`run_folder.spaces`); None in a checkpoint of version 0.1.0"""
 
     def meta(self, state_like: LearnerState) -> MetaParams:
         """What was meta-learned.
@@ -48,7 +52,8 @@ def read_trained(path: Path) -> Trained:
     Raises:
         CheckpointError: it cannot be read, or its settings are not of this version.
     """
-    return Trained(path, dataclasses.replace(config_of(read_content(path), path), device="cpu"))
+    content = read_content(path)
+    return Trained(path, dataclasses.replace(config_of(content, path), device="cpu"), content.get("spaces"))
 
 
 def find_checkpoints(path: Path) -> list[Path]:
@@ -88,6 +93,6 @@ def _of_run(folder: Path) -> Path | None:
             problems.append(error)
             continue
         for problem in problems:
-            print(f"note: {problem}; {path.name} is taken in its place", flush=True)
+            say(f"note: {problem}; {path.name} is taken in its place")
         return path
     return next(iter(candidates), None)  # whoever reads it is told what is wrong

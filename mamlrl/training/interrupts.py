@@ -15,10 +15,15 @@ class StopRequest:
     """While entered, the first Ctrl-C or SIGTERM is noted in `signal`, and a second one ends the process at once.
 
     Only a main thread gets signals; in another one nothing is changed.
+
+    Args:
+        whole_process: whether the process is the training's own. In somebody else's, such as a notebook's, SIGTERM is
+            left alone, and a second Ctrl-C raises KeyboardInterrupt.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole_process: bool = True) -> None:
         self.signal: int | None = None
+        self._whole_process = whole_process
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
 
@@ -29,7 +34,8 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+            handled = (signal.SIGINT, signal.SIGTERM) if self._whole_process else (signal.SIGINT,)
+            self._previous = {number: signal.signal(number, self._handle) for number in handled}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -42,6 +48,8 @@ class StopRequest:
                 os._exit(128 + number)
             return
         if self.signal is not None:
+            if not self._whole_process:
+                raise KeyboardInterrupt
             remove_unfinished()
             os._exit(128 + number)
         self.signal = number

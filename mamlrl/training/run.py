@@ -7,9 +7,10 @@ import dataclasses
 import math
 import shlex
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -23,12 +24,15 @@ from mamlrl.errors import ConfigError, UserError
 from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import check_training_memory, horizon_note, initial_state, make_experiment, num_threads
 from mamlrl.learners import evaluation_steps, find_learner, training_steps
+from mamlrl.messages import say
 from mamlrl.run_folder import dashboard
 from mamlrl.run_folder import folder as run_folder
 from mamlrl.run_folder.checkpoints import Checkpoint, CheckpointFolder, Progress, latest_checkpoint
 from mamlrl.run_folder.files import keep_aside
 from mamlrl.run_folder.lock import locked
 from mamlrl.run_folder.metrics_log import MetricsLog
+from mamlrl.run_folder.spaces import of_policy
+from mamlrl.structs import Metrics
 from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import meta_iteration
 from mamlrl.training.loop import Hooks, meta_train
@@ -41,11 +45,27 @@ class RunFailure(UserError):
     """What ended a run in its midst, where its traceback is, and how to go on."""
 
 
-def run(command: Command) -> int:
+class Ended(NamedTuple):
+    """How a run ended."""
+
+    folder: Path
+    """the run folder, absolute"""
+    progress: Progress
+    exit_code: int
+    """0, or 128 + the signal that stopped it"""
+
+
+def run(
+    command: Command,
+    callback: Callable[[int, Metrics], bool | None] | None = None,
+    interrupts: StopRequest | None = None,
+) -> Ended:
     """Start or resume a run and see it to its end.
 
-    Returns:
-        The exit code: 0, or 128 + the signal that stopped it.
+    Args:
+        command: what to run.
+        callback: sees the metrics of every iteration; a true answer stops the run after it.
+        interrupts: what stops the run; None for the signals of a process of its own.
 
     Raises:
         UserError: something that the user can put right; nothing was overwritten.
@@ -60,7 +80,8 @@ def run(command: Command) -> int:
     keep_freed_memory()
     config = dataclasses.replace(command.config, threads=num_threads(command.config))  # the same wherever it goes on
     torch.set_num_threads(config.threads)
-    with StopRequest() as stop, contextlib.ExitStack() as stack:  # before environments fork processes of their own
+    # Signals are handled before environments fork processes of their own.
+    with interrupts or StopRequest() as stop, contextlib.ExitStack() as stack:
         if command.resume is not None:
             stack.enter_context(locked(command.resume))
         if command.out is not None:
@@ -70,7 +91,7 @@ def run(command: Command) -> int:
         stack.callback(close, experiment.envs)
         check_training_memory(experiment)
         for note in filter(None, (*command.notes, horizon_note(config))):
-            print(f"note: {note}")
+            say(f"note: {note}")
         if config.video.every:
             from mamlrl.recording.recorder import Recorder, check_recording  # drawing and ffmpeg: not needed otherwise
 
@@ -93,18 +114,25 @@ def run(command: Command) -> int:
         progress = checkpoint.progress
         log = stack.enter_context(MetricsLog(folder, progress.iteration, checkpoint.row_checksums))
         settings = to_settings(config)
-        checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, settings, config.checkpoint.keep, log)
+        spaces = of_policy(experiment.envs.single_observation_space, experiment.envs.single_action_space)
+        checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, settings, config.checkpoint.keep, log, spaces)
         if progress.iteration == 0:
             checkpoints.save(progress)
         log.describe(config, progress.iteration)
-        print(f"run folder: {shown}")
-        print(f"charts: tensorboard --logdir {shlex.quote(str(shown))}, at {dashboard.ADDRESS}", flush=True)
+        say(f"run folder: {shown}")
+        say(f"charts: tensorboard --logdir {shlex.quote(str(shown))}, at {dashboard.ADDRESS}")
         record = Recorder(experiment, folder, log) if config.video.every else None
         progress = meta_train(
-            partial(meta_iteration, experiment), progress, config, log, checkpoints, stop, Hooks(evaluate, record)
+            partial(meta_iteration, experiment),
+            progress,
+            config,
+            log,
+            checkpoints,
+            stop,
+            Hooks(evaluate, record, callback),
         )
         report(shown, progress, config)
-        return stop.exit_code
+        return Ended(folder, progress, stop.exit_code)
 
 
 def make_folder(start: Path, out: Path | None, config: Config) -> Path:
@@ -129,7 +157,7 @@ def close(envs: VectorEnv | Evaluation) -> None:
     try:
         envs.close()
     except (Exception, SystemExit) as error:
-        print(f"note: the environments could not be closed: {in_words(error)}", flush=True)
+        say(f"note: the environments could not be closed: {in_words(error)}")
 
 
 def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
@@ -144,10 +172,10 @@ def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
     """
     checkpoint, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, fresh.progress.state)
     if checkpoint is None:
-        print("note: the run has no checkpoint yet; it begins at iteration 0")
+        say("note: the run has no checkpoint yet; it begins at iteration 0")
         metrics = folder / run_folder.METRICS_FILE
         if metrics.is_file() and metrics.stat().st_size:
-            print(f"note: the metrics that are there are kept as {keep_aside(metrics).name}")
+            say(f"note: the metrics that are there are kept as {keep_aside(metrics).name}")
         return fresh
     config, iteration = fresh.config, checkpoint.progress.iteration
     settings = to_settings(checkpoint.config)
@@ -156,9 +184,9 @@ def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
         raise ConfigError(f"iterations is {config.iterations}, but the run has done {iteration} already")
     for name, (old, new) in differences(settings, to_settings(config)).items():
         if name in ("device", "threads"):
-            print(f"note: {name} was {old} and is now {new}; results may differ in the last bits")
+            say(f"note: {name} was {old} and is now {new}; results may differ in the last bits")
     for path, problem in passed_over.items():  # set aside, so that none is taken for a newer one than those to come
-        print(f"note: {problem}; going back to iteration {iteration}; the file is kept as {keep_aside(path).name}")
+        say(f"note: {problem}; going back to iteration {iteration}; the file is kept as {keep_aside(path).name}")
     return checkpoint
 
 
@@ -166,9 +194,9 @@ def note_threads(config: Config, resumed: bool) -> None:
     """Say where the number of threads is not that of the processors here, and it was not chosen just now."""
     here = num_threads(dataclasses.replace(config, threads=0))
     if config.threads > here:
-        print(f"note: threads is {config.threads}, more than there are processors here; --threads {here} is faster")
+        say(f"note: threads is {config.threads}, more than there are processors here; --threads {here} is faster")
     elif resumed and config.threads < here:
-        print(f"note: threads stays {config.threads}, as the run began; --threads {here} takes all processors here")
+        say(f"note: threads stays {config.threads}, as the run began; --threads {here} takes all processors here")
 
 
 @contextlib.contextmanager
@@ -206,14 +234,14 @@ def in_words(error: BaseException) -> str:
 def report(shown: Path, progress: Progress, config: Config) -> None:
     """Say how the run ended, and how to go on with it."""
     if progress.iteration < config.iterations:
-        print(f"stopped after iteration {progress.iteration} of {config.iterations}; go on with")
-        print(f"  python -m mamlrl.train --resume {shlex.quote(str(shown))}", flush=True)
+        say(f"stopped after iteration {progress.iteration} of {config.iterations}; go on with")
+        say(f"  python -m mamlrl.train --resume {shlex.quote(str(shown))}")
         return
-    print(f"done: {progress.iteration} iterations", flush=True)
+    say(f"done: {progress.iteration} iterations")
     if math.isfinite(progress.best_return):  # else it was too short for an evaluation
         best = shown / run_folder.CHECKPOINTS / "best.pt"
         where = f" in iteration {progress.best_iteration}" if progress.best_iteration else ""
-        print(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {best}", flush=True)
+        say(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {best}")
 
 
 def best_metric(config: Config) -> str:

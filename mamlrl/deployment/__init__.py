@@ -1,0 +1,1 @@
+"""What a deployed policy needs besides itself: somebody's environment, their episodes, a module to export."""
