@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from gymnasium.vector import VectorEnv
-from tqdm import tqdm
 
 from mamlrl.config import Config
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
 from mamlrl.learners import evaluation_steps, step_scale
 from mamlrl.learners.base import LearnerState
+from mamlrl.progress import progress_bar
 from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.sampler import collect_steps, mean_returns
 from mamlrl.seeding import Stream, Streams
@@ -78,10 +78,10 @@ def evaluate_adaptation(
         config.sampling,
         lambda step: step_scale(config, step),
     )
-    return _result(tqdm(rounds, "gradient steps", evaluation_steps(config) + 1, leave=False, disable=None))
+    return _result(progress_bar(rounds, "gradient steps", evaluation_steps(config) + 1))
 
 
-def _result(rounds: Iterator[Round]) -> AdaptationResult:
+def _result(rounds: Iterable[Round]) -> AdaptationResult:
     returns: list[np.ndarray] = []
     measures: dict[str, list[np.ndarray]] = {}
     for one in rounds:

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from mamlrl.errors import NonFiniteError
 from mamlrl.experiment import Experiment
 from mamlrl.learners import step_scale
+from mamlrl.progress import progress_bar
 from mamlrl.recording.panels import Panel
 from mamlrl.recording.pictures import Picture, fitted
 from mamlrl.recording.stage import Stage, draw
@@ -106,7 +106,7 @@ def _adapted(
         return step_scale(config, step)
 
     rounds = adaptation_rounds(learner, meta, sample, steps, config.sampling, scale, query=False)
-    progress = tqdm(rounds, "gradient steps", steps, leave=False, disable=None)
+    progress = progress_bar(rounds, "gradient steps", steps)
     return [learner.start(meta), *(one.adapted for one in progress if one.adapted is not None)]
 
 
@@ -152,7 +152,7 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
         config,
     )
     time = 0
-    for step in tqdm(rollout, "filming", total=config.horizon, leave=False, disable=None):
+    for step in progress_bar(rollout, "filming", config.horizon):
         _check_finite(step, experiment.config.env)
         log.add(step)
         time += 1

@@ -298,8 +298,8 @@ def test_an_update_changes_a_new_state_and_not_the_old_one(row: Row) -> None:
 def test_the_state_survives_a_checkpoint_and_goes_on_alike(row: Row, tmp_path: Path) -> None:
     state, _ = row.step(row.meta_batch)
     path = tmp_path / "checkpoint.pt"
-    write_checkpoint(path, Progress(state, iteration=3), dataclasses.asdict(row.config))
-    progress, _ = read_checkpoint(path, row.state)
+    write_checkpoint(path, Progress(state, iteration=3), dataclasses.asdict(row.config), [])
+    progress = read_checkpoint(path, row.state).progress
     assert progress.iteration == 3
     assert_same(progress.state, state)
     went_on, came_back = row.step(row.meta_batch, state), row.step(row.meta_batch, progress.state)

@@ -28,7 +28,7 @@ def changes_a_file(event, arguments):
     return in_run and not (event == "os.mkdir" and Path(arguments[0]).exists())
 
 def in_child(argv, before=None, within=None):
-    '''Exit code of the command in a process of its own; killed before operation number `before`, or `within` seconds.'''
+    '''Exit code of the command in a child process; killed before operation number `before`, or `within` seconds.'''
     child = os.fork()
     if child == 0:
         operations = []
