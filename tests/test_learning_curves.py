@@ -104,9 +104,9 @@ def test_one_method_has_its_steps_in_one_panel_and_several_have_a_panel_for_each
 
 
 def test_other_environments_have_panels_of_their_own() -> None:
-    write_run("a", [-30, -20])
+    write_run("a", [-30, -20], "environment: {horizon: 100}\n")
     write_run("b", [-30, -20], "environment: {horizon: 50}\n")
-    write_run("c", [-30, -20], "seed: 2\nenvironment: {vectorization: sync}\n")  # the same rewards
+    write_run("c", [-30, -20], "seed: 2\nenvironment: {horizon: 100, vectorization: sync}\n")  # the same rewards
     cheetah = write_run("d", [3, 4])
     (cheetah / "config.yaml").write_text("name: cheetah-dir\nenv: mamlrl/HalfCheetahDir-v0\n")
     panels = make_panels(runs_of("a", "b", "c", "d"), Choice("return/step_1"))

@@ -1,5 +1,6 @@
 """What a user meets first: the package as installed, and every command and example of the documentation."""
 
+import configparser
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ import gymnasium
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 import mamlrl
 from mamlrl import compare, evaluate, record
@@ -186,6 +188,23 @@ def test_every_package_of_the_checkout_is_installed() -> None:
     assert set(declared[1].split()) == names
     for name in names:
         import_module(name)
+
+
+def test_the_oldest_versions_are_those_that_are_admitted() -> None:
+    """What `.ci/run` tests with; constraints-oldest.txt says why torch and mujoco are newer."""
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    test = settings["options.extras_require"]["test"].split()
+    needed = [
+        *settings["options"]["install_requires"].split(),
+        *filter(re.compile("pytest|hypothesis").match, of_tests),
+    ]
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    for requirement in map(Requirement, needed):
+        floor, version = next(iter(requirement.specifier)).version, tested[requirement.name]
+        newer = requirement.name in ("torch", "mujoco")
+        assert Version(version) == Version(floor) or newer, f"{requirement.name}: tested is {version}, not {floor}"
 
 
 def test_constraints_pin_all_that_is_installed() -> None:
