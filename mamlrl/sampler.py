@@ -250,7 +250,7 @@ def join(rollouts: Sequence[Rollouts]) -> Rollouts:
 
     *by_step, final, _ = zip(*rollouts, strict=True)
     joined = [torch.cat([padded(leaf) for leaf in leaves], dim=1) for leaves in by_step]
-    return Rollouts(*joined, torch.cat(final, dim=1), measures)
+    return Rollouts._make([*joined, torch.cat(final, dim=1), measures])
 
 
 def _name(envs: VectorEnv) -> str:

@@ -26,6 +26,9 @@ class PolicyModule(nn.Module):
         action_scale: policy units that span half of the action range.
     """
 
+    low: Tensor
+    high: Tensor
+
     def __init__(self, policy: Policy, params: Params, action_space: spaces.Space, action_scale: float):
         super().__init__()
         self._policy = policy

@@ -31,6 +31,7 @@ def run_until_killed(moment: str, *flags: str) -> None:
     program = f"""
 import os, signal, sys
 import {module} as module
+from mamlrl.structs import MetaParams
 from mamlrl.train import main
 owner, _, name = {function!r}.rpartition(".")
 owner = getattr(module, owner) if owner else module
@@ -186,9 +187,9 @@ def test_a_checkpoint_cannot_run_code(tmp_path: Path) -> None:
     path = tmp_path / "iteration-000001.pt"
     torch.save({"format": "mamlrl checkpoint 1", "state": Malicious()}, path)
     with pytest.raises(CheckpointError):
-        read_checkpoint(path, LearnerState({}))
+        read_checkpoint(path, LearnerState(MetaParams({})))
     with pytest.raises(CheckpointError):
-        latest_checkpoint(tmp_path, LearnerState({}))
+        latest_checkpoint(tmp_path, LearnerState(MetaParams({})))
     assert not (tmp_path / "executed").exists()
 
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from mamlrl.config import AdaptationConfig, Config, EvalConfig, SamplingConfig, TrustRegionConfig
+from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import initial_state, make_experiment
-from mamlrl.training.loop import Evaluation, meta_iteration
+from mamlrl.training.iteration import meta_iteration
 
 
 @pytest.mark.slow
@@ -25,7 +26,7 @@ def test_one_gradient_step_reaches_goals_that_were_never_seen():
     evaluate = Evaluation(experiment)
 
     def returns(iteration: int) -> np.ndarray:
-        evaluated = evaluate(state.params, iteration)
+        evaluated = evaluate(state, iteration).metrics
         return np.array([evaluated["eval/return/step_0"], evaluated["eval/return/step_1"]])
 
     untrained = returns(0)
