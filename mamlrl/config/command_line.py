@@ -216,9 +216,11 @@ def _settings(flags: dict[str, str]) -> Settings:
         value: Any = text if as_it_is else parse_yaml(text, f"--{name}")
         if value is None and name in fields:
             raise ConfigError(f"--{name} has no value; it must be {describe_type(fields[name])}")
-        for part in reversed(name.split(".")):
-            value = {part: value}
-        settings = merge(settings, value)
+        section, _, field = name.rpartition(".")
+        nested: Settings = {field: value}
+        for part in filter(None, reversed(section.split("."))):
+            nested = {part: nested}
+        settings = merge(settings, nested)
     return settings
 
 

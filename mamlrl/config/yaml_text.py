@@ -15,7 +15,7 @@ MAX_VALUES = 100_000
 """Values of a text, aliases written out."""
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # the C one where there is one
     """YAML's own types but for dates; numbers as in YAML 1.2: 1e-5 is one, and 010 and 1:30 are none."""
 
 

@@ -17,6 +17,7 @@ import yaml
 from mamlrl.experiment import Experiment
 from mamlrl.learners.base import LearnerState
 from mamlrl.run_folder.checkpoints import CheckpointError, latest_checkpoint, read_checkpoint
+from mamlrl.structs import MetaParams
 from mamlrl.training import run as training
 
 from .conftest import SMALL, Command, assert_fails, reproducible
@@ -31,7 +32,6 @@ def run_until_killed(moment: str, *flags: str) -> None:
     program = f"""
 import os, signal, sys
 import {module} as module
-from mamlrl.structs import MetaParams
 from mamlrl.train import main
 owner, _, name = {function!r}.rpartition(".")
 owner = getattr(module, owner) if owner else module
