@@ -279,7 +279,9 @@ def restore(saved: Any, like: Any, name: str = "state") -> Any:
             found = f"{len(saved)} entries" if isinstance(saved, list) else type(saved).__name__
             raise ValueError(f"{name} has {found}, here it has {len(like)} entries")
         return type(like)(restore(one, leaf, name) for one, leaf in zip(saved, like, strict=True))
-    if like is not None and type(saved) is not type(like):  # None: an optimiser that has no state before it is used
+    if like is None:  # an optimiser that has no state before it is used
+        return plain(saved)
+    if type(saved) is not type(like):
         raise ValueError(f"{name} is of type {type(saved).__name__}, here it is of type {type(like).__name__}")
     return saved
 
