@@ -62,7 +62,7 @@ def read(path: Path, like: Any) -> dict[str, Any]:
     """All that a checkpoint says, as plain data."""
     state = like if isinstance(like, LearnerState) else initial_state(like)
     checkpoint = read_checkpoint(path, state)
-    return {"progress": plain(checkpoint.progress), "config": checkpoint.config, "rows": checkpoint.row_checksums}
+    return {"progress": plain(checkpoint.progress), "config": checkpoint.config, "rows": checkpoint.written}
 
 
 def same(first: Any, second: Any) -> bool:
