@@ -12,11 +12,16 @@ _unfinished: set[Path] = set()
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An OSError in the block names the file; those of writing to an open file do not by themselves."""
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """An OSError in the block that names no file, or the temporary one, names `path`.
+
+    Those of writing to an open file do not by themselves.
+    """
     try:
         yield
     except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
@@ -28,16 +33,17 @@ def replacing(path: Path) -> Iterator[Path]:
     (`remove_unfinished`), no temporary file is left.
 
     Raises:
-        OSError: names `path`.
+        OSError: names `path`, unless it is of another file.
     """
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")  # ffmpeg tells the format by the suffix
     _unfinished.add(temporary)
     try:
-        with naming(path):
+        with naming(path, temporary):
             yield temporary
             os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
         raise
     finally:
         _unfinished.discard(temporary)

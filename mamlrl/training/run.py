@@ -31,6 +31,7 @@ from mamlrl.run_folder.checkpoints import Checkpoint, CheckpointFolder, Progress
 from mamlrl.run_folder.files import keep_aside
 from mamlrl.run_folder.lock import locked
 from mamlrl.run_folder.metrics_log import MetricsLog
+from mamlrl.run_folder.metrics_table import Written
 from mamlrl.run_folder.spaces import of_policy
 from mamlrl.structs import Metrics
 from mamlrl.training.interrupts import StopRequest
@@ -85,7 +86,7 @@ def run(
         if command.resume is not None:
             stack.enter_context(locked(command.resume))
         if command.out is not None:
-            run_folder.check_free(command.out)
+            run_folder.check_free(start / command.out, command.out)
         experiment = make_experiment(config)
         config = experiment.config
         stack.callback(close, experiment.envs)
@@ -99,20 +100,22 @@ def run(
         evaluate = Evaluation(experiment) if config.eval.every else None
         if evaluate:
             stack.callback(close, evaluate)
-        checkpoint = Checkpoint(Progress(initial_state(experiment)), config, [])
+        checkpoint = Checkpoint(Progress(initial_state(experiment)), config, Written())
         if command.resume is None:
             folder = make_folder(start, command.out, config)
             stack.enter_context(locked(folder))
+            if command.out is not None:
+                run_folder.check_free(folder, command.out)  # another run may have come and gone since
             run_folder.create(folder, config)
         else:
             folder = start / command.resume
             checkpoint = load_checkpoint(folder, checkpoint)
             run_folder.reopen(folder, config, checkpoint.progress.iteration)
         shown = command.out or command.resume or folder.relative_to(start)
-        note_threads(config, resumed=command.resume is not None)
+        note_threads(config, stays=command.resume is not None and checkpoint.config.threads == config.threads)
         stack.enter_context(reported_failures(folder, shown))
         progress = checkpoint.progress
-        log = stack.enter_context(MetricsLog(folder, progress.iteration, checkpoint.row_checksums))
+        log = stack.enter_context(MetricsLog(folder, progress.iteration, checkpoint.written))
         settings = to_settings(config)
         spaces = of_policy(experiment.envs.single_observation_space, experiment.envs.single_action_space)
         checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, settings, config.checkpoint.keep, log, spaces)
@@ -190,12 +193,17 @@ def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def note_threads(config: Config, resumed: bool) -> None:
-    """Say where the number of threads is not that of the processors here, and it was not chosen just now."""
+def note_threads(config: Config, stays: bool) -> None:
+    """Say where the number of threads is not that of the processors here, and it was not chosen just now.
+
+    Args:
+        config: settings of the run.
+        stays: whether the run is resumed with the number that it had.
+    """
     here = num_threads(dataclasses.replace(config, threads=0))
     if config.threads > here:
         say(f"note: threads is {config.threads}, more than there are processors here; --threads {here} is faster")
-    elif resumed and config.threads < here:
+    elif stays and config.threads < here:
         say(f"note: threads stays {config.threads}, as the run began; --threads {here} takes all processors here")
 
 
