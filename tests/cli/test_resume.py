@@ -259,6 +259,19 @@ def test_threads_may_change_with_a_note(small_run: Command, command: Command) ->
     assert "note: threads was 1 and is now 2" in outcome.out
 
 
+def test_how_environments_run_may_change_on_resume(command: Command) -> None:
+    """Such as the seconds that a call may take, where they were too few."""
+    family = [*SMALL[2:], "--env tests.cli.toy_envs:toy/Line-v0 --environment.vectorization async"]
+    assert command(*family, "--iterations 1 --out run --environment.workers 1 --environment.timeout 60").code == 0
+    outcome = command("--resume run --iterations 2 --environment.workers 2 --environment.timeout 90.5")
+    assert (outcome.code, outcome.err) == (0, "")
+    settings = yaml.safe_load(Path("run/config.yaml").read_text())["environment"]
+    assert (settings["workers"], settings["timeout"]) == (2, 90.5)
+    assert command(*family, "--iterations 2 --out whole --environment.workers 2").code == 0
+    assert reproducible("run") == reproducible("whole")
+    assert_fails(command("--resume run --environment.horizon 9"), 2, "environment.horizon was 8 and is now 9")
+
+
 def test_films_may_begin_on_resume(small_run: Command, command: Command) -> None:
     small_run("--iterations 1 --out run")
     outcome = command("--resume run --iterations 2 --video.every 2")
