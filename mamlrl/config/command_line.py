@@ -106,6 +106,7 @@ def build_parser(env: str = "") -> OptionParser:
         env: short name or id of the family whose defaults the help shows; any other text for the general ones.
     """
     defaults = to_settings(Config()) | {"env": None}  # no family is a default
+    env = _without_our_module(env)
     shipped = shipped_families().get(env, env)
     if shipped in shipped_names():
         defaults = to_settings(make_config({"name": shipped, **shipped_settings(shipped)}))
@@ -238,6 +239,8 @@ def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings
     elif "env" not in given:
         raise ConfigError(f"--env is missing; known names are {', '.join(shipped_names())}; or give module:Id-v0")
     env = given.get("env")
+    if isinstance(env, str):
+        env = given["env"] = _without_our_module(env)
     base, notes = {}, ()
     if isinstance(env, str) and ":" not in env and "/" not in env:
         base = {"name": env, **shipped_settings(env)}
@@ -249,3 +252,9 @@ def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings
     if resume is not None:
         base = load_settings(resume / CONFIG_FILE)
     return base, given, notes
+
+
+def _without_our_module(env: str) -> str:
+    """An id of ours without the module that Gymnasium would import for it: one name for one environment."""
+    module, _, name = env.rpartition(":")
+    return name if module in ("mamlrl", "mamlrl.envs") and name.startswith("mamlrl/") else env

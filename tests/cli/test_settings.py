@@ -249,3 +249,12 @@ def test_merge_and_differences() -> None:
 def test_make_config_refuses_unknown_keys() -> None:
     with pytest.raises(ConfigError, match="did you mean seed"):
         make_config({"sed": 3})
+
+
+@pytest.mark.parametrize("module", ["mamlrl", "mamlrl.envs"])
+def test_an_id_of_ours_is_the_same_with_its_module(module: str, tmp_path: Path) -> None:
+    plain, named = (parse_command(["--env", f"{prefix}mamlrl/AntVel-v0"]) for prefix in ("", f"{module}:"))
+    assert plain == named and named.config.name == "ant-vel" and "configs/ant-vel.yaml" in named.notes[0]
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"env: {module}:mamlrl/AntVel-v0")
+    assert parse_command(["--config", str(file)]).config.env == "mamlrl/AntVel-v0"
