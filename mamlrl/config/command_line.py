@@ -8,12 +8,12 @@ import json
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_origin
+from typing import Any, Literal, get_origin
 
 import docstring_parser
 
-from mamlrl.commands import OptionParser, usable_path
 from mamlrl.config import Config
+from mamlrl.config.command import Command
 from mamlrl.config.files import (
     CONFIG_FILE,
     Settings,
@@ -33,6 +33,7 @@ from mamlrl.config.files import (
 )
 from mamlrl.config.yaml_text import parse_yaml
 from mamlrl.errors import ConfigError, cut
+from mamlrl.options import OptionParser, usable_path
 
 RUN_FLAGS = {
     "config": ("FILE", "YAML file of settings; they go over those of a short name, and flags over them."),
@@ -43,18 +44,6 @@ RUN_FLAGS = {
 PRINT = "print_config"
 METAVARS = {int: "N", float: "X", bool: "true|false", str: "TEXT", Literal: "WORD", tuple: "[...]", dict: "{...}"}
 """What stands for a value in the help."""
-
-
-class Command(NamedTuple):
-    """What a command line asks for."""
-
-    config: Config
-    out: Path | None
-    """run folder, None for the default one"""
-    resume: Path | None
-    """run folder to go on with"""
-    notes: tuple[str, ...] = ()
-    """what the user should know about how the settings came about"""
 
 
 def parse_command(argv: Sequence[str]) -> Command:

@@ -15,12 +15,11 @@ from typing import NamedTuple
 import torch
 from gymnasium.vector import VectorEnv
 
-from mamlrl.commands import OutputError
 from mamlrl.config import Config
-from mamlrl.config.command_line import Command
+from mamlrl.config.command import Command
 from mamlrl.config.files import check_unchanged, differences, to_settings
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import ConfigError, UserError
+from mamlrl.errors import ConfigError, OutputError, UserError
 from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import check_training_memory, horizon_note, initial_state, make_experiment, num_threads
 from mamlrl.learners import evaluation_steps, find_learner, training_steps

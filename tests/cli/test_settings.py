@@ -70,12 +70,12 @@ WRONG_FLAGS += [
 ]
 NETWORK = "--env navigation --policy.network tests.cli.toy_learners:"
 WRONG_FLAGS += [
-    (f"{NETWORK}TooManyOutputs", ["TooManyOutputs", "of shape [1, 1, 1, 3]", "must be", "[1, 1, 1, 2]"]),
-    (f"{NETWORK}NoTime", ["NoTime", "of shape [1, 1, 2]", "[1, 1, 1, 2]"]),
-    (f"{NETWORK}WholeNumbers", ["WholeNumbers", "torch.int64", "floating-point"]),
-    (f"{NETWORK}NumpyNetwork", ["NumpyNetwork", "ndarray", "[1, 1, 1, 2]"]),
+    (f"{NETWORK}TooManyOutputs", ["TooManyOutputs", "outputs", "[2, 3, 4, 3]"]),
+    (f"{NETWORK}NoTime", ["NoTime", "outputs", "[2, 12, 2]"]),
+    (f"{NETWORK}WholeNumbers", ["WholeNumbers", "outputs have no gradient"]),
+    (f"{NETWORK}NumpyNetwork", ["NumpyNetwork", "numpy()"]),
     (f"{NETWORK}Failing", ["Failing", "AssertionError: seven observations"]),
-    (f"{NETWORK}NoParameters", ["NoParameters", "init_params", "dict of tensors"]),
+    (f"{NETWORK}NoParameters", ["NoParameters", "KeyError: 'weight'"]),
 ]
 
 WRONG_FILES = [
