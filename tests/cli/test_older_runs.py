@@ -29,7 +29,7 @@ def rewrite(folder: str, older: Callable[[Settings], Settings], format_1: bool =
         if format_1:
             params = content["state"]["meta"]["init"]
             content |= {"format": "mamlrl checkpoint 1", "state": {"params": params}}
-            for newer in ("row_checksums", "spaces"):
+            for newer in ("columns", "row_checksums", "spaces"):
                 del content[newer]
         torch.save(content, path)
 
