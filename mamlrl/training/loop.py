@@ -66,8 +66,9 @@ def meta_train(
     try:
         while progress.iteration < config.iterations and stop.signal is None and not stopped:
             start = time.perf_counter()
-            progress, outcome, metrics = one_iteration(iterate, progress, checkpoints, hooks.evaluate)
-            log.write(progress.iteration, metrics)
+            progress, outcome, held_out = one_iteration(iterate, progress, checkpoints, hooks.evaluate)
+            metrics = {**outcome.metrics, "env_steps": progress.env_steps, **held_out.metrics}
+            log.write(progress.iteration, metrics, outcome.estimates, held_out.estimates)
             logged = progress
             if hooks.record:
                 hooks.record(progress.state, progress.iteration)
@@ -93,13 +94,13 @@ def meta_train(
 
 def one_iteration(
     iterate: Iterate, progress: Progress, checkpoints: CheckpointFolder, evaluate: Evaluate | None
-) -> tuple[Progress, IterationOutcome, Metrics]:
+) -> tuple[Progress, IterationOutcome, HeldOut]:
     """A meta-iteration and the evaluation after it, which may make the best checkpoint.
 
     A new state that is not finite is refused, whatever the learner says of its update: the old one stays.
 
     Returns:
-        Where the run stands then, what happened, and all that was measured.
+        Where the run stands then, what happened, and what was measured on held-out tasks.
 
     Raises:
         UserError: the new state has another structure than the old one; a checkpoint of it could not be read back.
@@ -123,7 +124,7 @@ def one_iteration(
     else:  # what an iteration measures is the state before its update
         held_out = HeldOut({}, None)
         done = save_if_best(checkpoints, done, progress, outcome.score)
-    return done, outcome, {**outcome.metrics, "env_steps": done.env_steps, **held_out.metrics}
+    return done, outcome, held_out
 
 
 def is_finite(state: Any) -> bool:
