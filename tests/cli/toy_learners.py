@@ -151,7 +151,7 @@ class WholeNumbers(Linear):
 
 class NumpyNetwork(Linear):
     def outputs(self, params: Params, observations: Tensor) -> Tensor:
-        return super().outputs(params, observations).numpy()
+        return super().outputs(params, observations).numpy()  # type: ignore[return-value]
 
 
 class Failing(Linear):
