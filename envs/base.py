@@ -17,6 +17,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from .errors import WrongArgument
+
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Infos = dict[str, Any]
@@ -278,7 +280,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
             return np.arange(self.num_envs)
         mask = np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != bool:
-            raise ValueError(
+            raise WrongArgument(
                 f"options['reset_mask'] is {mask.dtype} of shape {mask.shape}; it must be bool of shape"
                 f" ({self.num_envs},)"
             )
@@ -296,7 +298,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         if isinstance(seed, (int, np.integer)):
             seed = range(int(seed), int(seed) + self.num_envs)
         if len(seed) != self.num_envs:
-            raise ValueError(f"seed has {len(seed)} entries; it must be one number or {self.num_envs} of them")
+            raise WrongArgument(f"seed has {len(seed)} entries; it must be one number or {self.num_envs} of them")
         for row in rows.tolist():
             self.generators[row] = seeding.np_random(int(seed[row]))[0]
 
@@ -309,13 +311,13 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         if tasks.shape == self.task_space.shape:
             tasks = np.broadcast_to(tasks, self.tasks.shape)
         if tasks.shape != self.tasks.shape:
-            raise ValueError(
+            raise WrongArgument(
                 f"options['task'] has shape {tasks.shape}; it must have {self.task_space.shape} or {self.tasks.shape}"
             )
         rejected = rows[~self.task_space.accepts(tasks[rows])]
         if rejected.size:
             row = rejected[0]
-            raise ValueError(f"the task {tasks[row]} of row {row} is not in the task space {self.task_space}")
+            raise WrongArgument(f"the task {tasks[row]} of row {row} is not in the task space {self.task_space}")
         self.tasks[rows] = tasks[rows]
         self._task_given[rows] = True
 

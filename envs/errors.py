@@ -36,6 +36,10 @@ class EnvironmentFailure(Exception):
         return " ".join(f"environment {self.environment}: {self.method} {self.what}{task}".split())
 
 
+class WrongArgument(ValueError):
+    """What a caller gave to `reset`, such as a task that is in no task space: the caller's mistake, not its."""
+
+
 class WrongReturn(Exception):
     """A method returned something that it must not; the text says what, after the word "returned"."""
 

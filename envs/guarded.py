@@ -11,14 +11,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from .base import Array, Infos, Mask, Still, TaskSpace, TaskVectorEnv
 from .checks import RESET_VALUES, STEP_VALUES, checked_info, checked_picture, checked_tasks, unpacked
-from .errors import EnvironmentFailure, WrongReturn, failure
+from .errors import WrongArgument, WrongReturn, failure
 
 
 class GuardedVectorEnv(VectorWrapper):
     """A `TaskVectorEnv` whose exceptions and wrong returns are EnvironmentFailures.
 
     Args:
-        envs: the vector environment. A ValueError of its `reset`, which refuses a task, stays as it is.
+        envs: the vector environment. A WrongArgument of its `reset`, which refuses a task, stays as it is.
     """
 
     env: TaskVectorEnv
@@ -50,12 +50,7 @@ class GuardedVectorEnv(VectorWrapper):
             observations, infos = unpacked(self.env.reset(seed=seed, options=options), RESET_VALUES)
             return self._checked("observations", observations), checked_info(infos)
 
-        try:
-            return self._call("reset", checked_reset)
-        except EnvironmentFailure as error:
-            if isinstance(error.__cause__, ValueError):
-                raise error.__cause__ from None
-            raise
+        return self._call("reset", checked_reset)
 
     def step(self, actions: Any) -> tuple[Any, Array, Mask, Mask, Infos]:
         """Advance, as `TaskVectorEnv.step`."""
@@ -83,7 +78,7 @@ class GuardedVectorEnv(VectorWrapper):
     def _call(self, method: str, function: Callable[[], Any]) -> Any:
         try:
             return function()
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, WrongArgument):
             raise
         except BaseException as error:
             raise failure(self._name, method, error) from error

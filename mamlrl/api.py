@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from mamlrl.commands import usable_path
 from mamlrl.errors import ConfigError, shown
 from mamlrl.messages import silence
+from mamlrl.options import usable_path
 
 if TYPE_CHECKING:
     from mamlrl.deploy import AdaptedPolicy, MetaPolicy

@@ -1,8 +1,7 @@
-"""What the commands share: options, the last resort for errors, exit codes. Imports nothing heavy."""
+"""What the commands share: the last resort for errors, exit codes, a module as a function. Imports nothing heavy."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import inspect
@@ -10,49 +9,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import ModuleType
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import ConfigError, UserError, cut, shown
-
-
-class OutputError(OSError):
-    """Standard output cannot be written: nobody reads it any more, or its disk is full."""
-
-
-class OptionParser(argparse.ArgumentParser):
-    """An argument parser whose errors are ConfigErrors."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse does it, but for a flag whose value is `--`, which argparse would drop."""
-        for word in args or ():
-            if word.endswith("=--"):
-                raise ConfigError(f"{cut(word)}: -- is no value")
-        return super().parse_known_args(args, namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong."""
-        raise ConfigError(cut(message))
-
-
-def usable_path(text: str) -> Path:
-    """The path of an option, for `argparse`.
-
-    Raises:
-        argparse.ArgumentTypeError: no file or folder can have this name.
-    """
-    try:
-        Path(text).lstat()
-    except ValueError as error:  # a zero byte, or bytes that are no text
-        raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a file or folder") from error
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise argparse.ArgumentTypeError(f"{shown(text)}: {error.strerror}") from error
-    if not text or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"{shown(text)} cannot be a file or folder")
-    return Path(text)
+from mamlrl.errors import OutputError, UserError
 
 
 def make_callable(module: str, function: Callable[..., Any]) -> None:

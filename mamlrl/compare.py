@@ -7,8 +7,9 @@ import math
 import sys
 from collections.abc import Sequence
 
-from mamlrl.commands import OptionParser, run_command, usable_path
+from mamlrl.commands import run_command
 from mamlrl.errors import ConfigError, shown
+from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
 from mamlrl.statistics import INTERVALS
 

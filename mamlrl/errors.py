@@ -22,6 +22,10 @@ class NonFiniteError(UserError):
     """An environment or a policy produced numbers that are not finite."""
 
 
+class OutputError(OSError):
+    """Standard output cannot be written: nobody reads it any more, or its disk is full."""
+
+
 def cut(text: str) -> str:
     """A text for a message: long ones lose their middle."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 40]} ... {text[-30:]}"

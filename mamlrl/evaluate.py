@@ -11,8 +11,9 @@ import sys
 from collections.abc import Sequence
 
 from mamlrl import api
-from mamlrl.commands import OptionParser, make_callable, run_command, usable_path
+from mamlrl.commands import make_callable, run_command
 from mamlrl.evaluation.protocols import eval_settings
+from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
 from mamlrl.statistics import INTERVALS
 

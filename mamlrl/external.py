@@ -7,7 +7,7 @@ import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from mamlrl.errors import ConfigError
+from mamlrl.errors import ConfigError, cut, shown
 
 
 def load_external(setting: str, name: str) -> Any:
@@ -24,9 +24,10 @@ def load_external(setting: str, name: str) -> Any:
     try:
         return getattr(importlib.import_module(module), attribute)
     except AttributeError as error:
-        raise ConfigError(f"{setting} is {name!r}, but {error}") from error
+        raise ConfigError(f"{setting} is {shown(name)}, but {cut(str(error))}") from error
     except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
-        raise ConfigError(f"{setting} is {name!r}, but importing {module!r} failed: {describe(error)}") from error
+        failed = f"importing {shown(module)} failed: {cut(describe(error))}"
+        raise ConfigError(f"{setting} is {shown(name)}, but {failed}") from error
 
 
 def describe(error: BaseException) -> str:
@@ -37,6 +38,6 @@ def describe(error: BaseException) -> str:
 def unknown_name(setting: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error of a name that is in no table."""
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
+    nearest = difflib.get_close_matches(name[:200], known, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return ConfigError(f"{setting} is {name!r}; it must be one of {', '.join(known)}, or module:Name{hint}")
+    return ConfigError(f"{setting} is {shown(name)}; it must be one of {', '.join(known)}, or module:Name{hint}")

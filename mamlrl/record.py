@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mamlrl.commands import OptionParser, run_command, usable_path
+from mamlrl.commands import run_command
 from mamlrl.errors import ConfigError
+from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
 
 if TYPE_CHECKING:

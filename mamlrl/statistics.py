@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +14,18 @@ INTERVALS = {
     "standard_error": "standard error",
 }
 """Kinds of interval, and what tables and figures call them."""
+
+
+class Estimate(NamedTuple):
+    """A mean over tasks."""
+
+    mean: float
+    half_width: float
+    """of its 95% interval, NaN for a single task"""
+
+
+Estimates = Mapping[str, Sequence[Estimate]]
+"""Of quantities by name, such as the return, after 0, 1, ... inner steps."""
 
 
 def interval(values: np.ndarray) -> float:

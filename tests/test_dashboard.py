@@ -16,6 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mamlrl.config import Config, EvalConfig
 from mamlrl.run_folder import dashboard
+from mamlrl.run_folder.metrics_log import MetricsLog
+from mamlrl.statistics import Estimate
 from mamlrl.train import main
 
 RUN = (
@@ -47,22 +49,29 @@ def test_every_chart_has_data(logdir: Path) -> None:
 
 
 def test_bands_lie_around_the_mean() -> None:
-    metrics = {
-        "return/step_0": -5.0,
-        "return_interval/step_0": 2.0,
-        "eval/return/step_1": 3.0,
-        "eval/return_interval/step_1": 0.5,
-        "eval/return/step_2": None,
-        "eval/return_interval/step_2": None,
-        "return/step_1": 1.0,
-        "return_interval/step_1": float("nan"),  # of a single task
-    }
-    assert dict(dashboard.bands(metrics)) == {
+    of_a_single_task = Estimate(1.0, float("nan"))
+    assert dict(dashboard.bands({"return": [Estimate(-5.0, 2.0), of_a_single_task]})) == {
         "return_band/step_0/lower": -7.0,
         "return_band/step_0/upper": -3.0,
+    }
+    assert dict(dashboard.bands({"return": [of_a_single_task, Estimate(3.0, 0.5)]}, "eval/")) == {
         "eval/return_band/step_1/lower": 2.5,
         "eval/return_band/step_1/upper": 3.5,
     }
+
+
+def test_metrics_are_drawn_by_what_they_are_and_not_by_their_names(tmp_path: Path) -> None:
+    """A measure of an environment's that is called like a return with an interval is a number like any other."""
+    with MetricsLog(tmp_path) as log:
+        log.write(1, {"x/return/step_0": 1.0, "x/return_interval/step_0": 0.5, "eval/return/step_0": 2.0})
+        log.write(2, {"eval/return/step_0": 2.0}, {"return": [Estimate(1.0, 0.5)]}, {"return": [Estimate(2.0, 0.1)]})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    tags = events.Tags()
+    assert {tag for tag in tags["scalars"] if "band" in tag} == {
+        f"{quantity}_band/step_0/{bound}" for quantity in ("return", "eval/return") for bound in ("lower", "upper")
+    }
+    assert [image.step for image in events.Images("adaptation/return")] == [2]
 
 
 def test_hyperparameters_are_all_settings_as_plain_values() -> None:

@@ -127,6 +127,12 @@ def test_nothing_imports_a_command() -> None:
     for name, path in MODULES.items():
         if name not in COMMANDS:
             assert not set(imports_of(path)) & set(COMMANDS), f"{path.name} imports a command"
+            assert "mamlrl.commands" not in imports_of(path), f"{path.name} imports what commands share"
+
+
+def test_a_run_does_not_know_how_command_lines_are_written() -> None:
+    for path in files_of("training"):
+        assert "mamlrl.config.command_line" not in set(imports_of(path)), path.name
 
 
 def module_graph() -> dict[str, set[str]]:

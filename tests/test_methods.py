@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from mamlrl.config import AdaptationConfig, Config, PolicyConfig, TrustRegionConfig
+from mamlrl.config import AdaptationConfig, Config, EnvironmentConfig, PolicyConfig, TrustRegionConfig
 from mamlrl.config.files import make_config, shipped_settings
 from mamlrl.evaluation.methods import group_methods, short_name
 from mamlrl.run_folder.figures import Comparison, Curve, figure
@@ -52,6 +52,17 @@ def test_every_differing_setting_is_named_for_every_method() -> None:
         "maml (hidden_sizes [100,100], adaptation.steps 2, max_kl 0.01)",
         "maml (hidden_sizes [32], adaptation.steps 1, max_kl 0.02)",
     ]
+
+
+def test_settings_that_say_how_a_run_goes_make_no_method() -> None:
+    sections = {"eval.": "every", "video.": "every", "checkpoint.": "keep"}
+    made, other = run(), {"vectorization": "async", "workers": 2, "timeout": 5.0, "metrics": ("speed",)}
+    runs = [made, run(seed=2, environment=dataclasses.replace(made.config.environment, **other))]
+    for seed, (section, name) in enumerate(sections.items(), start=3):
+        settings = dataclasses.replace(getattr(made.config, section[:-1]), **{name: 7})
+        runs.append(run(seed=seed, **{section[:-1]: settings}))
+    assert [len(members) for members in group_methods(runs).values()] == [5]
+    assert len(group_methods([made, run(seed=2, environment=EnvironmentConfig(horizon=7))])) == 2
 
 
 def test_methods_that_differ_in_much_have_the_names_of_their_configurations() -> None:

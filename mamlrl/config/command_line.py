@@ -8,12 +8,12 @@ import json
 from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_origin
+from typing import Any, Literal, get_origin
 
 import docstring_parser
 
-from mamlrl.commands import OptionParser, usable_path
 from mamlrl.config import Config
+from mamlrl.config.command import Command
 from mamlrl.config.files import (
     CONFIG_FILE,
     Settings,
@@ -33,6 +33,7 @@ from mamlrl.config.files import (
 )
 from mamlrl.config.yaml_text import parse_yaml
 from mamlrl.errors import ConfigError, cut
+from mamlrl.options import OptionParser, usable_path
 
 RUN_FLAGS = {
     "config": ("FILE", "YAML file of settings; they go over those of a short name, and flags over them."),
@@ -43,18 +44,6 @@ RUN_FLAGS = {
 PRINT = "print_config"
 METAVARS = {int: "N", float: "X", bool: "true|false", str: "TEXT", Literal: "WORD", tuple: "[...]", dict: "{...}"}
 """What stands for a value in the help."""
-
-
-class Command(NamedTuple):
-    """What a command line asks for."""
-
-    config: Config
-    out: Path | None
-    """run folder, None for the default one"""
-    resume: Path | None
-    """run folder to go on with"""
-    notes: tuple[str, ...] = ()
-    """what the user should know about how the settings came about"""
 
 
 def parse_command(argv: Sequence[str]) -> Command:
@@ -106,6 +95,7 @@ def build_parser(env: str = "") -> OptionParser:
         env: short name or id of the family whose defaults the help shows; any other text for the general ones.
     """
     defaults = to_settings(Config()) | {"env": None}  # no family is a default
+    env = _without_our_module(env)
     shipped = shipped_families().get(env, env)
     if shipped in shipped_names():
         defaults = to_settings(make_config({"name": shipped, **shipped_settings(shipped)}))
@@ -238,6 +228,8 @@ def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings
     elif "env" not in given:
         raise ConfigError(f"--env is missing; known names are {', '.join(shipped_names())}; or give module:Id-v0")
     env = given.get("env")
+    if isinstance(env, str):
+        env = given["env"] = _without_our_module(env)
     base, notes = {}, ()
     if isinstance(env, str) and ":" not in env and "/" not in env:
         base = {"name": env, **shipped_settings(env)}
@@ -249,3 +241,9 @@ def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings
     if resume is not None:
         base = load_settings(resume / CONFIG_FILE)
     return base, given, notes
+
+
+def _without_our_module(env: str) -> str:
+    """An id of ours without the module that Gymnasium would import for it: one name for one environment."""
+    module, _, name = env.rpartition(":")
+    return name if module in ("mamlrl", "mamlrl.envs") and name.startswith("mamlrl/") else env

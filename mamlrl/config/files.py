@@ -21,8 +21,6 @@ CONFIG_FILE = "config.yaml"
 """Name of the complete settings in a run folder."""
 MAX_BYTES = 2**20
 """Size of a file of settings."""
-CHANGEABLE = {"iterations", "device", "threads", "video.every", "checkpoint.every", "checkpoint.keep"}
-"""Settings that a resumed run may change."""
 Settings = dict[str, Any]
 """Settings as plain nested dicts, as in YAML; usually only some of the fields."""
 EXAMPLES = {int: "[100,100]", float: "[1,0.1]", str: "[success]"}
@@ -115,6 +113,19 @@ def all_fields(section: Any = Config, prefix: str = "") -> dict[str, Any]:
         nested = dataclasses.is_dataclass(hint)
         fields |= all_fields(hint, f"{prefix}{key}.") if nested else {f"{prefix}{key}": hint}
     return fields
+
+
+@functools.cache
+def fields_marked(mark: str, value: bool, section: Any = Config, prefix: str = "") -> frozenset[str]:
+    """Dotted names of the fields that carry a mark of `config.schema` with this value, or whose section does."""
+    marked: set[str] = set()
+    for entry in dataclasses.fields(section):
+        hint, name = field_types(section)[entry.name], f"{prefix}{entry.name}"
+        if entry.metadata.get(mark) is value:
+            marked |= all_fields(hint, f"{name}.").keys() if dataclasses.is_dataclass(hint) else {name}
+        elif dataclasses.is_dataclass(hint):
+            marked |= fields_marked(mark, value, hint, f"{name}.")
+    return frozenset(marked)
 
 
 def suggestion(name: str, candidates: Iterable[str], count: int = 1) -> str:
@@ -257,13 +268,14 @@ def differences(settings: Settings, others: Settings, prefix: str = "") -> dict[
 
 
 def check_unchanged(settings: Settings, new_settings: Settings) -> None:
-    """A resumed run has the settings that it began with, but for those in CHANGEABLE.
+    """A resumed run has the settings that it began with, but for those that say how it runs.
 
     Raises:
         ConfigError: names every setting that differs.
     """
     changed = differences(settings, new_settings)
-    forbidden = {name: values for name, values in changed.items() if name not in CHANGEABLE}
+    changeable = fields_marked("may change", True)
+    forbidden = {name: values for name, values in changed.items() if name not in changeable}
     if forbidden:
         listed = "; ".join(f"{name} was {shown(old)} and is now {shown(new)}" for name, (old, new) in forbidden.items())
         raise ConfigError(f"a resumed run keeps its settings, but {listed}")

@@ -18,6 +18,11 @@ LARGEST = 10**9
 HUGE, TINY = 1e30, 1e-30
 """Bounds of numbers that have no other: single precision holds them and their products with what is near 1."""
 
+IS_NO_METHOD = {"makes a method": False}
+"""Mark of a field, or of all fields of a section, in which runs of one method may differ."""
+HOW_IT_RUNS = {**IS_NO_METHOD, "may change": True}
+"""Mark of those that a resumed run may change besides: they change no result, or none that was had."""
+
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
     if not valid:
@@ -73,15 +78,15 @@ class EnvironmentConfig:
     """Policy units that span half of the action range: a policy action of +-action_scale reaches the bounds."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor."""
-    metrics: tuple[str, ...] = ("success:max",)
+    metrics: tuple[str, ...] = field(default=("success:max",), metadata=IS_NO_METHOD)
     """Numbers of the environment's info that become metrics where it has them: NAME, NAME:mean, NAME:max or NAME:last,
     the mean over a rollout's time steps, the largest, or the last; the metric is the mean over rollouts."""
-    vectorization: Literal["auto", "sync", "async"] = "auto"
+    vectorization: Literal["auto", "sync", "async"] = field(default="auto", metadata=IS_NO_METHOD)
     """How copies of the environment run: auto takes the family's own vector environment where it has one, and else
     steps one after the other, as sync does; async spreads them over worker processes."""
-    workers: int = 0
+    workers: int = field(default=0, metadata=HOW_IT_RUNS)
     """Worker processes of async, each with many copies; 0 takes as many as processors. Results do not depend on it."""
-    timeout: float = 0.0
+    timeout: float = field(default=0.0, metadata=HOW_IT_RUNS)
     """Seconds that one call of an environment's method may take in a worker process; 0 for any time."""
 
     def __post_init__(self) -> None:
@@ -193,7 +198,7 @@ class TrustRegionConfig:
         _require_positive("trust_region.max_kl", self.max_kl)
         _require_count("trust_region.cg_iterations", self.cg_iterations, 1)
         _require_not_negative("trust_region.cg_damping", self.cg_damping)
-        _require_not_negative("trust_region.cg_tolerance", self.cg_tolerance)
+        _require(0 <= self.cg_tolerance < 1, "trust_region.cg_tolerance", self.cg_tolerance, "in [0, 1)")
         _require(0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)")
         _require_count("trust_region.max_backtracks", self.max_backtracks, 1)
         fraction = self.curvature_fraction
@@ -259,28 +264,28 @@ class Config:
     env: str = "mamlrl/Navigation2D-v0"
     """Task family: the short name of a shipped configuration (cheetah-vel), or a Gymnasium id with its module
     (my_package.my_module:MyTasks-v0)."""
-    name: str = ""
+    name: str = field(default="", metadata=IS_NO_METHOD)
     """Name of the run's settings, the folder under runs/; empty takes the short name or id given as env."""
     learner: str = "maml"
     """Meta-learner: a row of mamlrl.learners.LEARNERS, or my_module:MyLearner from outside of the package."""
     learner_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the learner's own (docs/learners.md)."""
-    seed: int = 1
+    seed: int = field(default=1, metadata=IS_NO_METHOD)
     """Seed of every random stream of the run."""
-    iterations: int = 100
+    iterations: int = field(default=100, metadata=HOW_IT_RUNS)
     """Meta-iterations."""
-    device: str = "cpu"
+    device: str = field(default="cpu", metadata=HOW_IT_RUNS)
     """Device that the policies and the meta-update live on: cpu, cuda, or one of several such as cuda:1."""
-    threads: int = 0
+    threads: int = field(default=0, metadata=HOW_IT_RUNS)
     """Threads of the simulation and of tensor arithmetic; 0 takes all processors, as many as there are at the start."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
-    eval: EvalConfig = field(default_factory=EvalConfig)
-    video: VideoConfig = field(default_factory=VideoConfig)
-    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig, metadata=IS_NO_METHOD)
+    video: VideoConfig = field(default_factory=VideoConfig, metadata=HOW_IT_RUNS)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=HOW_IT_RUNS)
 
     def __post_init__(self) -> None:
         is_id = re.fullmatch(r"([^\W\d]\w*(\.[^\W\d]\w*)*:)?[^\s:]+", self.env)

@@ -16,7 +16,7 @@ from mamlrl.progress import progress_bar
 from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.sampler import collect_steps, mean_returns
 from mamlrl.seeding import Stream, Streams
-from mamlrl.statistics import interval
+from mamlrl.statistics import Estimate, Estimates, interval
 from mamlrl.structs import MetaParams, Metrics, Params, Rollouts
 
 
@@ -26,6 +26,8 @@ class HeldOut(NamedTuple):
     metrics: Metrics
     score: float | None
     """how good the state is, the larger the better"""
+    estimates: Estimates = {}  # noqa: RUF012 (never written to)
+    """of the metrics, those that are drawn with their intervals"""
 
 
 class AdaptationResult(NamedTuple):
@@ -123,7 +125,9 @@ class Evaluation:
             for name, rows in result.measures.items()
             for step, value in enumerate(rows.mean(1))
         }
-        return HeldOut({**metrics, **measured}, float((means[1:] if len(means) > 1 else means).mean()))
+        returns = [Estimate(*pair) for pair in zip(means.tolist(), half_widths, strict=True)]
+        score = float((means[1:] if len(means) > 1 else means).mean())
+        return HeldOut({**metrics, **measured}, score, {"return": returns})
 
     @staticmethod
     def _names(config: Config) -> list[str]:

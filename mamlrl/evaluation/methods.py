@@ -7,12 +7,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from mamlrl.config import Config
-from mamlrl.config.files import all_fields, flat_settings
+from mamlrl.config.files import all_fields, fields_marked, flat_settings
 
-IRRELEVANT = ("seed", "name", "iterations", "device", "threads", "eval", "video", "checkpoint")
-"""Settings in which runs of one method may differ, besides those that say how environments run."""
-HOW_IT_RUNS = ("environment.vectorization", "environment.workers", "environment.timeout", "environment.metrics")
-"""Settings of the environment that change no reward."""
 MOST_SETTINGS = 3
 """Settings that a name lists; methods that differ in more are called by their configuration or folder."""
 
@@ -49,11 +45,8 @@ def group_methods(runs: Iterable[AnyRun]) -> dict[str, list[AnyRun]]:
 
 def relevant_settings(config: Config) -> dict[str, Any]:
     """The settings that make a method, by dotted name."""
-    return {
-        name: value
-        for name, value in flat_settings(config).items()
-        if name.partition(".")[0] not in IRRELEVANT and name not in HOW_IT_RUNS
-    }
+    irrelevant = fields_marked("makes a method", False)
+    return {name: value for name, value in flat_settings(config).items() if name not in irrelevant}
 
 
 def environment_settings(config: Config) -> dict[str, Any]:

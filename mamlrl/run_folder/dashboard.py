@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -17,8 +17,7 @@ from mamlrl.config import Config
 from mamlrl.config.files import flat_settings, to_yaml
 from mamlrl.learners import evaluation_steps, training_steps
 from mamlrl.run_folder.figures import Comparison, Curve, figure, steps_name
-from mamlrl.statistics import INTERVALS
-from mamlrl.structs import Metrics
+from mamlrl.statistics import INTERVALS, Estimate, Estimates
 
 ADDRESS = "http://localhost:6006/#custom_scalars"
 """Where TensorBoard shows the arranged charts, unless it is given another port."""
@@ -93,26 +92,19 @@ def compared_returns(config: Config) -> list[str]:
     return held_out + training if config.eval.every else training
 
 
-def bands(metrics: Metrics) -> Iterator[tuple[str, float]]:
-    """Tags and values of the lower and upper bound of every return that has an interval."""
-    for name, half_width in metrics.items():
-        mean = metrics.get(name.replace("return_interval", "return"))
-        if "return_interval/" in name and half_width is not None and mean is not None and not math.isnan(half_width):
-            band = name.replace("return_interval", "return_band")
-            yield f"{band}/lower", mean - half_width
-            yield f"{band}/upper", mean + half_width
+def bands(estimates: Estimates, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Tags and values of the lower and upper bound of every mean that has an interval."""
+    for quantity, by_step in estimates.items():
+        for step, (mean, half_width) in enumerate(by_step):
+            if not math.isnan(half_width):
+                band = f"{prefix}{quantity}_band/step_{step}"
+                yield f"{band}/lower", mean - half_width
+                yield f"{band}/upper", mean + half_width
 
 
-def adaptation_figure(metrics: Metrics, iteration: int) -> Figure | None:
-    """Return on held-out tasks against gradient steps; None where no evaluation was due in this iteration."""
-
-    def measured(tag: str) -> list[float]:
-        return [value for name, value in metrics.items() if name.startswith(f"{tag}/") and value is not None]
-
-    means, half_widths = measured(EVALUATION), measured(f"{EVALUATION}_interval")
-    if not means:
-        return None
-    bounds = [(mean - half_width, mean + half_width) for mean, half_width in zip(means, half_widths, strict=True)]
-    curve = Curve("mean", "", means, bounds, "tasks")
+def adaptation_figure(quantity: str, estimates: Sequence[Estimate], iteration: int) -> Figure:
+    """A quantity on held-out tasks against gradient steps."""
+    bounds = [(mean - half_width, mean + half_width) for mean, half_width in estimates]
+    curve = Curve("mean", "", [mean for mean, _ in estimates], bounds, "tasks")
     title = f"Held-out tasks after iteration {iteration}"
-    return figure(Comparison(title, INTERVALS["student"], [curve], {}))
+    return figure(Comparison(title, INTERVALS["student"], [curve], {}, quantity))

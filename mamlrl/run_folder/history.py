@@ -11,7 +11,8 @@ import numpy as np
 
 from mamlrl.config import Config
 from mamlrl.config.files import CONFIG_FILE, load_settings, make_config
-from mamlrl.errors import ConfigError, UserError
+from mamlrl.errors import ConfigError, UserError, cut
+from mamlrl.learner_settings import completed
 
 METRICS_FILE = "metrics.csv"
 
@@ -45,12 +46,12 @@ def run_folders(path: Path) -> list[Path]:
         ConfigError: there is none.
     """
     if not path.exists():
-        raise ConfigError(f"{path}: no such folder")
+        raise ConfigError(f"{cut(str(path))}: no such folder")
     if not path.is_dir():
-        raise ConfigError(f"{path}: is a file; it must be a run folder, or a folder of runs")
+        raise ConfigError(f"{cut(str(path))}: is a file; it must be a run folder, or a folder of runs")
     found = [file.parent for file in sorted(path.rglob(METRICS_FILE)) if (file.parent / CONFIG_FILE).is_file()]
     if not found:
-        raise ConfigError(f"{path}: no run is there; a run folder holds {CONFIG_FILE} and {METRICS_FILE}")
+        raise ConfigError(f"{cut(str(path))}: no run is there; a run folder holds {CONFIG_FILE} and {METRICS_FILE}")
     return found
 
 
@@ -60,8 +61,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: the settings are not of this version, or the metrics cannot be read.
     """
-    config = make_config(load_settings(folder / CONFIG_FILE))
-    return Run(folder, config, read_metrics(folder / METRICS_FILE))
+    return Run(folder, completed(make_config(load_settings(folder / CONFIG_FILE))), read_metrics(folder / METRICS_FILE))
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

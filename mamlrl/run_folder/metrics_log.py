@@ -19,6 +19,7 @@ from mamlrl.run_folder import dashboard, metrics_table
 from mamlrl.run_folder.files import keep_aside, naming, write_whole
 from mamlrl.run_folder.folder import METRICS_FILE
 from mamlrl.run_folder.metrics_table import Table, Written
+from mamlrl.statistics import Estimates
 from mamlrl.structs import Metrics
 
 METRICS = {
@@ -96,17 +97,28 @@ class MetricsLog:
         with self._naming_events():
             dashboard.describe(self._tensorboard, config, iteration)
 
-    def write(self, iteration: int, metrics: Metrics) -> None:
-        """Write the row of an iteration, at once visible to others."""
+    def write(
+        self, iteration: int, metrics: Metrics, training: Estimates | None = None, held_out: Estimates | None = None
+    ) -> None:
+        """Write the row of an iteration, at once visible to others.
+
+        Args:
+            iteration: its number, from 1.
+            metrics: the row.
+            training: metrics of training tasks that TensorBoard shows with their intervals.
+            held_out: those of held-out tasks, shown as a figure against inner steps besides.
+        """
         cells = {name: "" if value is None else str(value) for name, value in metrics.items()}
         with naming(self._path):
             self._write_row({metrics_table.NUMBER: str(iteration), **cells})
         with self._naming_events():
-            for name, value in (*metrics.items(), *dashboard.bands(metrics)):
+            bands = (*dashboard.bands(training or {}), *dashboard.bands(held_out or {}, "eval/"))
+            for name, value in (*metrics.items(), *bands):
                 if value is not None:
                     self._tensorboard.add_scalar(name, value, iteration)
-            if evaluated := dashboard.adaptation_figure(metrics, iteration):
-                self._tensorboard.add_figure("adaptation/return", evaluated, iteration)
+            for quantity, estimates in (held_out or {}).items():
+                evaluated = dashboard.adaptation_figure(quantity, estimates, iteration)
+                self._tensorboard.add_figure(f"adaptation/{quantity}", evaluated, iteration)
             self._tensorboard.flush()
 
     def written(self, completed: int) -> Written:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mamlrl.config import Config
-from mamlrl.errors import ConfigError
+from mamlrl.errors import ConfigError, cut
 from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
 from mamlrl.run_folder.checkpoints import (
@@ -68,13 +68,13 @@ def find_checkpoints(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.exists():
-        raise ConfigError(f"{path}: no such file or folder")
+        raise ConfigError(f"{cut(str(path))}: no such file or folder")
     found = [_of_run(folder) for folder in sorted(path.rglob(CHECKPOINTS)) if folder.is_dir()]
     checkpoints = [checkpoint for checkpoint in found if checkpoint] + sorted(path.rglob(SHIPPED))
     if path.name == CHECKPOINTS and (checkpoint := _of_run(path)):
         checkpoints.append(checkpoint)
     if not checkpoints:
-        raise ConfigError(f"{path}: holds no checkpoint; it must be a run folder or a checkpoint file")
+        raise ConfigError(f"{cut(str(path))}: holds no checkpoint; it must be a run folder or a checkpoint file")
     return checkpoints
 
 

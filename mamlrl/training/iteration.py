@@ -17,7 +17,7 @@ from mamlrl.policies.base import Policy
 from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.sampler import collect, mean_returns
 from mamlrl.seeding import Stream
-from mamlrl.statistics import interval
+from mamlrl.statistics import Estimate, Estimates, interval
 from mamlrl.structs import MetaBatch, Metrics, Params, Rollouts
 
 
@@ -25,6 +25,8 @@ class IterationOutcome(NamedTuple):
     """What the loop needs to know of a meta-iteration."""
 
     metrics: Metrics
+    estimates: Estimates
+    """of the metrics, those that are drawn with their intervals"""
     env_steps: int
     """environment steps that it took"""
     score: float
@@ -46,7 +48,7 @@ def meta_iteration(
         iteration: number of the meta-iteration, from 0; picks the random streams.
 
     Returns:
-        The learner's new state, and what happened.
+        The learner's new state, the old one where its policy could act no more, and what happened.
     """
     config, envs, policy, learner, streams = experiment
     watch = Stopwatch()
@@ -61,13 +63,14 @@ def meta_iteration(
     *support, query = (one.batch for one in rounds)
     with watch("update"):
         generator = streams.torch(Stream.CURVATURE, iteration)
-        state, update = learner.meta_step(state, MetaBatch(tuple(support), query), generator)
+        new_state, update = learner.meta_step(state, MetaBatch(tuple(support), query), generator)
+        usable = can_act(policy, learner.start(new_state.meta), rounds[0].rollouts)
 
-    returns = [mean_returns(one.rollouts) for one in rounds]
+    returns = round_returns(rounds)
     seconds = watch.seconds
-    return state, IterationOutcome(
+    return new_state if usable else state, IterationOutcome(
         metrics={
-            **round_metrics(rounds),
+            **round_metrics(rounds, returns),
             **policy_metrics(policy, rounds[0], config.environment.action_scale),
             "baseline/explained_variance": rounds[-1].explained_variance,
             **update.metrics(),
@@ -75,20 +78,26 @@ def meta_iteration(
             "time/adapt": seconds["rounds"] - seconds["sample"],
             "time/update": seconds["update"],
         },
+        estimates={"return": returns},
         env_steps=sum(int(one.rollouts.mask.sum()) for one in rounds),
-        score=float(returns[-1].mean()),
-        status=f"return {returns[0].mean():.2f} -> {returns[-1].mean():.2f}",
-        not_finite=update.not_finite,
+        score=returns[-1].mean,
+        status=f"return {returns[0].mean:.2f} -> {returns[-1].mean:.2f}",
+        not_finite=update.not_finite or not usable,
     )
 
 
-def round_metrics(rounds: list[Round]) -> dict[str, float]:
-    """Of each round: mean undiscounted return over tasks, its 95% interval, and what the environment measures."""
+def round_returns(rounds: list[Round]) -> list[Estimate]:
+    """Mean undiscounted return of each round over tasks."""
+    returns = [mean_returns(one.rollouts) for one in rounds]
+    return [Estimate(float(values.mean()), interval(values.cpu().numpy())) for values in returns]
+
+
+def round_metrics(rounds: list[Round], returns: list[Estimate]) -> dict[str, float]:
+    """Of each round: the return with its interval, and what the environment measures."""
     metrics = {}
-    for one in rounds:
-        returns = mean_returns(one.rollouts)
-        metrics[f"return/step_{one.step}"] = float(returns.mean())
-        metrics[f"return_interval/step_{one.step}"] = interval(returns.cpu().numpy())
+    for one, estimate in zip(rounds, returns, strict=True):
+        metrics[f"return/step_{one.step}"] = estimate.mean
+        metrics[f"return_interval/step_{one.step}"] = estimate.half_width
     for one in rounds:
         for name, values in one.rollouts.measures.items():
             metrics[f"{name}/step_{one.step}"] = float(values.mean())
@@ -109,6 +118,18 @@ def policy_metrics(policy: Policy, first: Round, action_scale: float) -> dict[st
         metrics["policy/std"] = float(policy.distribution.std(outputs)[alive].mean())
         metrics["policy/saturated_fraction"] = float((actions.abs() > action_scale).double().mean())
     return metrics
+
+
+@torch.no_grad()
+def can_act(policy: Policy, params: Params, rollouts: Rollouts) -> bool:
+    """Whether a policy has actions, and finite log-probabilities of them, where the first rollout of each task was.
+
+    Parameters can be finite, and so large that it has none.
+    """
+    outputs = policy.outputs(params, rollouts.observations[:, :1])
+    noise = outputs.new_full((*outputs.shape[:-1], *policy.distribution.noise_shape), 0.5)
+    actions = policy.distribution.sample(outputs, noise)
+    return bool(policy.distribution.log_prob(outputs, actions).isfinite().all())
 
 
 class Stopwatch:

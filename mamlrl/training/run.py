@@ -7,7 +7,7 @@ import dataclasses
 import math
 import shlex
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -15,15 +15,22 @@ from typing import NamedTuple
 import torch
 from gymnasium.vector import VectorEnv
 
-from mamlrl.commands import OutputError
 from mamlrl.config import Config
-from mamlrl.config.command_line import Command
+from mamlrl.config.command import Command
 from mamlrl.config.files import check_unchanged, differences, to_settings
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import ConfigError, UserError
+from mamlrl.errors import ConfigError, OutputError, UserError
 from mamlrl.evaluation.held_out import Evaluation
-from mamlrl.experiment import check_training_memory, horizon_note, initial_state, make_experiment, num_threads
+from mamlrl.experiment import (
+    Experiment,
+    check_training_memory,
+    horizon_note,
+    initial_state,
+    make_experiment,
+    num_threads,
+)
 from mamlrl.learners import evaluation_steps, find_learner, training_steps
+from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard
 from mamlrl.run_folder import folder as run_folder
@@ -87,55 +94,74 @@ def run(
             stack.enter_context(locked(command.resume))
         if command.out is not None:
             run_folder.check_free(start / command.out, command.out)
-        experiment = make_experiment(config)
-        config = experiment.config
-        stack.callback(close, experiment.envs)
-        check_training_memory(experiment)
-        for note in filter(None, (*command.notes, horizon_note(config))):
-            say(f"note: {note}")
-        if config.video.every:
-            from mamlrl.recording.recorder import Recorder, check_recording  # drawing and ffmpeg: not needed otherwise
-
-            check_recording(experiment)
-        evaluate = Evaluation(experiment) if config.eval.every else None
-        if evaluate:
-            stack.callback(close, evaluate)
-        checkpoint = Checkpoint(Progress(initial_state(experiment)), config, Written())
-        if command.resume is None:
-            folder = make_folder(start, command.out, config)
-            stack.enter_context(locked(folder))
-            if command.out is not None:
-                run_folder.check_free(folder, command.out)  # another run may have come and gone since
-            run_folder.create(folder, config)
-        else:
-            folder = start / command.resume
-            checkpoint = load_checkpoint(folder, checkpoint)
-            run_folder.reopen(folder, config, checkpoint.progress.iteration)
+        experiment, evaluate = prepare(config, command.notes, stack)
+        folder, checkpoint = open_folder(start, command, experiment, stack)
         shown = command.out or command.resume or folder.relative_to(start)
-        note_threads(config, stays=command.resume is not None and checkpoint.config.threads == config.threads)
-        stack.enter_context(reported_failures(folder, shown))
-        progress = checkpoint.progress
-        log = stack.enter_context(MetricsLog(folder, progress.iteration, checkpoint.written))
-        settings = to_settings(config)
-        spaces = of_policy(experiment.envs.single_observation_space, experiment.envs.single_action_space)
-        checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, settings, config.checkpoint.keep, log, spaces)
-        if progress.iteration == 0:
-            checkpoints.save(progress)
-        log.describe(config, progress.iteration)
-        say(f"run folder: {shown}")
-        say(f"charts: tensorboard --logdir {shlex.quote(str(shown))}, at {dashboard.ADDRESS}")
-        record = Recorder(experiment, folder, log) if config.video.every else None
-        progress = meta_train(
-            partial(meta_iteration, experiment),
-            progress,
-            config,
-            log,
-            checkpoints,
-            stop,
-            Hooks(evaluate, record, callback),
-        )
-        report(shown, progress, config)
+        with reported_failures(folder, shown):
+            with opened_log(experiment, folder, checkpoint) as (log, checkpoints):
+                say(f"run folder: {shown}")
+                say(f"charts: tensorboard --logdir {shlex.quote(str(shown))}, at {dashboard.ADDRESS}")
+                hooks = Hooks(evaluate, make_recorder(experiment, folder, log), callback)
+                iterate = partial(meta_iteration, experiment)
+                progress = meta_train(iterate, checkpoint.progress, experiment.config, log, checkpoints, stop, hooks)
+            report(shown, progress, experiment.config)
         return Ended(folder, progress, stop.exit_code)
+
+
+def prepare(config: Config, notes: Iterable[str], stack: contextlib.ExitStack) -> tuple[Experiment, Evaluation | None]:
+    """What a run works with, found to fit the machine before anything is written; its notes are said.
+
+    Args:
+        config: settings of the run.
+        notes: what the user should know about them.
+        stack: closes the environments.
+
+    Returns:
+        The experiment, and the evaluation on held-out tasks if there is one.
+    """
+    experiment = make_experiment(config)
+    stack.callback(close, experiment.envs)
+    check_training_memory(experiment)
+    for note in filter(None, (*notes, horizon_note(experiment.config))):
+        say(f"note: {note}")
+    if config.video.every:
+        from mamlrl.recording.recorder import check_recording  # drawing and ffmpeg: not needed otherwise
+
+        check_recording(experiment)
+    evaluate = Evaluation(experiment) if config.eval.every else None
+    if evaluate:
+        stack.callback(close, evaluate)
+    return experiment, evaluate
+
+
+def open_folder(
+    start: Path, command: Command, experiment: Experiment, stack: contextlib.ExitStack
+) -> tuple[Path, Checkpoint]:
+    """The run folder, locked, with settings and versions in it, and where the run stands.
+
+    Args:
+        start: the working directory when the command was given.
+        command: a folder to be resumed is locked already.
+        experiment: what the run works with.
+        stack: gives the lock back.
+
+    Returns:
+        The folder, as an absolute path, and the checkpoint that the run goes on from.
+    """
+    config = experiment.config
+    fresh = Checkpoint(Progress(initial_state(experiment)), config, Written())
+    if command.resume is None:
+        folder, checkpoint = make_folder(start, command.out, config), fresh
+        stack.enter_context(locked(folder))
+        if command.out is not None:
+            run_folder.check_free(folder, command.out)  # another run may have come and gone since
+        run_folder.create(folder, config)
+    else:
+        folder = start / command.resume
+        checkpoint = load_checkpoint(folder, fresh)
+        run_folder.reopen(folder, config, checkpoint.progress.iteration)
+    note_threads(config, stays=command.resume is not None and checkpoint.config.threads == config.threads)
+    return folder, checkpoint
 
 
 def make_folder(start: Path, out: Path | None, config: Config) -> Path:
@@ -153,6 +179,31 @@ def make_folder(start: Path, out: Path | None, config: Config) -> Path:
         return run_folder.make_default_folder(start, config)
     (start / out).mkdir(parents=True, exist_ok=True)
     return start / out
+
+
+@contextlib.contextmanager
+def opened_log(
+    experiment: Experiment, folder: Path, checkpoint: Checkpoint
+) -> Iterator[tuple[MetricsLog, CheckpointFolder]]:
+    """The metrics and the checkpoints of a run, from where it stands; a new run has a checkpoint at once."""
+    config, progress = experiment.config, checkpoint.progress
+    with MetricsLog(folder, progress.iteration, checkpoint.written) as log:
+        spaces = of_policy(experiment.envs.single_observation_space, experiment.envs.single_action_space)
+        settings = to_settings(config)
+        checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, settings, config.checkpoint.keep, log, spaces)
+        if progress.iteration == 0:
+            checkpoints.save(progress)
+        log.describe(config, progress.iteration)
+        yield log, checkpoints
+
+
+def make_recorder(experiment: Experiment, folder: Path, log: MetricsLog) -> Callable[[LearnerState, int], None] | None:
+    """What films the policy during training; None where no films are wanted."""
+    if not experiment.config.video.every:
+        return None
+    from mamlrl.recording.recorder import Recorder  # drawing and ffmpeg: not needed otherwise
+
+    return Recorder(experiment, folder, log)
 
 
 def close(envs: VectorEnv | Evaluation) -> None:

@@ -37,6 +37,7 @@ WRONG_FLAGS = [
     ("--env navigation --learner_settings.first_order 3", ["learner_settings.first_order", "3", "true or false"]),
     ("--env navigation --adaptation.step_size nan", ["adaptation.step_size", "nan"]),
     ("--env navigation --trust_region.max_kl inf", ["trust_region.max_kl", "inf"]),
+    ("--env navigation --trust_region.cg_tolerance 1", ["trust_region.cg_tolerance", "1.0", "in [0, 1)"]),
     ("--env navigation --seed -1", ["seed", "-1", "at least 0"]),
     ("--env navigation --seed", ["--seed"]),
     ("--env navigation --device tpu", ["device", "tpu", "cpu or cuda"]),
@@ -55,6 +56,26 @@ WRONG_FLAGS = [
     ("--env navigation --out a --resume b", ["--out", "--resume"]),
     ("--env navigation surplus", ["surplus"]),
     ("--config missing.yaml", ["missing.yaml"]),
+]
+
+OWN = "--env navigation --learner tests.cli.toy_learners:"
+WRONG_FLAGS += [
+    (f"{OWN}NeedsASetting", ["learner_settings.goal is missing", "NeedsASetting"]),
+    (f"{OWN}NeedsASetting --learner_settings.goal 3", ["learner_settings.goal is 3", "text"]),
+    (f"{OWN}SettingsOfAnotherKind", ["SettingsOfAnotherKind", "dataclass"]),
+    (f"{OWN}SettingsOfNoType --learner_settings.rate 1", ["SettingsOfNoType", "NoSuchType"]),
+    (f"{OWN}SettingsThatNoFileHolds", ["learner_settings.place", "a number, text"]),
+    (f"{OWN}Picky --learner_settings.rate 2", ["Picky", "ValueError: rate is 2.0; it must be at most 1"]),
+    (f"{OWN}Picky --learner_settings.rat 2", ["learner_settings.rat is not read", "did you mean rate?"]),
+]
+NETWORK = "--env navigation --policy.network tests.cli.toy_learners:"
+WRONG_FLAGS += [
+    (f"{NETWORK}TooManyOutputs", ["TooManyOutputs", "outputs", "[2, 3, 4, 3]"]),
+    (f"{NETWORK}NoTime", ["NoTime", "outputs", "[2, 12, 2]"]),
+    (f"{NETWORK}WholeNumbers", ["WholeNumbers", "outputs have no gradient"]),
+    (f"{NETWORK}NumpyNetwork", ["NumpyNetwork", "numpy()"]),
+    (f"{NETWORK}Failing", ["Failing", "AssertionError: seven observations"]),
+    (f"{NETWORK}NoParameters", ["NoParameters", "KeyError: 'weight'"]),
 ]
 
 WRONG_FILES = [
@@ -228,3 +249,12 @@ def test_merge_and_differences() -> None:
 def test_make_config_refuses_unknown_keys() -> None:
     with pytest.raises(ConfigError, match="did you mean seed"):
         make_config({"sed": 3})
+
+
+@pytest.mark.parametrize("module", ["mamlrl", "mamlrl.envs"])
+def test_an_id_of_ours_is_the_same_with_its_module(module: str, tmp_path: Path) -> None:
+    plain, named = (parse_command(["--env", f"{prefix}mamlrl/AntVel-v0"]) for prefix in ("", f"{module}:"))
+    assert plain == named and named.config.name == "ant-vel" and "configs/ant-vel.yaml" in named.notes[0]
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"env: {module}:mamlrl/AntVel-v0")
+    assert parse_command(["--config", str(file)]).config.env == "mamlrl/AntVel-v0"

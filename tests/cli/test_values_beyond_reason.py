@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mamlrl import evaluate
+from mamlrl import compare, evaluate
 from mamlrl.config import Config
 from mamlrl.config.command_line import parse_command
 from mamlrl.config.files import all_fields, make_config, shipped_settings, to_yaml
@@ -261,6 +261,28 @@ def test_wrong_options_of_evaluate_are_one_line(
         assert len(message) < LONGEST_LINE
         assert "no such file" not in message, f"{argument} was accepted"
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 50_000, "no_module:" + "x" * 50_000, "x" * 50_000 + ":Name", "json:" + "x" * 999]
+)
+@pytest.mark.parametrize("flag", ["--learner", "--policy.network"])
+def test_the_name_of_a_part_is_never_printed_whole(flag: str, value: str, small_run: Command) -> None:
+    outcome = small_run(f"{flag}={value}")
+    assert_fails(outcome, 2, flag[2:])
+    assert len(outcome.err) < LONGEST_LINE
+
+
+def test_a_path_to_compare_is_never_printed_whole(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    deep = "/".join(["x" * 100] * 30)
+    for arguments in (*([path] for path in (*NO_PATHS, deep)), *(["x", f"--out={path}"] for path in NO_PATHS)):
+        assert compare.main(arguments) == 2
+        message = capsys.readouterr().err
+        assert message.startswith("error: ") and message.count("\n") == 1 and len(message) < LONGEST_LINE
+    assert evaluate.main([deep]) == 2 and len(capsys.readouterr().err) < LONGEST_LINE
 
 
 TOO_LARGE = [

@@ -150,7 +150,8 @@ VECTOR_FAULTS = {
         lambda *_: 1 / 0,
     ],
     "_observe": [lambda *_: None, lambda *_: np.zeros((3, 3)), lambda *_: np.zeros(2), lambda *_: [][1]],
-    "_start_rows": [lambda *_: sys.exit(3), lambda *_: 1 / 0, lambda *_: open("/no/such/file")],
+    "_start_rows": [lambda *_: sys.exit(3), lambda *_: 1 / 0, lambda *_: open("/no/such/file"), lambda *_: int("x")],
+    "reset": [lambda *_, **__: None, lambda *_, **__: int("x"), lambda *_, **__: np.zeros(3).reshape(2, 2)],
     "_draw_row": [lambda *_: None, lambda *_: "picture", lambda *_: 1 / 0],
     "__init__": [lambda *_, **__: sys.exit(3), lambda *_, **__: 1 / 0],
 }
@@ -168,6 +169,7 @@ def test_a_vector_environment_of_somebody_else(method: str, fault: Any, monkeypa
         envs.step(np.zeros((3, 2)))
         envs.render()
     assert str(caught.value).startswith("environment VectorTasks-v0: ") and str(caught.value).isprintable()
+    assert caught.value.user_traceback or " returned " in str(caught.value)
 
 
 def test_a_vector_environment_of_somebody_else_that_works() -> None:

@@ -1,0 +1,20 @@
+"""What a training is asked to do, by a command line or from Python."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from mamlrl.config.schema import Config
+
+
+class Command(NamedTuple):
+    """A run to start or to resume."""
+
+    config: Config
+    out: Path | None
+    """run folder, None for the default one"""
+    resume: Path | None
+    """run folder to go on with"""
+    notes: tuple[str, ...] = ()
+    """what the user should know about how the settings came about"""
