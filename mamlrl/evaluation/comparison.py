@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mamlrl.config import Config, EvalConfig
@@ -18,7 +19,7 @@ from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
 from mamlrl.evaluation.methods import environment_settings, group_methods
 from mamlrl.evaluation.protocols import STEPS, TASKS, paper_protocol
 from mamlrl.evaluation.tables import markdown, mean_with_interval, save_figure, write_csv
-from mamlrl.experiment import draw_tasks, initial_state, make_experiment
+from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
 from mamlrl.learners import LEARNERS
 from mamlrl.messages import say
 from mamlrl.run_folder.figures import Comparison, Curve, Published, figure
@@ -133,6 +134,25 @@ def evaluate_runs(
         measured = {"return": result.returns, **result.measures}
         results.append(Evaluated(entry.method, config.learner, config.seed, tasks, measured))
     return results
+
+
+def carry_out(
+    entries: Sequence[Entry], plan: Plan, interval: str = "student"
+) -> tuple[list[Evaluated], list[Comparison]]:
+    """Evaluate policies and set them beside each other, as the command and `mamlrl.evaluate` do.
+
+    Args:
+        entries: the policies, at least one.
+        plan: the tasks, and how to adapt.
+        interval: its kind, a name in `statistics.INTERVALS`.
+
+    Raises:
+        UserError: an environment cannot be made, or a checkpoint does not fit it.
+    """
+    first = entries[0].config
+    torch.set_num_threads(num_threads(dataclasses.replace(first, threads=plan.threads)))
+    results = evaluate_runs(entries, plan, announce)
+    return results, compare(results, title_of(first, plan.settings), interval, plan.published)
 
 
 def announce(entry: Entry) -> None:
