@@ -179,21 +179,14 @@ def evaluate(
     if interval not in tuple(INTERVALS):
         raise ConfigError(f"interval is {shown(interval)}; it must be one of {', '.join(INTERVALS)}")
     paths = _paths("runs", runs)
-    import torch
-
     from mamlrl.evaluation import comparison
-    from mamlrl.experiment import num_threads
 
     with _as_a_guest(progress):
         entries = comparison.find_entries(paths, random)
-        first = entries[0].config
         plan = comparison.Plan(settings, seed, None, device, threads)
         if protocol:
-            plan = comparison.of_paper(plan, first)
-        torch.set_num_threads(num_threads(dataclasses.replace(first, threads=threads)))
-        results = comparison.evaluate_runs(entries, plan, comparison.announce)
-    title = comparison.title_of(first, plan.settings)
-    comparisons = comparison.compare(results, title, interval, plan.published)
+            plan = comparison.of_paper(plan, entries[0].config)
+        results, comparisons = comparison.carry_out(entries, plan, interval)
     rows, summary = list(comparison.result_rows(results)), comparison.summary(comparisons)
     return Evaluation(rows, summary, comparison.report(comparisons))
 

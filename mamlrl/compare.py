@@ -54,7 +54,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="Around each mean: 95%% by Student's t or by the percentile bootstrap, or the standard error (student).",
     )
     parser.add_argument(
-        "--smooth", type=int, default=1, metavar="N", help="Measurements that each point of a run is the mean of (1)."
+        "--smooth",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Measurements that each point of a run is the centred mean of, an odd number (1).",
     )
     parser.add_argument(
         "--reference",
@@ -72,8 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _compare(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
-    if not 1 <= options.smooth <= MOST_SMOOTHED:
-        raise ConfigError(f"--smooth is {options.smooth}; it must be in [1, {MOST_SMOOTHED}]")
+    if not 1 <= options.smooth <= MOST_SMOOTHED or options.smooth % 2 == 0:
+        wanted = f"odd, for a mean that is centred, and in [1, {MOST_SMOOTHED}]"
+        raise ConfigError(f"--smooth is {options.smooth}; it must be {wanted}")
     from mamlrl.evaluation import learning_curves as curves  # matplotlib takes a second: --help has answered by now
     from mamlrl.evaluation.learning_curves_figure import figure
     from mamlrl.evaluation.tables import save_figure, write_csv

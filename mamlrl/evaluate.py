@@ -6,7 +6,6 @@ The module can be called too: ``mamlrl.evaluate("runs/mine")`` is `mamlrl.api.ev
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -68,10 +67,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
     names = ("steps", "tasks", "rollouts", "step_size_schedule", "seed", "device", "threads")
     settings = eval_settings({name: getattr(options, name) for name in names}, options.protocol, prefix="--")
-    import torch  # takes seconds: --help has answered by now
-
-    from mamlrl.evaluation import comparison
-    from mamlrl.experiment import num_threads
+    from mamlrl.evaluation import comparison  # imports torch, which takes seconds: --help has answered by now
     from mamlrl.training.memory import keep_freed_memory
 
     entries = comparison.find_entries(options.runs, options.random)
@@ -83,10 +79,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     for name in comparison.RESULTS:
         run_folder.check_results(folder, name)
     keep_freed_memory()
-    torch.set_num_threads(num_threads(dataclasses.replace(first, threads=options.threads)))
-    results = comparison.evaluate_runs(entries, plan, comparison.announce)
-    title = comparison.title_of(first, plan.settings)
-    comparisons = comparison.compare(results, title, options.interval, plan.published)
+    results, comparisons = comparison.carry_out(entries, plan, options.interval)
     try:
         comparison.write_results(folder, results, comparisons)
     finally:  # what took minutes is seen although the disk is full

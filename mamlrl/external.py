@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from mamlrl.errors import ConfigError, cut, shown
+from mamlrl.errors import ConfigError, cut, described, shown, suggestion
 
 
 def load_external(setting: str, name: str) -> Any:
@@ -26,18 +25,12 @@ def load_external(setting: str, name: str) -> Any:
     except AttributeError as error:
         raise ConfigError(f"{setting} is {shown(name)}, but {cut(str(error))}") from error
     except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
-        failed = f"importing {shown(module)} failed: {cut(describe(error))}"
+        failed = f"importing {shown(module)} failed: {cut(described(error))}"
         raise ConfigError(f"{setting} is {shown(name)}, but {failed}") from error
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line: its kind and what it says."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def unknown_name(setting: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error of a name that is in no table."""
     known = list(known)
-    nearest = difflib.get_close_matches(name[:200], known, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return ConfigError(f"{setting} is {shown(name)}; it must be one of {', '.join(known)}, or module:Name{hint}")
+    wanted = f"one of {', '.join(known)}, or module:Name"
+    return ConfigError(f"{setting} is {shown(name)}; it must be {wanted}{suggestion(name, known)}")

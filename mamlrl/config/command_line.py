@@ -27,12 +27,11 @@ from mamlrl.config.files import (
     shipped_families,
     shipped_names,
     shipped_settings,
-    suggestion,
     to_settings,
     to_yaml,
 )
 from mamlrl.config.yaml_text import parse_yaml
-from mamlrl.errors import ConfigError, cut
+from mamlrl.errors import ConfigError, cut, suggestion
 from mamlrl.options import OptionParser, usable_path
 
 RUN_FLAGS = {

@@ -22,6 +22,8 @@ IS_NO_METHOD = {"makes a method": False}
 """Mark of a field, or of all fields of a section, in which runs of one method may differ."""
 HOW_IT_RUNS = {**IS_NO_METHOD, "may change": True}
 """Mark of those that a resumed run may change besides: they change no result, or none that was had."""
+TAKEN = r"return|return_interval|eval/.*|env_steps|time|method|seed|step|task(_\d+)?"
+"""Names of metrics, and of columns of evaluation.csv, that no number of an environment's info may have."""
 
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
@@ -105,6 +107,10 @@ class EnvironmentConfig:
             self.metrics,
             "names, each alone or with :mean, :max or :last",
         )
+        names = [name.partition(":")[0] for name in self.metrics]
+        _require(len(set(names)) == len(names), "environment.metrics", self.metrics, "names that stand once each")
+        for name in names:
+            _require(not re.fullmatch(TAKEN, name), "environment.metrics", name, "a name that is not in use already")
 
 
 @dataclass(frozen=True)

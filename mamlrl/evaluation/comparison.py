@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mamlrl.config import Config, EvalConfig
@@ -18,13 +19,13 @@ from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
 from mamlrl.evaluation.methods import environment_settings, group_methods
 from mamlrl.evaluation.protocols import STEPS, TASKS, paper_protocol
 from mamlrl.evaluation.tables import markdown, mean_with_interval, save_figure, write_csv
-from mamlrl.experiment import draw_tasks, initial_state, make_experiment
+from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
 from mamlrl.learners import LEARNERS
 from mamlrl.messages import say
 from mamlrl.run_folder.figures import Comparison, Curve, Published, figure
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.seeding import Stream, Streams
-from mamlrl.statistics import INTERVALS, bounds
+from mamlrl.statistics import INTERVALS, bounds, nan_mean
 from mamlrl.structs import on_device
 
 CSV_FILE, SUMMARY_FILE, FIGURE_FILE, EVENTS_FOLDER = "evaluation.csv", "summary.csv", "evaluation.png", "tensorboard"
@@ -135,6 +136,25 @@ def evaluate_runs(
     return results
 
 
+def carry_out(
+    entries: Sequence[Entry], plan: Plan, interval: str = "student"
+) -> tuple[list[Evaluated], list[Comparison]]:
+    """Evaluate policies and set them beside each other, as the command and `mamlrl.evaluate` do.
+
+    Args:
+        entries: the policies, at least one.
+        plan: the tasks, and how to adapt.
+        interval: its kind, a name in `statistics.INTERVALS`.
+
+    Raises:
+        UserError: an environment cannot be made, or a checkpoint does not fit it.
+    """
+    first = entries[0].config
+    torch.set_num_threads(num_threads(dataclasses.replace(first, threads=plan.threads)))
+    results = evaluate_runs(entries, plan, announce)
+    return results, compare(results, title_of(first, plan.settings), interval, plan.published)
+
+
 def announce(entry: Entry) -> None:
     """Say which policy is evaluated now."""
     say(f"{entry.method}, seed {entry.config.seed}: {entry.trained.path if entry.trained else 'untrained'}")
@@ -201,13 +221,13 @@ def pool(results: Sequence[Evaluated], interval: str = "student", quantity: str 
     for method in dict.fromkeys(result.method for result in measured):
         runs = [result for result in measured if result.method == method]
         if len(runs) > 1:
-            values, over = np.stack([run.measured[quantity].mean(1) for run in runs], axis=1), f"{len(runs)} seeds"
+            values, over = np.stack([nan_mean(run.measured[quantity], 1) for run in runs], axis=1), f"{len(runs)} seeds"
         else:
             values = runs[0].measured[quantity]
             over = f"{values.shape[1]} tasks" if values.shape[1] > 1 else ""
         each = values.T.tolist() if len(runs) > 1 else []
-        ends = bounds(values.T, interval).T.tolist()
-        curves.append(Curve(method, runs[0].learner, values.mean(1).tolist(), ends, over, each))
+        ends = [bounds(row[~np.isnan(row)], interval).tolist() for row in values]
+        curves.append(Curve(method, runs[0].learner, nan_mean(values, 1).tolist(), ends, over, each))
     return curves
 
 
