@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -136,7 +136,7 @@ class Evaluation:
 
 
 def evaluate(
-    runs: AnyPath | list[AnyPath],
+    runs: AnyPath | Iterable[AnyPath],
     *,
     steps: int | None = None,
     tasks: int | None = None,
@@ -175,14 +175,14 @@ def evaluate(
 
     options = {"steps": steps, "tasks": tasks, "rollouts": rollouts, "step_size_schedule": step_size_schedule}
     settings = eval_settings(_plain(options | {"seed": seed, "device": device, "threads": threads}), protocol)
-    if interval not in INTERVALS:
+    if interval not in tuple(INTERVALS):
         raise ConfigError(f"interval is {shown(interval)}; it must be one of {', '.join(INTERVALS)}")
+    paths = _paths("runs", runs)
     import torch
 
     from mamlrl.evaluation import comparison
     from mamlrl.experiment import num_threads
 
-    paths = [_path("runs", run) for run in ([runs] if isinstance(runs, str | PathLike) else runs)]
     with _as_a_guest(progress):
         entries = comparison.find_entries(paths, random)
         first = entries[0].config
@@ -246,6 +246,18 @@ def _path(name: str, path: Any) -> Any:
         return None if path is None else usable_path(os.fspath(path))
     except (TypeError, ArgumentTypeError) as error:
         raise ConfigError(f"{name}: {error}") from error
+
+
+def _paths(name: str, given: Any) -> list[Path]:
+    """One path or several; none is too few."""
+    if isinstance(given, str | bytes | PathLike):
+        given = [given]
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"{name} is {shown(given)}; it must be a path, or a list of paths")
+    found = list(given)
+    if None in found or not found:
+        raise ConfigError(f"{name} is {shown(found)}; it must name at least one run, and each by its path")
+    return [_path(name, one) for one in found]
 
 
 def _plain(value: Any) -> Any:
