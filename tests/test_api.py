@@ -425,3 +425,68 @@ def test_help_and_names_are_those_of_the_functions() -> None:
     assert "Meta-train a policy" in str(inspect.getdoc(type(mamlrl.train).__call__))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         mamlrl.trian  # type: ignore[attr-defined] # noqa: B018
+
+
+def blocks(marker: str = "") -> list[str]:
+    """The Python blocks of the page: that after a marker, or those that have none."""
+    marked = re.findall(r"(?:<!-- example (\w+) -->\n)?```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    return [code for name, code in marked if name == marker]
+
+
+@pytest.fixture
+def small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a page trains is small, whatever it says."""
+    original = mamlrl.train
+
+    def train_small(*arguments: Any, **settings: Any) -> Run:
+        return original(*arguments, **merge(settings, SMALL, {"trust_region": settings.get("trust_region", {})}))
+
+    monkeypatch.setattr(mamlrl, "train", train_small)
+
+
+def test_the_optuna_example_of_the_page_tunes_and_prunes(
+    small_numbers: None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    import optuna
+
+    class PrunesTheSecond(optuna.pruners.BasePruner):
+        """The page's own pruner, which decides of itself only after many trials."""
+
+        def __init__(self, **arguments: Any):
+            self._pages = median_pruner(**arguments)
+
+        def prune(self, study: Any, trial: Any) -> bool:
+            self._pages.prune(study, trial)
+            return (trial.number, trial.last_step) == (1, 2)
+
+    median_pruner, optimize = optuna.pruners.MedianPruner, optuna.study.Study.optimize
+    monkeypatch.setattr(optuna.pruners, "MedianPruner", PrunesTheSecond)
+    monkeypatch.setattr(optuna.study.Study, "optimize", lambda self, objective, n_trials: optimize(self, objective, 3))
+    (code,) = blocks("optuna")
+    page: dict[str, Any] = {}
+    exec(code, page)
+    study = page["study"]
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
+    for trial in study.trials:
+        rows = read_csv(Path("runs", "tuning", str(trial.number), "metrics.csv"))
+        assert [float(row["return/step_1"]) for row in rows] == list(trial.intermediate_values.values())
+        settings = load_settings(Path("runs", "tuning", str(trial.number), CONFIG_FILE))
+        assert trial.params == {
+            "step_size": settings["adaptation"]["step_size"],
+            "max_kl": settings["trust_region"]["max_kl"],
+        }
+    assert study.best_trial.number in (0, 2)
+    assert str(study.best_params) in capfd.readouterr().out
+
+
+@pytest.mark.filterwarnings("ignore:.*action components lie on their bounds")
+def test_the_other_examples_of_the_page_run_one_after_the_other(small_numbers: None) -> None:
+    page: dict[str, Any] = {}
+    for code in blocks():
+        exec(code, page)
+    assert page["run"].best is not None
+    assert {row["method"] for row in page["table"].rows} == {"maml", "random"}
+    assert page["env"].action_space.contains(page["action"])
+    assert page["adapted"].steps == 1  # on the user's own episodes
+    assert page["actions"].shape == (5, 2)
+    assert sorted(path.name for path in Path.cwd().iterdir()) == ["adapted.pt", "policy.pt2", "runs"]
