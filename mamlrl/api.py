@@ -79,7 +79,8 @@ def train(
     from mamlrl.config.command_line import make_command
 
     given = _plain(settings if env is None else {"env": env, **settings})
-    command = make_command(given, _path("config", config), _path("out", out), _path("resume", resume))
+    paths = {"config": config, "out": out, "resume": resume}
+    command = make_command(given, *(None if path is None else _path(name, path) for name, path in paths.items()))
     from mamlrl.run_folder.folder import METRICS_FILE
     from mamlrl.run_folder.history import read_metrics
     from mamlrl.training.interrupts import StopRequest
@@ -208,7 +209,7 @@ def load(path: AnyPath) -> MetaPolicy:
     """
     from mamlrl.deploy import load_policy
 
-    return load_policy(path)
+    return load_policy(_path("path", path))
 
 
 def load_adapted(path: AnyPath) -> AdaptedPolicy:
@@ -222,7 +223,7 @@ def load_adapted(path: AnyPath) -> AdaptedPolicy:
     """
     from mamlrl.deploy import load_adapted
 
-    return load_adapted(path)
+    return load_adapted(_path("path", path))
 
 
 @contextmanager
@@ -240,24 +241,23 @@ def _as_a_guest(progress: bool) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _path(name: str, path: Any) -> Any:
-    """A path, or None where none is given."""
+def _path(name: str, path: Any) -> Path:
+    """The path of an argument."""
     try:
-        return None if path is None else usable_path(os.fspath(path))
+        return usable_path(os.fspath(path))
     except (TypeError, ArgumentTypeError) as error:
         raise ConfigError(f"{name}: {error}") from error
 
 
 def _paths(name: str, given: Any) -> list[Path]:
     """One path or several; none is too few."""
-    if isinstance(given, str | bytes | PathLike):
-        given = [given]
+    given = [given] if isinstance(given, str | bytes | PathLike) else given
     if not isinstance(given, Iterable):
         raise ConfigError(f"{name} is {shown(given)}; it must be a path, or a list of paths")
-    found = list(given)
-    if None in found or not found:
-        raise ConfigError(f"{name} is {shown(found)}; it must name at least one run, and each by its path")
-    return [_path(name, one) for one in found]
+    found = [_path(name, one) for one in given]
+    if not found:
+        raise ConfigError(f"{name} is empty; it must name at least one run")
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -349,10 +349,10 @@ def test_evaluate_takes_a_path_a_list_or_a_folder_of_runs_and_writes_nothing(run
     ("arguments", "message"),
     [
         ({"runs": "nowhere"}, "nowhere: no such file or folder"),
-        ({"runs": []}, "runs is []; it must name at least one run"),
+        ({"runs": []}, "runs is empty; it must name at least one run"),
         ({"runs": None}, "runs is None; it must be a path, or a list of paths"),
         ({"runs": 3}, "runs is 3; it must be a path, or a list of paths"),
-        ({"runs": [None]}, "runs is [None]; it must name"),
+        ({"runs": [None]}, "runs: expected str, bytes or os.PathLike object, not NoneType"),
         ({"runs": ["a\0b"]}, "runs: "),
         ({"steps": -1}, "steps is -1"),
         ({"tasks": 1.5}, "tasks is 1.5"),
