@@ -21,7 +21,7 @@ from mamlrl.deployment.environment import check_environment, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
 from mamlrl.errors import ConfigError, UserError, shown
-from mamlrl.experiment import make_experiment, make_learner, own_settings
+from mamlrl.experiment import make_experiment, make_learner, own_settings, start_learner
 from mamlrl.learners import find_learner, step_scale
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
@@ -339,7 +339,7 @@ def _untrained(
     own = own_settings(config, row)
     config = dataclasses.replace(config, device="cpu", learner_settings=dataclasses.asdict(own))
     learner = make_learner(row, make_policy(config.policy, observation_space, action_space), config, own)
-    state = learner.init(learner.policy.init_params(torch.Generator()))
+    state = start_learner(learner, learner.policy.init_params(torch.Generator()), config)
     return MetaPolicy(config, learner.policy, learner, state.meta, observation_space, action_space), state
 
 
