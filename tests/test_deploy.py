@@ -4,6 +4,7 @@ adaptation in an environment are in tests/cli/test_load.py.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -153,7 +154,7 @@ class Recorded(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict]:
         result = self.env.step(action)
         for name, value in (("observations", result[0]), ("actions", action), ("rewards", result[1])):
-            self.episodes[-1][name].append(np.copy(value))
+            self.episodes[-1][name].append(copy.copy(value))
         self.episodes[-1]["terminated"] = result[2]
         return result
 
@@ -167,10 +168,10 @@ def observations_of(policy: MetaPolicy, count: int) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, *shape)).astype(np.float32)
 
 
-def assert_same(params: Params, others: Params, **tolerance: float) -> None:
+def assert_same(params: Params, others: Params, rtol: float = 0.0, atol: float = 0.0) -> None:
     assert params.keys() == others.keys()
     for name, leaf in params.items():
-        torch.testing.assert_close(leaf, others[name], **(tolerance or {"rtol": 0.0, "atol": 0.0}))
+        torch.testing.assert_close(leaf, others[name], rtol=rtol, atol=atol)
 
 
 def moved(params: Params, start: Params) -> float:
@@ -386,7 +387,9 @@ def test_actions_are_drawn_from_the_policys_distribution_in_the_environments_uni
 def test_discrete_actions_are_drawn_with_their_probabilities(policy_of: Callable[[str], MetaPolicy]) -> None:
     adapted = policy_of("discrete").adapt(environment("discrete"), rollouts=3)
     drawn = adapted.act(np.full((4000, 1), 0.7))
-    probs = adapted.module().distribution(torch.full((1, 1), 0.7)).probs[0].detach().numpy()
+    categorical = adapted.module().distribution(torch.full((1, 1), 0.7))
+    assert isinstance(categorical, torch.distributions.Categorical)
+    probs = categorical.probs[0].detach().numpy()
     assert set(drawn) == {5, 6}
     assert (drawn == 6).mean() == pytest.approx(probs[1], abs=4 * 0.5 / 4000**0.5)
 
@@ -490,7 +493,7 @@ def test_what_was_not_adapted_is_saved_too_and_bounds_of_the_environment_are_kep
     loaded = mamlrl.load_adapted(tmp_path / "unadapted.pt")
     assert_same(loaded.params, policy.unadapted().params)
     assert loaded.steps == 0
-    env = gymnasium.wrappers.RescaleAction(Navigation2DEnv(), 1.0, 2.0)
+    env = gymnasium.wrappers.RescaleAction(Navigation2DEnv(), np.float64(1.0), np.float64(2.0))
     policy.adapt(env, GOAL, rollouts=3).save(tmp_path / "unadapted.pt")  # a user's own file is written anew
     loaded = mamlrl.load_adapted(tmp_path / "unadapted.pt")
     assert loaded.action_space == env.action_space

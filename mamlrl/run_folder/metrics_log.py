@@ -171,7 +171,7 @@ class MetricsLog:
             yield
 
 
-def _silence_writer_threads() -> tuple[Callable[..., None], Callable[..., None]]:
+def _silence_writer_threads() -> tuple[Callable[..., object], Callable[..., object]]:
     """What fails in a writer thread of TensorBoard is raised at the next write; its traceback is not printed too.
 
     Returns:

@@ -325,7 +325,8 @@ def test_what_is_wrong_with_them_is_one_line_and_nothing_is_written(
     Path("wrong.py").write_text(WRONG_PARTS)
     capsys.readouterr()
     code = main([*OWN.split(), *flags.split(), "--out", "refused"])
-    assert_fails(Outcome(code, *capsys.readouterr()), 2, *WRONG[flags])
+    captured = capsys.readouterr()
+    assert_fails(Outcome(code, captured.out, captured.err), 2, *WRONG[flags])
     assert not Path("refused").exists()
 
 
@@ -336,7 +337,8 @@ def test_a_learner_that_fails_while_it_trains_leaves_its_traceback_and_can_go_on
     with monkeypatch.context() as patch:
         patch.setattr(learner, "adapt", lambda self, *arguments: [][0])
         code = main([*FLAGS.split(), "--iterations", "1", "--out", "failed"])
-    outcome = Outcome(code, *capsys.readouterr())
+    captured = capsys.readouterr()
+    outcome = Outcome(code, captured.out, captured.err)
     assert_fails(outcome, 1, "IndexError: list index out of range", "failed/error.txt", "--resume failed")
     assert "Traceback" in Path("failed", "error.txt").read_text()
     assert main(["--resume", "failed"]) == 0
