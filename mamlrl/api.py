@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -79,7 +79,8 @@ def train(
     from mamlrl.config.command_line import make_command
 
     given = _plain(settings if env is None else {"env": env, **settings})
-    command = make_command(given, _path("config", config), _path("out", out), _path("resume", resume))
+    paths = {"config": config, "out": out, "resume": resume}
+    command = make_command(given, *(None if path is None else _path(name, path) for name, path in paths.items()))
     from mamlrl.run_folder.folder import METRICS_FILE
     from mamlrl.run_folder.history import read_metrics
     from mamlrl.training.interrupts import StopRequest
@@ -136,7 +137,7 @@ class Evaluation:
 
 
 def evaluate(
-    runs: AnyPath | list[AnyPath],
+    runs: AnyPath | Iterable[AnyPath],
     *,
     steps: int | None = None,
     tasks: int | None = None,
@@ -175,14 +176,14 @@ def evaluate(
 
     options = {"steps": steps, "tasks": tasks, "rollouts": rollouts, "step_size_schedule": step_size_schedule}
     settings = eval_settings(_plain(options | {"seed": seed, "device": device, "threads": threads}), protocol)
-    if interval not in INTERVALS:
+    if interval not in tuple(INTERVALS):
         raise ConfigError(f"interval is {shown(interval)}; it must be one of {', '.join(INTERVALS)}")
+    paths = _paths("runs", runs)
     import torch
 
     from mamlrl.evaluation import comparison
     from mamlrl.experiment import num_threads
 
-    paths = [_path("runs", run) for run in ([runs] if isinstance(runs, str | PathLike) else runs)]
     with _as_a_guest(progress):
         entries = comparison.find_entries(paths, random)
         first = entries[0].config
@@ -208,7 +209,7 @@ def load(path: AnyPath) -> MetaPolicy:
     """
     from mamlrl.deploy import load_policy
 
-    return load_policy(path)
+    return load_policy(_path("path", path))
 
 
 def load_adapted(path: AnyPath) -> AdaptedPolicy:
@@ -222,7 +223,7 @@ def load_adapted(path: AnyPath) -> AdaptedPolicy:
     """
     from mamlrl.deploy import load_adapted
 
-    return load_adapted(path)
+    return load_adapted(_path("path", path))
 
 
 @contextmanager
@@ -240,12 +241,23 @@ def _as_a_guest(progress: bool) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def _path(name: str, path: Any) -> Any:
-    """A path, or None where none is given."""
+def _path(name: str, path: Any) -> Path:
+    """The path of an argument."""
     try:
-        return None if path is None else usable_path(os.fspath(path))
+        return usable_path(os.fspath(path))
     except (TypeError, ArgumentTypeError) as error:
         raise ConfigError(f"{name}: {error}") from error
+
+
+def _paths(name: str, given: Any) -> list[Path]:
+    """One path or several; none is too few."""
+    given = [given] if isinstance(given, str | bytes | PathLike) else given
+    if not isinstance(given, Iterable):
+        raise ConfigError(f"{name} is {shown(given)}; it must be a path, or a list of paths")
+    found = [_path(name, one) for one in given]
+    if not found:
+        raise ConfigError(f"{name} is empty; it must name at least one run")
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -19,8 +20,8 @@ from mamlrl.config.files import to_settings
 from mamlrl.deployment.environment import check_environment, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
-from mamlrl.errors import ConfigError, UserError
-from mamlrl.experiment import make_experiment, make_learner, own_settings
+from mamlrl.errors import ConfigError, UserError, shown
+from mamlrl.experiment import make_experiment, make_learner, own_settings, start_learner
 from mamlrl.learners import find_learner, step_scale
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
@@ -39,7 +40,7 @@ ADAPTED = "mamlrl adapted policy 1"
 """Format of the files of `AdaptedPolicy.save`."""
 
 
-@dataclasses.dataclass(frozen=True, repr=False)
+@dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class MetaPolicy:
     """A meta-learned initialisation with all that adapts it.
 
@@ -70,7 +71,7 @@ class MetaPolicy:
             seed: of action noise, and of the environment's resets when it adapts.
         """
         _check_at_least("seed", seed, 0)
-        return AdaptedPolicy(self, self.learner.start(self.meta), self.action_space, seed=seed)
+        return AdaptedPolicy(self, self.learner.start(self.meta), self.action_space, seed=int(seed))
 
     def adapt(
         self,
@@ -101,7 +102,7 @@ class MetaPolicy:
 
     def adapt_from(self, episodes: Episodes, seed: int = 0) -> AdaptedPolicy:
         """A gradient step on episodes that were collected with the unadapted policy, see `AdaptedPolicy.adapt_from`."""
-        return self.unadapted(seed).adapt_from(episodes)
+        return self.unadapted(seed)._step_on(episodes)
 
 
 @dataclasses.dataclass(repr=False, eq=False)
@@ -188,7 +189,8 @@ class AdaptedPolicy:
             )
         if not np.isfinite(values).all():
             raise UserError("the observation holds a number that is not finite (NaN or infinite)")
-        return torch.from_numpy(values.reshape(1, 1 if single else len(values), -1)), single
+        count = 1 if single else len(values)
+        return torch.from_numpy(values.reshape(1, count, math.prod(shape))), single
 
     def _in_environment_units(self, actions: np.ndarray) -> np.ndarray:
         space = self.action_space
@@ -235,6 +237,9 @@ class AdaptedPolicy:
         Raises:
             UserError: an episode does not fit the policy; names it.
         """
+        return self._step_on(episodes)
+
+    def _step_on(self, episodes: Episodes) -> AdaptedPolicy:
         origin, scale = self.origin, self.origin.config.environment.action_scale
         rollouts = to_rollouts(episodes, origin.policy, self.params, origin.observation_space, self.action_space, scale)
         return self._stepped(lambda params, step: rollouts, 1, self.action_space)
@@ -318,10 +323,9 @@ def load_adapted(path: str | PathLike[str]) -> AdaptedPolicy:
     origin, state_like = _untrained(config_of(content, path), *_spaces(content.get("spaces"), path))
     try:
         meta = restore(content["meta"], state_like.meta, "meta")
-        start = origin.learner.start(meta)
-        params = {name: content["params"][name].to(leaf.dtype) for name, leaf in start.items()}
+        params = _adapted_params(content["params"], origin.learner.start(meta))
         returns = tuple(returns.numpy() for returns in content["returns"])
-        action_space, seed = from_plain(content["action_space"]), content["seed"]
+        action_space, seed = from_plain(content["action_space"]), int(content["seed"])
     except Exception as error:  # whatever content of another kind leads to
         raise CheckpointError(f"{path} is damaged: {short(error)}") from error
     return AdaptedPolicy(dataclasses.replace(origin, meta=meta), params, action_space, returns, seed)
@@ -335,8 +339,21 @@ def _untrained(
     own = own_settings(config, row)
     config = dataclasses.replace(config, device="cpu", learner_settings=dataclasses.asdict(own))
     learner = make_learner(row, make_policy(config.policy, observation_space, action_space), config, own)
-    state = learner.init(learner.policy.init_params(torch.Generator()))
+    state = start_learner(learner, learner.policy.init_params(torch.Generator()), config)
     return MetaPolicy(config, learner.policy, learner, state.meta, observation_space, action_space), state
+
+
+def _adapted_params(saved: Params, start: Params) -> Params:
+    """Parameters that fit those before adaptation, stacked for one task or shared.
+
+    Raises:
+        ValueError: one has another shape.
+    """
+    params = {name: saved[name].to(leaf.dtype) for name, leaf in start.items()}
+    for name, leaf in params.items():
+        if leaf.shape not in (start[name].shape, (1, *start[name].shape)):
+            raise ValueError(f"{name} is {list(leaf.shape)}, here it is {list(start[name].shape)}")
+    return params
 
 
 def _made_spaces(config: Config) -> tuple[spaces.Space, spaces.Space]:
@@ -355,6 +372,8 @@ def _spaces(saved: Any, path: Path) -> tuple[spaces.Space, spaces.Space]:
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:
+    if not isinstance(value, int | np.integer):
+        raise ConfigError(f"{name} is {shown(value)}; it must be an integer")
     if value < least:
         raise ConfigError(f"{name} is {value}; it must be at least {least}")
 

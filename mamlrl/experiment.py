@@ -23,9 +23,12 @@ from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.seeding import Stream, Streams
+from mamlrl.structs import Params
 
 DEFAULT_HORIZON = 100
 """Time steps of an episode where neither the settings nor the environment say how many."""
+LEARNER_PARTS = ("policy", "init", "start", "adapt", "meta_step")
+"""What a learner has, see `learners.base.Learner`."""
 
 
 class Experiment(NamedTuple):
@@ -86,14 +89,44 @@ def make_learner(row: LearnerRow, policy: Policy, config: Config, own: Any) -> L
     """The learner of a row.
 
     Raises:
-        UserError: the learner does not fit the policy, or a user's class cannot be made.
+        UserError: the learner does not fit the policy, or a user's class cannot be made or is none.
     """
     try:
-        return row.make(policy, config, own)
+        learner = row.make(policy, config, own)
     except UserError:
         raise
     except Exception as error:  # whatever a user's class raises
         raise ConfigError(f"learner {config.learner} cannot be made: {describe(error)}") from error
+    missing = [name for name in LEARNER_PARTS if not hasattr(learner, name)]
+    if missing:
+        raise ConfigError(
+            f"learner {config.learner} has no {', '.join(missing)}; it must have {', '.join(LEARNER_PARTS)}"
+        )
+    return learner
+
+
+def start_learner(learner: Learner, params: Params, config: Config) -> LearnerState:
+    """The learner's state before the first meta-iteration.
+
+    Args:
+        learner: the learner.
+        params: initial parameters of its policy.
+        config: names the learner in messages.
+
+    Raises:
+        UserError: a user's learner fails, or returns something else.
+    """
+    try:
+        state = learner.init(params)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's class raises
+        raise ConfigError(f"learner {config.learner}: init failed: {describe(error)}") from error
+    if not isinstance(state, LearnerState):
+        raise ConfigError(
+            f"learner {config.learner}: init returned a {type(state).__name__}; it must return a LearnerState"
+        )
+    return state
 
 
 def make_envs(config: Config, num_envs: int) -> VectorEnv:
@@ -194,7 +227,7 @@ def draw_tasks(envs: VectorEnv, num_tasks: int, rng: np.random.Generator) -> np.
 
 
 def initial_state(experiment: Experiment) -> LearnerState:
-    """The learner's state before the first meta-iteration."""
+    """The learner's state before the first meta-iteration, on the device of the run."""
     config, _, policy, learner, streams = experiment
     params = policy.init_params(streams.torch(Stream.INITIALISATION))
-    return learner.init({name: leaf.to(config.device) for name, leaf in params.items()})
+    return start_learner(learner, {name: leaf.to(config.device) for name, leaf in params.items()}, config)

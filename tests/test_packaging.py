@@ -10,6 +10,8 @@ from pathlib import Path
 
 import gymnasium
 import pytest
+import torch
+from gymnasium import spaces
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -19,10 +21,11 @@ from mamlrl import compare, evaluate, record
 from mamlrl.config.command_line import parse_command
 from mamlrl.config.files import make_config, shipped_settings, to_yaml
 from mamlrl.experiment import make_envs
-from mamlrl.learners import LEARNERS
+from mamlrl.learners import find_learner
 from mamlrl.policies import make_policy
 from mamlrl.run_folder.metrics_log import METRICS
 from mamlrl.train import main
+from tests.core.problems import observation_space, sample_meta_batch
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -32,6 +35,12 @@ PAGES = [
     *sorted(ROOT.glob("docs/*.md")),
     *sorted(ROOT.glob("benchmarks/*.md")),
 ]
+EXAMPLES = {
+    "my_tasks": "example environment",
+    "my_learner": "example learner",
+    "my_network": "example network",
+}
+"""Modules that the README shows, and the marker of each."""
 TINY = ["--iterations", "2", "--sampling.tasks", "2", "--sampling.rollouts", "2", "--environment.horizon", "5"]
 
 
@@ -59,9 +68,10 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the README's commands name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "my_tasks", raising=False)
     monkeypatch.setattr("gymnasium.envs.registration.registry", dict(gymnasium.registry))
-    (tmp_path / "my_tasks.py").write_text(block_after("example environment"))
+    for module, marker in EXAMPLES.items():
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        (tmp_path / f"{module}.py").write_text(block_after(marker))
     (tmp_path / "mine.yaml").write_text(next(iter(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))))
     run = tmp_path / "runs" / "nav-2"
     run.mkdir(parents=True)
@@ -147,12 +157,40 @@ def test_example_environment_passes_gymnasiums_checks(users_folder: Path) -> Non
     check_env(example["ThermostatEnv"](), skip_render_check=True)
 
 
-def test_example_learner_trains(users_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    example: dict = {}
-    exec(block_after("example learner"), example)
-    monkeypatch.setitem(LEARNERS, "reptile", example["Reptile"])
-    assert main(["--env", "navigation", "--learner", "reptile", *TINY, "--out", "out"]) == 0
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--learner", "my_learner:Reptile", "--learner_settings.rate", "0.3"],
+        ["--policy.network", "my_network:SkipNetwork", "--policy.hidden_sizes", "[4]"],
+    ],
+    ids=["learner", "network"],
+)
+def test_example_trains_and_is_evaluated_by_module_and_name(flags: list[str], users_folder: Path) -> None:
+    assert main(["--env", "navigation", *TINY, *flags, "--out", "out"]) == 0
     assert len((users_folder / "out" / "metrics.csv").read_text().splitlines()) == 3
+    small = "--tasks 2 --rollouts 2 --steps 1 --out evaluation".split()
+    assert evaluate.main(["out", *small]) == 0
+    lines = (users_folder / "evaluation" / "evaluation.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 2
+    assert {line.split(",")[0] for line in lines[1:]} == {flags[1] if flags[0] == "--learner" else "maml"}
+
+
+def test_example_learner_moves_towards_the_adapted_parameters(users_folder: Path) -> None:
+    """theta + rate * (mean of phi - theta): a rate of 0 stays, one of 1 is the mean of the adapted parameters."""
+    config = make_config({"learner": "my_learner:Reptile"})
+    row = find_learner(config.learner)
+    policy = make_policy(config.policy, observation_space(), spaces.Box(-1.0, 1.0, (2,)))
+    theta = policy.init_params(torch.Generator().manual_seed(0))
+    moved = {}
+    for rate in (0.0, 1.0):
+        learner = row.make(policy, config, row.settings(rate))
+        state, draws = learner.init(theta), torch.Generator().manual_seed(1)
+        meta_batch, adapted = sample_meta_batch(learner, state.meta, 3, 1, draws)
+        moved[rate] = learner.meta_step(state, meta_batch, draws)[0].meta.init
+    assert all(torch.equal(moved[0.0][name], leaf) for name, leaf in theta.items())
+    phi = learner.adapt(state.meta, adapted, meta_batch.query, 1).params
+    for name, leaf in phi.items():
+        torch.testing.assert_close(moved[1.0][name], leaf.mean(0))
 
 
 def test_version_is_the_installed_one() -> None:

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike
 
-from mamlrl.errors import UserError
+from mamlrl.errors import UserError, shown
 from mamlrl.policies.base import Policy
 from mamlrl.structs import Params, Rollouts
 
@@ -65,6 +65,9 @@ def to_rollouts(
     Raises:
         UserError: an episode does not fit the spaces, or holds a number that is not finite; names it.
     """
+    if isinstance(episodes, Mapping | Episode):
+        kind = "a mapping" if isinstance(episodes, Mapping) else "one Episode"
+        raise UserError(f"episodes are {kind}; they must be a list of episodes")
     checked = [_checked(number, one, observation_space, action_space) for number, one in enumerate(episodes)]
     if not checked:
         raise UserError("there are no episodes; at least one is needed to adapt on")
@@ -125,6 +128,8 @@ def _checked(number: int, episode: Any, observation_space: spaces.Space, action_
             f"{name} has {len(observations)} observations, {len(actions)} actions and {steps} rewards; there must be "
             "as many of each, at least one, or one observation more"
         )
+    if np.shape(one.terminated) or one.terminated not in (0, 1):
+        raise UserError(f"{name}: terminated is {shown(one.terminated)}; it must be one truth value, not one a step")
     _check_inside(name, actions, action_space)
     if isinstance(action_space, spaces.Discrete):
         actions = actions.astype(np.int64)
@@ -166,7 +171,7 @@ def _warn_of_clipped(actions: Sequence[np.ndarray], space: spaces.Space) -> None
         warnings.warn(
             f"{clipped.mean():.0%} of the action components lie on their bounds; what the policy chose beyond them is "
             "not known, and the bounds stand in for it (adapt(env), which acts itself, knows it)",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -75,5 +75,5 @@ class PolicyModule(nn.Module):
 
 
 def _key(name: str) -> str:
-    """A parameter's name, as a module may have it."""
-    return name.replace(".", "/")
+    """A parameter's name as a module may have it: without dots, and not that of a method, as `keys` is."""
+    return f"leaf_{name.replace('.', '/')}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import Any, NamedTuple
 
 from mamlrl.config import Config
+from mamlrl.errors import ConfigError
 from mamlrl.external import load_external, unknown_name
 from mamlrl.learners.base import Learner
 from mamlrl.learners.context import ContextSettings, make_context
@@ -55,11 +56,14 @@ def find_learner(name: str) -> LearnerRow:
     That is a `LearnerRow`, or a class that is called as `LearnerRow.make` and may have a dataclass `Settings`.
 
     Raises:
-        ConfigError: there is no such learner.
+        ConfigError: there is no such learner, or its settings are no dataclass.
     """
     if ":" in name:
         found = load_external("learner", name)
-        return found if isinstance(found, LearnerRow) else LearnerRow(found, getattr(found, "Settings", NoSettings))
+        row = found if isinstance(found, LearnerRow) else LearnerRow(found, getattr(found, "Settings", NoSettings))
+        if not (isinstance(row.settings, type) and is_dataclass(row.settings)):
+            raise ConfigError(f"learner is {name!r}, but its Settings are no dataclass")
+        return row
     if name not in LEARNERS:
         raise unknown_name("learner", name, LEARNERS)
     return LEARNERS[name]

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from gymnasium import spaces
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical, DiagonalGaussian
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.external import describe, load_external, unknown_name
-from mamlrl.policies.base import Policy
+from mamlrl.policies.base import Network, Policy
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
+from mamlrl.structs import check_shapes
 
 
 class PolicyRow(NamedTuple):
@@ -92,6 +94,7 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
     make = load_external("policy.network", config.network)
     try:
         network = make(config, observation_dim, num_actions)
+        _try_out(network, observation_dim, num_actions)
         if isinstance(space, spaces.Discrete):
             return NetworkPolicy(network, Categorical(num_actions), config.observation_scale)
         network = WithFreeOutputs(network, num_actions, math.log(config.initial_std))
@@ -99,6 +102,22 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
         return NetworkPolicy(network, distribution, config.observation_scale)
     except Exception as error:  # whatever a user's class raises
         raise ConfigError(
-            f"policy.network {config.network}: making it with (settings, {observation_dim}, {num_actions}) failed: "
+            f"policy.network {config.network}, made with (settings, {observation_dim}, {num_actions}), failed: "
             f"{describe(error)}"
         ) from error
+
+
+def _try_out(network: Network, observation_dim: int, num_outputs: int) -> None:
+    """A user's network gives outputs of the right shape that have a gradient.
+
+    Raises:
+        ValueError: it does not. What the network itself raises is passed on.
+    """
+    params = network.init_params(torch.Generator())
+    dtype = next((leaf.dtype for leaf in params.values()), torch.float32)
+    with torch.enable_grad():
+        stacked = {name: torch.stack([leaf, leaf]).requires_grad_() for name, leaf in params.items()}
+        outputs = network.outputs(stacked, torch.zeros(2, 3, 4, observation_dim, dtype=dtype))
+    check_shapes(("outputs", outputs, "MBTZ"), M=2, B=3, T=4, Z=num_outputs)
+    if not outputs.requires_grad:
+        raise ValueError("its outputs have no gradient by its parameters")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -70,7 +70,7 @@ class MetricsLog:
         with naming(self._path):
             content = self._path.read_bytes() if self._path.is_file() else b""
             self._recover(content, completed)
-        _silence_writer_threads()
+        self._hook = _silence_writer_threads()
         with self._naming_events():
             self._tensorboard = SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
 
@@ -84,6 +84,8 @@ class MetricsLog:
                 self._file.close()
             with self._naming_events():
                 self._tensorboard.close()
+            if threading.excepthook is self._hook[0]:  # not where another run of this process has wrapped it
+                threading.excepthook = self._hook[1]
 
     def describe(self, config: Config, iteration: int) -> None:
         """Tell TensorBoard the run's settings, and at its start how to arrange its charts."""
@@ -169,15 +171,17 @@ class MetricsLog:
             yield
 
 
-def _silence_writer_threads() -> None:
-    """What fails in a writer thread of TensorBoard is raised at the next write; its traceback is not printed too."""
-    show = threading.excepthook
-    if getattr(show, "silences_writer_threads", False):
-        return
+def _silence_writer_threads() -> tuple[Callable[..., object], Callable[..., object]]:
+    """What fails in a writer thread of TensorBoard is raised at the next write; its traceback is not printed too.
+
+    Returns:
+        The new hook for exceptions in threads, and the one before it.
+    """
+    before = threading.excepthook
 
     def show_others(arguments: threading.ExceptHookArgs) -> None:
         if type(arguments.thread).__name__ != "_AsyncWriterThread":
-            show(arguments)
+            before(arguments)
 
-    show_others.silences_writer_threads = True  # type: ignore[attr-defined]
     threading.excepthook = show_others
+    return show_others, before
