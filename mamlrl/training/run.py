@@ -85,7 +85,7 @@ def run(
         if command.resume is not None:
             stack.enter_context(locked(command.resume))
         if command.out is not None:
-            run_folder.check_free(command.out)
+            run_folder.check_free(start / command.out, command.out)
         experiment = make_experiment(config)
         config = experiment.config
         stack.callback(close, experiment.envs)
@@ -103,6 +103,8 @@ def run(
         if command.resume is None:
             folder = make_folder(start, command.out, config)
             stack.enter_context(locked(folder))
+            if command.out is not None:
+                run_folder.check_free(folder, command.out)  # another run may have come and gone since
             run_folder.create(folder, config)
         else:
             folder = start / command.resume
