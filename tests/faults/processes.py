@@ -12,6 +12,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
 
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do before they import torch
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["pytest", "mamlrl.training.run", "mamlrl.train", "mamlrl.evaluation.comparison"])
 LONGEST_WAIT = 60  # seconds; none of the commands takes a tenth of it
