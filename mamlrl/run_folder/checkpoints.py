@@ -19,6 +19,7 @@ from torch import Tensor
 from mamlrl.config import Config
 from mamlrl.config.files import Settings, make_config
 from mamlrl.errors import UserError
+from mamlrl.learner_settings import completed
 from mamlrl.run_folder.files import write_whole
 from mamlrl.run_folder.metrics_log import MetricsLog
 
@@ -172,7 +173,7 @@ def config_of(content: dict[str, Any], path: Path) -> Config:
         CheckpointError: they are not settings of this version.
     """
     try:
-        return make_config(content["config"])
+        return completed(make_config(content["config"]))
     except Exception as error:  # whatever a value of any type leads to
         raise CheckpointError(f"{path}: its settings cannot be read: {short(error)}") from error
 

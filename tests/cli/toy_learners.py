@@ -1,0 +1,51 @@
+"""Learners and networks of the tests' own, named as ``tests.cli.toy_learners:Name``; some of them misbehave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from mamlrl.adaptation import InnerStep, inner_step
+from mamlrl.config import Config
+from mamlrl.learners.base import LearnerState, Updated
+from mamlrl.objectives import INNER_LOSSES, mean_params_over_tasks
+from mamlrl.policies.base import Policy
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params
+
+
+@dataclass(frozen=True)
+class ReptileSettings:
+    rate: float = 0.5
+    """Share of the way to the adapted parameters."""
+    added: int = 3
+    """As if a later version had added it."""
+
+
+class Reptile:
+    """As in the README: theta + rate * (mean of the adapted parameters - theta)."""
+
+    Settings = ReptileSettings
+
+    def __init__(self, policy: Policy, config: Config, settings: ReptileSettings):
+        self.policy, self._rate, self._step_size = policy, settings.rate, config.adaptation.step_size
+        self._loss = INNER_LOSSES[config.adaptation.inner_loss]
+
+    def init(self, params: Params) -> LearnerState:
+        return LearnerState(MetaParams(params))
+
+    def start(self, meta: MetaParams) -> Params:
+        return meta.init
+
+    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
+        return inner_step(self.policy, params, batch, self._loss, self._step_size, scale)
+
+    def meta_step(
+        self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
+    ) -> tuple[LearnerState, Updated]:
+        theta = phi = self.start(state.meta)
+        for step, batch in enumerate((*meta_batch.support, meta_batch.query)):
+            phi = self.adapt(state.meta, phi, batch, step).params
+        target = mean_params_over_tasks(phi)
+        theta = {name: leaf + self._rate * (target[name] - leaf) for name, leaf in theta.items()}
+        return LearnerState(MetaParams(theta)), Updated()
