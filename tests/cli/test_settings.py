@@ -57,6 +57,17 @@ WRONG_FLAGS = [
     ("--config missing.yaml", ["missing.yaml"]),
 ]
 
+OWN = "--env navigation --learner tests.cli.toy_learners:"
+WRONG_FLAGS += [
+    (f"{OWN}NeedsASetting", ["learner_settings.goal is missing", "NeedsASetting"]),
+    (f"{OWN}NeedsASetting --learner_settings.goal 3", ["learner_settings.goal is 3", "text"]),
+    (f"{OWN}SettingsOfAnotherKind", ["SettingsOfAnotherKind", "dataclass"]),
+    (f"{OWN}SettingsOfNoType --learner_settings.rate 1", ["SettingsOfNoType", "NoSuchType"]),
+    (f"{OWN}SettingsThatNoFileHolds", ["learner_settings.place", "a number, text"]),
+    (f"{OWN}Picky --learner_settings.rate 2", ["Picky", "ValueError: rate is 2.0; it must be at most 1"]),
+    (f"{OWN}Picky --learner_settings.rat 2", ["learner_settings.rat is not read", "did you mean rate?"]),
+]
+
 WRONG_FILES = [
     ("sampling: {taks: 3}", ["sampling.taks", "did you mean sampling.tasks?"]),
     ("env: navigation\nlerner: maml", ["lerner", "did you mean learner?"]),

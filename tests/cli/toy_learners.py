@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -49,3 +49,49 @@ class Reptile:
         target = mean_params_over_tasks(phi)
         theta = {name: leaf + self._rate * (target[name] - leaf) for name, leaf in theta.items()}
         return LearnerState(MetaParams(theta)), Updated()
+
+
+@dataclass(frozen=True)
+class RequiredSettings(ReptileSettings):
+    goal: str = field(kw_only=True)
+
+
+class NeedsASetting(Reptile):
+    Settings = RequiredSettings
+
+
+class PlainSettings:
+    rate = 0.5
+
+
+class SettingsOfAnotherKind(Reptile):
+    Settings = PlainSettings
+
+
+@dataclass(frozen=True)
+class PickySettings(ReptileSettings):
+    def __post_init__(self) -> None:
+        if self.rate > 1:
+            raise ValueError(f"rate is {self.rate};\nit must be at most 1")
+
+
+class Picky(Reptile):
+    Settings = PickySettings
+
+
+@dataclass(frozen=True)
+class UnknownTypeSettings:
+    rate: "NoSuchType" = 0.5  # type: ignore[name-defined] # noqa: F821
+
+
+class SettingsOfNoType(Reptile):
+    Settings = UnknownTypeSettings
+
+
+@dataclass(frozen=True)
+class OpaqueSettings(ReptileSettings):
+    place: object = object()
+
+
+class SettingsThatNoFileHolds(Reptile):
+    Settings = OpaqueSettings
