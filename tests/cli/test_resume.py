@@ -14,10 +14,12 @@ import pytest
 import torch
 import yaml
 
+from mamlrl.config.command_line import parse_command
+from mamlrl.errors import UserError
 from mamlrl.experiment import Experiment
 from mamlrl.learners.base import LearnerState
 from mamlrl.run_folder.checkpoints import CheckpointError, latest_checkpoint, read_checkpoint
-from mamlrl.structs import MetaParams
+from mamlrl.structs import MetaParams, Metrics
 from mamlrl.training import run as training
 
 from .conftest import SMALL, Command, assert_fails, reproducible
@@ -138,6 +140,25 @@ with StopRequest() as stop:
 """
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (process.returncode, process.stdout) == (130, "")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, OSError, ValueError])
+def test_whatever_ends_a_run_there_is_a_checkpoint_of_the_last_row(
+    small_run: Command, command: Command, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fails(iteration: int, metrics: Metrics) -> bool:
+        if iteration == 4:
+            raise error
+        return False
+
+    words = [*SMALL, *"--iterations 6 --out run --checkpoint.every 100".split()]
+    with pytest.raises((error, UserError)):  # as a second Ctrl-C in somebody's notebook raises it
+        training.run(parse_command(words), fails)
+    assert len(reproducible("run")) == 4
+    assert Path("run/checkpoints/iteration-000004.pt").exists()
+    assert command("--resume run").code == 0
+    small_run("--iterations 6 --out whole")
+    assert reproducible("run") == reproducible("whole")
 
 
 def test_a_run_can_be_extended(small_run: Command, command: Command) -> None:
