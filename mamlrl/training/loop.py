@@ -14,7 +14,7 @@ from mamlrl.errors import UserError
 from mamlrl.evaluation.held_out import HeldOut
 from mamlrl.learners.base import LearnerState
 from mamlrl.progress import ProgressLine
-from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress
+from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress, check_fits
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.structs import Metrics
 from mamlrl.training.interrupts import StopRequest
@@ -59,7 +59,7 @@ def meta_train(
         hooks: what else happens after each.
 
     Raises:
-        UserError: three meta-updates in a row were refused because a number was not finite.
+        UserError: three meta-updates in a row were refused because a number was not finite, or a state cannot be saved.
     """
     line = ProgressLine(progress.iteration, config.iterations)
     saved, logged, stopped = progress.iteration, progress, False
@@ -100,10 +100,17 @@ def one_iteration(
 
     Returns:
         Where the run stands then, what happened, and all that was measured.
+
+    Raises:
+        UserError: the new state has another structure than the old one; a checkpoint of it could not be read back.
     """
     state, outcome = iterate(progress.state, progress.iteration)
     if not is_finite(state):
         state, outcome = progress.state, outcome._replace(not_finite=True)
+    try:
+        check_fits(state, progress.state)
+    except ValueError as error:
+        raise UserError(f"the learner's {error}: its state after a meta-update is not built as `init` does") from error
     done = progress._replace(
         state=state,
         iteration=progress.iteration + 1,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from mamlrl.adaptation import InnerStep, inner_step
 from mamlrl.config import Config
@@ -81,7 +83,7 @@ class Picky(Reptile):
 
 @dataclass(frozen=True)
 class UnknownTypeSettings:
-    rate: "NoSuchType" = 0.5  # type: ignore[name-defined] # noqa: F821
+    rate: NoSuchType = 0.5  # type: ignore[name-defined] # noqa: F821
 
 
 class SettingsOfNoType(Reptile):
@@ -95,3 +97,24 @@ class OpaqueSettings(ReptileSettings):
 
 class SettingsThatNoFileHolds(Reptile):
     Settings = OpaqueSettings
+
+
+class Moments(NamedTuple):
+    first: Tensor
+    updates: int
+
+
+class LateMoments(Reptile):
+    """An optimiser that remembers nothing before its first step."""
+
+    def meta_step(
+        self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
+    ) -> tuple[LearnerState, Updated]:
+        moved, outcome = super().meta_step(state, meta_batch, generator)
+        before = state.optimiser or Moments(torch.zeros(2), 0)
+        return LearnerState(moved.meta, before._replace(updates=before.updates + 1)), outcome
+
+
+class EarlyMoments(LateMoments):
+    def init(self, params: Params) -> LearnerState:
+        return LearnerState(MetaParams(params), Moments(torch.zeros(2), 0))
