@@ -37,6 +37,7 @@ WRONG_FLAGS = [
     ("--env navigation --learner_settings.first_order 3", ["learner_settings.first_order", "3", "true or false"]),
     ("--env navigation --adaptation.step_size nan", ["adaptation.step_size", "nan"]),
     ("--env navigation --trust_region.max_kl inf", ["trust_region.max_kl", "inf"]),
+    ("--env navigation --trust_region.cg_tolerance 1", ["trust_region.cg_tolerance", "1.0", "in [0, 1)"]),
     ("--env navigation --seed -1", ["seed", "-1", "at least 0"]),
     ("--env navigation --seed", ["--seed"]),
     ("--env navigation --device tpu", ["device", "tpu", "cpu or cuda"]),
