@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical, DiagonalGaussian
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.external import describe, load_external, unknown_name
-from mamlrl.policies.base import Policy
+from mamlrl.policies.base import Network, Policy
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
 
@@ -92,6 +94,7 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
     make = load_external("policy.network", config.network)
     try:
         network = make(config, observation_dim, num_actions)
+        _try_network(network, observation_dim, num_actions)
         if isinstance(space, spaces.Discrete):
             return NetworkPolicy(network, Categorical(num_actions), config.observation_scale)
         network = WithFreeOutputs(network, num_actions, math.log(config.initial_std))
@@ -102,3 +105,23 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
             f"policy.network {config.network}: making it with (settings, {observation_dim}, {num_actions}) failed: "
             f"{describe(error)}"
         ) from error
+
+
+def _try_network(network: Network, observation_dim: int, num_outputs: int) -> None:
+    """A network gives what it must on one observation, before environments and a training depend on it.
+
+    Raises:
+        ValueError: it does not; or whatever it raises itself.
+    """
+    params = network.init_params(torch.Generator().manual_seed(0))
+    if not (isinstance(params, dict) and params and all(isinstance(leaf, Tensor) for leaf in params.values())):
+        raise ValueError("init_params must return a dict of tensors, of at least one")
+    stacked = {name: leaf[None] for name, leaf in params.items()}
+    outputs = network.outputs(stacked, torch.zeros(1, 1, 1, observation_dim))
+    expected = (1, 1, 1, num_outputs)
+    if not isinstance(outputs, Tensor) or outputs.shape != expected or not outputs.is_floating_point():
+        found = f"{outputs.dtype} of shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs)
+        raise ValueError(
+            f"outputs on observations of shape {[1, 1, 1, observation_dim]} are {found}; they must be floating-point "
+            f"numbers of shape {list(expected)}"
+        )

@@ -68,6 +68,15 @@ WRONG_FLAGS += [
     (f"{OWN}Picky --learner_settings.rate 2", ["Picky", "ValueError: rate is 2.0; it must be at most 1"]),
     (f"{OWN}Picky --learner_settings.rat 2", ["learner_settings.rat is not read", "did you mean rate?"]),
 ]
+NETWORK = "--env navigation --policy.network tests.cli.toy_learners:"
+WRONG_FLAGS += [
+    (f"{NETWORK}TooManyOutputs", ["TooManyOutputs", "of shape [1, 1, 1, 3]", "must be", "[1, 1, 1, 2]"]),
+    (f"{NETWORK}NoTime", ["NoTime", "of shape [1, 1, 2]", "[1, 1, 1, 2]"]),
+    (f"{NETWORK}WholeNumbers", ["WholeNumbers", "torch.int64", "floating-point"]),
+    (f"{NETWORK}NumpyNetwork", ["NumpyNetwork", "ndarray", "[1, 1, 1, 2]"]),
+    (f"{NETWORK}Failing", ["Failing", "AssertionError: seven observations"]),
+    (f"{NETWORK}NoParameters", ["NoParameters", "init_params", "dict of tensors"]),
+]
 
 WRONG_FILES = [
     ("sampling: {taks: 3}", ["sampling.taks", "did you mean sampling.tasks?"]),

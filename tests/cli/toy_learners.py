@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mamlrl.adaptation import InnerStep, inner_step
-from mamlrl.config import Config
+from mamlrl.config import Config, PolicyConfig
 from mamlrl.learners.base import LearnerState, Updated
 from mamlrl.objectives import INNER_LOSSES, mean_params_over_tasks
 from mamlrl.policies.base import Policy
@@ -118,3 +118,48 @@ class LateMoments(Reptile):
 class EarlyMoments(LateMoments):
     def init(self, params: Params) -> LearnerState:
         return LearnerState(MetaParams(params), Moments(torch.zeros(2), 0))
+
+
+class Linear:
+    """The simplest network; those below give what they must not."""
+
+    surplus = 0
+
+    def __init__(self, config: PolicyConfig, observation_dim: int, num_outputs: int):
+        self._shape = observation_dim, num_outputs + self.surplus
+
+    def init_params(self, generator: torch.Generator) -> Params:
+        return {"weight": torch.zeros(self._shape)}
+
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        return torch.einsum("mbto,moz->mbtz", observations, params["weight"])
+
+
+class TooManyOutputs(Linear):
+    surplus = 1
+
+
+class NoTime(Linear):
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        return super().outputs(params, observations).flatten(1, 2)
+
+
+class WholeNumbers(Linear):
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        return super().outputs(params, observations).long()
+
+
+class NumpyNetwork(Linear):
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        return super().outputs(params, observations).numpy()
+
+
+class Failing(Linear):
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        assert observations.shape[-1] == 7, "seven\nobservations"
+        return observations
+
+
+class NoParameters(Linear):
+    def init_params(self, generator: torch.Generator) -> Params:
+        return {}
