@@ -21,7 +21,8 @@ from mamlrl.deployment.environment import check_environment, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
 from mamlrl.errors import ConfigError, UserError, shown
-from mamlrl.experiment import make_experiment, make_learner, own_settings, start_learner
+from mamlrl.experiment import make_experiment, make_learner, start_learner
+from mamlrl.learner_settings import own_settings
 from mamlrl.learners import find_learner, step_scale
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy

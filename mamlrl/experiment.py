@@ -12,13 +12,13 @@ from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config, PolicyConfig
-from mamlrl.config.files import make_section, suggestion
 from mamlrl.config.size import check_memory, sampling_memory, training_memory
 from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.external import describe
-from mamlrl.learners import LEARNERS, LearnerRow, find_learner, training_steps
+from mamlrl.learner_settings import own_settings
+from mamlrl.learners import LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
@@ -62,27 +62,6 @@ def make_experiment(config: Config) -> Experiment:
         envs.close()
         raise
     return Experiment(config, envs, learner.policy, learner, Streams(config.seed))
-
-
-def own_settings(config: Config, row: LearnerRow) -> Any:
-    """The learner's own settings, an instance of `row.settings`; fields that are left out take their defaults.
-
-    Raises:
-        ConfigError: the learner does not read one of the settings given, or a value is wrong.
-    """
-    fields = [field.name for field in dataclasses.fields(row.settings)]
-    for name in config.learner_settings:
-        if name not in fields:
-            readers = [
-                learner
-                for learner, other in LEARNERS.items()
-                if name in (field.name for field in dataclasses.fields(other.settings))
-            ]
-            theirs = f"; learner {', '.join(readers)} reads it" if readers else ""
-            ours = f"; it reads {', '.join(fields)}" if fields else ""
-            hint = suggestion(name, fields) or ours
-            raise ConfigError(f"learner_settings.{name} is not read by learner {config.learner}{theirs}{hint}")
-    return make_section(row.settings, config.learner_settings, "learner_settings")
 
 
 def make_learner(row: LearnerRow, policy: Policy, config: Config, own: Any) -> Learner:

@@ -262,8 +262,8 @@ def _check_finite(rollouts: Rollouts, envs: VectorEnv) -> None:
     acted = rollouts.actions.isfinite().reshape(*observed.shape, -1).all(-1)
     if not acted[observed].all():  # after an observation that is not finite, no action can be
         raise NonFiniteError(
-            "the policy's actions are not finite; a smaller adaptation.step_size or trust_region.max_kl keeps the "
-            "parameters bounded"
+            "the policy's actions are not finite; smaller steps keep the parameters bounded, by "
+            "adaptation.step_size or the settings of the meta-update"
         )
     for field in ("observations", "rewards", "final_observations"):
         if not getattr(rollouts, field).isfinite().all():

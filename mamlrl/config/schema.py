@@ -193,7 +193,7 @@ class TrustRegionConfig:
         _require_positive("trust_region.max_kl", self.max_kl)
         _require_count("trust_region.cg_iterations", self.cg_iterations, 1)
         _require_not_negative("trust_region.cg_damping", self.cg_damping)
-        _require_not_negative("trust_region.cg_tolerance", self.cg_tolerance)
+        _require(0 <= self.cg_tolerance < 1, "trust_region.cg_tolerance", self.cg_tolerance, "in [0, 1)")
         _require(0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)")
         _require_count("trust_region.max_backtracks", self.max_backtracks, 1)
         fraction = self.curvature_fraction

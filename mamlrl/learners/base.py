@@ -59,7 +59,11 @@ class Learner(Protocol):
     policy: Policy
 
     def init(self, params: Params) -> LearnerState:
-        """The state before the first meta-iteration, from the initial parameters of the policy."""
+        """The state before the first meta-iteration, from the initial parameters of the policy.
+
+        All of it, also what an optimiser remembers: the states that follow have the same structure, shapes and types,
+        and a checkpoint is read back into this one.
+        """
         ...
 
     def start(self, meta: MetaParams) -> Params:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical, DiagonalGaussian
@@ -17,7 +18,6 @@ from mamlrl.external import describe, load_external, unknown_name
 from mamlrl.policies.base import Network, Policy
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
-from mamlrl.structs import check_shapes
 
 
 class PolicyRow(NamedTuple):
@@ -94,7 +94,7 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
     make = load_external("policy.network", config.network)
     try:
         network = make(config, observation_dim, num_actions)
-        _try_out(network, observation_dim, num_actions)
+        _try_network(network, observation_dim, num_actions)
         if isinstance(space, spaces.Discrete):
             return NetworkPolicy(network, Categorical(num_actions), config.observation_scale)
         network = WithFreeOutputs(network, num_actions, math.log(config.initial_std))
@@ -107,17 +107,26 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
         ) from error
 
 
-def _try_out(network: Network, observation_dim: int, num_outputs: int) -> None:
-    """A user's network gives outputs of the right shape that have a gradient.
+def _try_network(network: Network, observation_dim: int, num_outputs: int) -> None:
+    """A network gives what it must on a few observations, before environments and a training depend on it.
 
     Raises:
-        ValueError: it does not. What the network itself raises is passed on.
+        ValueError: it does not; or whatever it raises itself.
     """
-    params = network.init_params(torch.Generator())
-    dtype = next((leaf.dtype for leaf in params.values()), torch.float32)
+    params = network.init_params(torch.Generator().manual_seed(0))
+    if not (isinstance(params, dict) and params and all(isinstance(leaf, Tensor) for leaf in params.values())):
+        raise ValueError("init_params must return a dict of tensors, of at least one")
+    shape = (2, 3, 4)
+    dtype = next(iter(params.values())).dtype
     with torch.enable_grad():
         stacked = {name: torch.stack([leaf, leaf]).requires_grad_() for name, leaf in params.items()}
-        outputs = network.outputs(stacked, torch.zeros(2, 3, 4, observation_dim, dtype=dtype))
-    check_shapes(("outputs", outputs, "MBTZ"), M=2, B=3, T=4, Z=num_outputs)
+        outputs = network.outputs(stacked, torch.zeros(*shape, observation_dim, dtype=dtype))
+    expected = (*shape, num_outputs)
+    if not isinstance(outputs, Tensor) or outputs.shape != expected or not outputs.is_floating_point():
+        found = f"{outputs.dtype} of shape {list(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs)
+        raise ValueError(
+            f"outputs on observations of shape {[*shape, observation_dim]} are {found}; they must be floating-point "
+            f"numbers of shape {list(expected)}"
+        )
     if not outputs.requires_grad:
         raise ValueError("its outputs have no gradient by its parameters")

@@ -19,6 +19,7 @@ from torch import Tensor
 from mamlrl.config import Config
 from mamlrl.config.files import Settings, make_config
 from mamlrl.errors import UserError
+from mamlrl.learner_settings import completed
 from mamlrl.run_folder.files import write_whole
 from mamlrl.run_folder.metrics_log import MetricsLog
 
@@ -172,7 +173,7 @@ def config_of(content: dict[str, Any], path: Path) -> Config:
         CheckpointError: they are not settings of this version.
     """
     try:
-        return make_config(content["config"])
+        return completed(make_config(content["config"]))
     except Exception as error:  # whatever a value of any type leads to
         raise CheckpointError(f"{path}: its settings cannot be read: {short(error)}") from error
 
@@ -279,9 +280,14 @@ def restore(saved: Any, like: Any, name: str = "state") -> Any:
             found = f"{len(saved)} entries" if isinstance(saved, list) else type(saved).__name__
             raise ValueError(f"{name} has {found}, here it has {len(like)} entries")
         return type(like)(restore(one, leaf, name) for one, leaf in zip(saved, like, strict=True))
-    if like is not None and type(saved) is not type(like):  # None: an optimiser that has no state before it is used
+    if type(saved) is not type(like):
         raise ValueError(f"{name} is of type {type(saved).__name__}, here it is of type {type(like).__name__}")
     return saved
+
+
+def check_fits(state: Any, like: Any) -> None:
+    """A state can be saved and restored into one built like `like`; ValueError names what does not fit."""
+    restore(plain(state), like)
 
 
 def _row_checksums(saved: Any) -> list[int]:

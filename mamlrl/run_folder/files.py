@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 from collections.abc import Iterator
@@ -44,15 +45,32 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically and durably: when this returns, it is on the disk.
+    """Write a file atomically and durably: when this returns, it is on the disk, and under its name.
 
     Raises:
-        OSError: names `path`. What was there before stays.
+        OSError: names `path`. What was there before stays, but for an error of the folder after the new file is there.
     """
     with replacing(path) as temporary, temporary.open("wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    with naming(path):
+        _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """The names in a folder are on the disk; nothing is done where the system or the file system has no such thing."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # Windows opens no folders, and a folder that may be written need not be readable
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def remove_unfinished() -> None:

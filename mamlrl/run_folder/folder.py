@@ -56,19 +56,23 @@ def _now() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-def check_free(folder: Path) -> None:
+def check_free(folder: Path, shown: Path) -> None:
     """A new run may go into this folder: what it writes is not there.
+
+    Args:
+        folder: the run folder.
+        shown: the same, as the user wrote it.
 
     Raises:
         ConfigError: it holds a run already, or a file that the run would replace, or is no folder.
     """
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out {folder}: not a folder")
+        raise ConfigError(f"--out {shown}: not a folder")
     if any(os.path.lexists(folder / name) for name in (CONFIG_FILE, METRICS_FILE, CHECKPOINTS)):
-        raise ConfigError(f"--out {folder}: holds a run already; go on with it by --resume, or name another folder")
+        raise ConfigError(f"--out {shown}: holds a run already; go on with it by --resume, or name another folder")
     foreign = [folder / name for name in (VERSIONS_FILE, VIDEOS, ERROR_FILE) if os.path.lexists(folder / name)]
     for path in (*foreign, *folder.glob("events.out.tfevents.*")):
-        raise ConfigError(f"--out {folder}: holds {path.name} already, which a run writes too; name another folder")
+        raise ConfigError(f"--out {shown}: holds {path.name} already, which a run writes too; name another folder")
 
 
 def check_results(folder: Path, result: str) -> None:

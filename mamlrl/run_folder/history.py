@@ -12,6 +12,7 @@ import numpy as np
 from mamlrl.config import Config
 from mamlrl.config.files import CONFIG_FILE, load_settings, make_config
 from mamlrl.errors import ConfigError, UserError
+from mamlrl.learner_settings import completed
 
 METRICS_FILE = "metrics.csv"
 
@@ -60,8 +61,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: the settings are not of this version, or the metrics cannot be read.
     """
-    config = make_config(load_settings(folder / CONFIG_FILE))
-    return Run(folder, config, read_metrics(folder / METRICS_FILE))
+    return Run(folder, completed(make_config(load_settings(folder / CONFIG_FILE))), read_metrics(folder / METRICS_FILE))
 
 
 def read_metrics(path: Path) -> dict[str, np.ndarray]:

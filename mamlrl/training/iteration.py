@@ -46,7 +46,7 @@ def meta_iteration(
         iteration: number of the meta-iteration, from 0; picks the random streams.
 
     Returns:
-        The learner's new state, and what happened.
+        The learner's new state, the old one where its policy could act no more, and what happened.
     """
     config, envs, policy, learner, streams = experiment
     watch = Stopwatch()
@@ -61,11 +61,12 @@ def meta_iteration(
     *support, query = (one.batch for one in rounds)
     with watch("update"):
         generator = streams.torch(Stream.CURVATURE, iteration)
-        state, update = learner.meta_step(state, MetaBatch(tuple(support), query), generator)
+        new_state, update = learner.meta_step(state, MetaBatch(tuple(support), query), generator)
+        usable = can_act(policy, learner.start(new_state.meta), rounds[0].rollouts)
 
     returns = [mean_returns(one.rollouts) for one in rounds]
     seconds = watch.seconds
-    return state, IterationOutcome(
+    return new_state if usable else state, IterationOutcome(
         metrics={
             **round_metrics(rounds),
             **policy_metrics(policy, rounds[0], config.environment.action_scale),
@@ -78,7 +79,7 @@ def meta_iteration(
         env_steps=sum(int(one.rollouts.mask.sum()) for one in rounds),
         score=float(returns[-1].mean()),
         status=f"return {returns[0].mean():.2f} -> {returns[-1].mean():.2f}",
-        not_finite=update.not_finite,
+        not_finite=update.not_finite or not usable,
     )
 
 
@@ -109,6 +110,18 @@ def policy_metrics(policy: Policy, first: Round, action_scale: float) -> dict[st
         metrics["policy/std"] = float(policy.distribution.std(outputs)[alive].mean())
         metrics["policy/saturated_fraction"] = float((actions.abs() > action_scale).double().mean())
     return metrics
+
+
+@torch.no_grad()
+def can_act(policy: Policy, params: Params, rollouts: Rollouts) -> bool:
+    """Whether a policy has actions, and finite log-probabilities of them, where the first rollout of each task was.
+
+    Parameters can be finite, and so large that it has none.
+    """
+    outputs = policy.outputs(params, rollouts.observations[:, :1])
+    noise = outputs.new_full((*outputs.shape[:-1], *policy.distribution.noise_shape), 0.5)
+    actions = policy.distribution.sample(outputs, noise)
+    return bool(policy.distribution.log_prob(outputs, actions).isfinite().all())
 
 
 class Stopwatch:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from mamlrl.config import Config
 from mamlrl.errors import UserError
 from mamlrl.evaluation.held_out import HeldOut
 from mamlrl.learners.base import LearnerState
 from mamlrl.progress import ProgressLine
-from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress
+from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress, check_fits
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.structs import Metrics
 from mamlrl.training.interrupts import StopRequest
@@ -21,18 +23,21 @@ from mamlrl.training.iteration import IterationOutcome
 MAX_NONFINITE_STEPS = 3
 """Meta-updates in a row that may be refused for a non-finite number before the run ends."""
 
+Iterate = Callable[[LearnerState, int], tuple[LearnerState, IterationOutcome]]
+Evaluate = Callable[[LearnerState, int], HeldOut]
+
 
 class Hooks(NamedTuple):
     """What happens after an iteration besides logging and checkpoints; each is called with the iterations done."""
 
-    evaluate: Callable[[LearnerState, int], HeldOut] | None = None
+    evaluate: Evaluate | None = None
     record: Callable[[LearnerState, int], None] | None = None
     callback: Callable[[int, Metrics], bool | None] | None = None
     """a user's own: sees the metrics of the iteration; a true answer stops the run"""
 
 
 def meta_train(
-    iterate: Callable[[LearnerState, int], tuple[LearnerState, IterationOutcome]],
+    iterate: Iterate,
     progress: Progress,
     config: Config,
     log: MetricsLog,
@@ -54,45 +59,29 @@ def meta_train(
         hooks: what else happens after each.
 
     Raises:
-        UserError: three meta-updates in a row were refused because a number was not finite.
+        UserError: three meta-updates in a row were refused because a number was not finite, or a state cannot be saved.
     """
     line = ProgressLine(progress.iteration, config.iterations)
     saved, logged, stopped = progress.iteration, progress, False
     try:
         while progress.iteration < config.iterations and stop.signal is None and not stopped:
-            start, before = time.perf_counter(), progress
-            state, outcome = iterate(progress.state, progress.iteration)
-            progress = progress._replace(
-                state=state,
-                iteration=progress.iteration + 1,
-                env_steps=progress.env_steps + outcome.env_steps,
-                nonfinite_steps=progress.nonfinite_steps + 1 if outcome.not_finite else 0,
-            )
-            if hooks.evaluate:
-                held_out = hooks.evaluate(state, progress.iteration)
-                progress = save_if_best(checkpoints, progress, progress, held_out.score)
-            else:  # what an iteration measures is the state before its update
-                held_out = HeldOut({}, None)
-                progress = save_if_best(checkpoints, progress, before, outcome.score)
-            metrics = {**outcome.metrics, "env_steps": progress.env_steps, **held_out.metrics}
+            start = time.perf_counter()
+            progress, outcome, metrics = one_iteration(iterate, progress, checkpoints, hooks.evaluate)
             log.write(progress.iteration, metrics)
             logged = progress
             if hooks.record:
-                hooks.record(state, progress.iteration)
+                hooks.record(progress.state, progress.iteration)
             if progress.iteration % config.checkpoint.every == 0:
                 checkpoints.save(progress)
                 saved = progress.iteration
+            refused = ", update refused: not finite" if progress.nonfinite_steps else ""
             rate = outcome.env_steps / (time.perf_counter() - start)
-            line.update(progress.iteration, f"{outcome.status}, {rate:,.0f} steps/s")
-            if progress.nonfinite_steps >= MAX_NONFINITE_STEPS:
-                raise UserError(
-                    f"{config.env}: {MAX_NONFINITE_STEPS} meta-updates in a row were refused for a non-finite number; "
-                    "a smaller adaptation.step_size or a larger trust_region.cg_damping may help"
-                )
+            line.update(progress.iteration, f"{outcome.status}{refused}, {rate:,.0f} steps/s")
+            check_updates(progress, config)
             stopped = bool(hooks.callback and hooks.callback(progress.iteration, metrics))
         if saved < progress.iteration:
             checkpoints.save(progress)
-    except (Exception, SystemExit):  # of an environment or a learner, or a full disk
+    except BaseException:  # of an environment or a learner, a full disk, or an impatient Ctrl-C
         if saved < logged.iteration:
             with contextlib.suppress(OSError):
                 checkpoints.save(logged)
@@ -100,6 +89,62 @@ def meta_train(
     finally:
         line.close()
     return progress
+
+
+def one_iteration(
+    iterate: Iterate, progress: Progress, checkpoints: CheckpointFolder, evaluate: Evaluate | None
+) -> tuple[Progress, IterationOutcome, Metrics]:
+    """A meta-iteration and the evaluation after it, which may make the best checkpoint.
+
+    A new state that is not finite is refused, whatever the learner says of its update: the old one stays.
+
+    Returns:
+        Where the run stands then, what happened, and all that was measured.
+
+    Raises:
+        UserError: the new state has another structure than the old one; a checkpoint of it could not be read back.
+    """
+    state, outcome = iterate(progress.state, progress.iteration)
+    if not is_finite(state):
+        state, outcome = progress.state, outcome._replace(not_finite=True)
+    try:
+        check_fits(state, progress.state)
+    except ValueError as error:
+        raise UserError(f"the learner's {error}: its state after a meta-update is not built as `init` does") from error
+    done = progress._replace(
+        state=state,
+        iteration=progress.iteration + 1,
+        env_steps=progress.env_steps + outcome.env_steps,
+        nonfinite_steps=progress.nonfinite_steps + 1 if outcome.not_finite else 0,
+    )
+    if evaluate:
+        held_out = evaluate(state, done.iteration)
+        done = save_if_best(checkpoints, done, done, held_out.score)
+    else:  # what an iteration measures is the state before its update
+        held_out = HeldOut({}, None)
+        done = save_if_best(checkpoints, done, progress, outcome.score)
+    return done, outcome, {**outcome.metrics, "env_steps": done.env_steps, **held_out.metrics}
+
+
+def is_finite(state: Any) -> bool:
+    """Whether no tensor of a learner's state holds NaN or an infinity."""
+    if isinstance(state, Tensor):
+        return bool(state.isfinite().all())
+    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
+    return all(map(is_finite, parts))
+
+
+def check_updates(progress: Progress, config: Config) -> None:
+    """The learner still learns.
+
+    Raises:
+        UserError: the last meta-updates were refused because a number was not finite.
+    """
+    if progress.nonfinite_steps >= MAX_NONFINITE_STEPS:
+        raise UserError(
+            f"{config.env}: {MAX_NONFINITE_STEPS} meta-updates in a row were refused for a non-finite number; smaller "
+            f"steps may help, by adaptation.step_size or the settings of the meta-update of learner {config.learner}"
+        )
 
 
 def save_if_best(

@@ -85,7 +85,7 @@ def run(
         if command.resume is not None:
             stack.enter_context(locked(command.resume))
         if command.out is not None:
-            run_folder.check_free(command.out)
+            run_folder.check_free(start / command.out, command.out)
         experiment = make_experiment(config)
         config = experiment.config
         stack.callback(close, experiment.envs)
@@ -103,13 +103,15 @@ def run(
         if command.resume is None:
             folder = make_folder(start, command.out, config)
             stack.enter_context(locked(folder))
+            if command.out is not None:
+                run_folder.check_free(folder, command.out)  # another run may have come and gone since
             run_folder.create(folder, config)
         else:
             folder = start / command.resume
             checkpoint = load_checkpoint(folder, checkpoint)
             run_folder.reopen(folder, config, checkpoint.progress.iteration)
         shown = command.out or command.resume or folder.relative_to(start)
-        note_threads(config, resumed=command.resume is not None)
+        note_threads(config, stays=command.resume is not None and checkpoint.config.threads == config.threads)
         stack.enter_context(reported_failures(folder, shown))
         progress = checkpoint.progress
         log = stack.enter_context(MetricsLog(folder, progress.iteration, checkpoint.row_checksums))
@@ -190,12 +192,17 @@ def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
     return checkpoint
 
 
-def note_threads(config: Config, resumed: bool) -> None:
-    """Say where the number of threads is not that of the processors here, and it was not chosen just now."""
+def note_threads(config: Config, stays: bool) -> None:
+    """Say where the number of threads is not that of the processors here, and it was not chosen just now.
+
+    Args:
+        config: settings of the run.
+        stays: whether the run is resumed with the number that it had.
+    """
     here = num_threads(dataclasses.replace(config, threads=0))
     if config.threads > here:
         say(f"note: threads is {config.threads}, more than there are processors here; --threads {here} is faster")
-    elif resumed and config.threads < here:
+    elif stays and config.threads < here:
         say(f"note: threads stays {config.threads}, as the run began; --threads {here} takes all processors here")
 
 

@@ -14,16 +14,20 @@ import pytest
 import torch
 import yaml
 
+from mamlrl.config.command_line import parse_command
+from mamlrl.errors import UserError
 from mamlrl.experiment import Experiment
 from mamlrl.learners.base import LearnerState
-from mamlrl.run_folder.checkpoints import CheckpointError, latest_checkpoint, read_checkpoint
-from mamlrl.structs import MetaParams
+from mamlrl.run_folder.checkpoints import CheckpointError, latest_checkpoint, read_checkpoint, read_content, restore
+from mamlrl.structs import MetaParams, Metrics
 from mamlrl.training import run as training
 
 from .conftest import SMALL, Command, assert_fails, reproducible
+from .toy_learners import Moments
 
 EVALUATED = "--eval.every 2 --eval.tasks 2 --eval.rollouts 2 --eval.steps 1"
 REPOSITORY = Path(__file__).parents[2]
+LAST = Path("run/checkpoints/iteration-000002.pt")
 
 
 def run_until_killed(moment: str, *flags: str) -> None:
@@ -138,6 +142,43 @@ with StopRequest() as stop:
 """
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (process.returncode, process.stdout) == (130, "")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, OSError, ValueError])
+def test_whatever_ends_a_run_there_is_a_checkpoint_of_the_last_row(
+    small_run: Command, command: Command, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def fails(iteration: int, metrics: Metrics) -> bool:
+        if iteration == 4:
+            raise error
+        return False
+
+    words = [*SMALL, *"--iterations 6 --out run --checkpoint.every 100".split()]
+    with pytest.raises((error, UserError)):  # as a second Ctrl-C in somebody's notebook raises it
+        training.run(parse_command(words), fails)
+    assert len(reproducible("run")) == 4
+    assert Path("run/checkpoints/iteration-000004.pt").exists()
+    assert command("--resume run").code == 0
+    small_run("--iterations 6 --out whole")
+    assert reproducible("run") == reproducible("whole")
+
+
+def test_a_state_that_init_does_not_build_whole_is_refused_before_it_is_saved(small_run: Command) -> None:
+    late, early = (f"--iterations 2 --learner tests.cli.toy_learners:{name}Moments" for name in ("Late", "Early"))
+    assert_fails(small_run(late, "--out late"), 1, "state.optimiser is of type dict", "NoneType", "`init`")
+    assert [path.name for path in Path("late/checkpoints").iterdir()] == ["iteration-000000.pt"]
+    assert small_run(early, "--out early").code == 0
+    state = LearnerState(MetaParams({}), None)
+    with pytest.raises(ValueError, match="state is of type dict, here it is of type NoneType"):
+        restore({"first": torch.zeros(2)}, state.optimiser)
+
+
+def test_what_an_optimiser_remembers_comes_back_as_it_was(small_run: Command) -> None:
+    small_run("--iterations 2 --out run --learner tests.cli.toy_learners:EarlyMoments")
+    params = {name: leaf for name, leaf in read_content(LAST)["state"]["meta"]["init"].items()}
+    like = LearnerState(MetaParams(params), Moments(torch.zeros(2), 0))
+    restored = read_checkpoint(LAST, like).progress.state.optimiser
+    assert isinstance(restored, Moments) and restored.updates == 2
 
 
 def test_a_run_can_be_extended(small_run: Command, command: Command) -> None:

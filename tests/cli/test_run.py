@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,10 @@ import torch
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import mamlrl
+from mamlrl.envs.navigation import Navigation2DEnv
 from mamlrl.experiment import Experiment
+from mamlrl.learners.base import LearnerState
 from mamlrl.run_folder.checkpoints import read_content
 from mamlrl.run_folder.metrics_log import METRICS
 from mamlrl.training import run as training
@@ -155,17 +160,18 @@ def test_no_cuda_device(small_run: Command) -> None:
 
 
 def test_full_disk_leaves_the_earlier_checkpoints(small_run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
+    checkpoints = Path("run/checkpoints")
 
-    def fsync(_: int) -> None:
-        calls.append(None)
-        if len(calls) > 6:
+    def fsync(descriptor: int) -> None:
+        unfinished = [path.stat() for path in checkpoints.glob(".*.partial.pt")]
+        is_checkpoint = any(os.path.samestat(os.fstat(descriptor), one) for one in unfinished)
+        if is_checkpoint and (checkpoints / "iteration-000002.pt").exists():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", fsync)
         assert_fails(small_run("--iterations 20 --out run"), 1, "run/checkpoints", "No space left on device")
-    assert not list(Path("run/checkpoints").glob("*.tmp"))
+    assert not list(checkpoints.glob(".*.partial*"))
     small_run("--iterations 20 --out whole")
     assert small_run("--resume run --iterations 20").code == 0
     assert reproducible("run") == reproducible("whole")
@@ -185,6 +191,46 @@ def test_three_nonfinite_updates_in_a_row_end_the_run(small_run: Command, monkey
     assert len(read_metrics("run")) == 7
     last = read_content(Path("run/checkpoints/iteration-000007.pt"))
     assert all(leaf.isfinite().all() for leaf in last["state"]["meta"]["init"].values())
+
+
+NOT_FINITE = {
+    "parameters": lambda state, nan: state._replace(meta=state.meta._replace(init={**state.meta.init, "free": nan})),
+    "step sizes": lambda state, nan: state._replace(meta=state.meta._replace(step_sizes=({"free": nan},))),
+    "optimiser": lambda state, nan: state._replace(optimiser={"updates": 3, "moments": ([nan], 0.5)}),
+}
+
+
+@pytest.mark.parametrize("spoil", NOT_FINITE.values(), ids=NOT_FINITE)
+def test_a_state_that_is_not_finite_is_refused_whatever_its_learner_says(
+    small_run: Command, command: Command, monkeypatch: pytest.MonkeyPatch, spoil: Callable[..., LearnerState]
+) -> None:
+    meta_iteration = training.meta_iteration
+
+    def spoiled(experiment: Experiment, state: LearnerState, iteration: int) -> object:
+        new_state, outcome = meta_iteration(experiment, state, iteration)
+        if iteration in (1, 2) or iteration >= 4:
+            return spoil(new_state, torch.full((2,), float("inf" if iteration == 1 else "nan"))), outcome
+        return new_state, outcome
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "meta_iteration", spoiled)
+        outcome = small_run("--iterations 20 --out run --checkpoint.keep 20 --learner tests.cli.toy_learners:Reptile")
+    assert_fails(outcome, 1, "Navigation2D", "3 meta-updates in a row", "toy_learners:Reptile")
+    assert "trust_region" not in outcome.err
+    assert len(read_metrics("run")) == 7
+    states = [read_content(Path(f"run/checkpoints/iteration-{number:06d}.pt"))["state"] for number in range(8)]
+    moved = [str(after) != str(before) for before, after in pairwise(states)]
+    assert moved == [True, False, False, True, False, False, False]
+    assert command("--resume run --iterations 8").code == 0
+
+
+def test_an_update_after_which_the_policy_cannot_act_is_refused(small_run: Command, command: Command) -> None:
+    # With this seed the log standard deviation grows, to 1e28 or so: finite, but the standard deviation is not.
+    flags = "--learner tests.cli.toy_learners:Reptile --learner_settings.rate 1e30 --seed 4"
+    assert_fails(small_run("--iterations 9 --out run", flags), 1, "3 meta-updates in a row")
+    assert len(read_metrics("run")) == 3
+    assert "actions are not finite" not in command("--resume run").err
+    assert mamlrl.load("run").adapt(Navigation2DEnv(), steps=0).act([0.0, 0.0]).shape == (2,)
 
 
 def test_config_yaml_is_complete(small_run: Command) -> None:

@@ -37,6 +37,7 @@ WRONG_FLAGS = [
     ("--env navigation --learner_settings.first_order 3", ["learner_settings.first_order", "3", "true or false"]),
     ("--env navigation --adaptation.step_size nan", ["adaptation.step_size", "nan"]),
     ("--env navigation --trust_region.max_kl inf", ["trust_region.max_kl", "inf"]),
+    ("--env navigation --trust_region.cg_tolerance 1", ["trust_region.cg_tolerance", "1.0", "in [0, 1)"]),
     ("--env navigation --seed -1", ["seed", "-1", "at least 0"]),
     ("--env navigation --seed", ["--seed"]),
     ("--env navigation --device tpu", ["device", "tpu", "cpu or cuda"]),
@@ -55,6 +56,26 @@ WRONG_FLAGS = [
     ("--env navigation --out a --resume b", ["--out", "--resume"]),
     ("--env navigation surplus", ["surplus"]),
     ("--config missing.yaml", ["missing.yaml"]),
+]
+
+OWN = "--env navigation --learner tests.cli.toy_learners:"
+WRONG_FLAGS += [
+    (f"{OWN}NeedsASetting", ["learner_settings.goal is missing", "NeedsASetting"]),
+    (f"{OWN}NeedsASetting --learner_settings.goal 3", ["learner_settings.goal is 3", "text"]),
+    (f"{OWN}SettingsOfAnotherKind", ["SettingsOfAnotherKind", "dataclass"]),
+    (f"{OWN}SettingsOfNoType --learner_settings.rate 1", ["SettingsOfNoType", "NoSuchType"]),
+    (f"{OWN}SettingsThatNoFileHolds", ["learner_settings.place", "a number, text"]),
+    (f"{OWN}Picky --learner_settings.rate 2", ["Picky", "ValueError: rate is 2.0; it must be at most 1"]),
+    (f"{OWN}Picky --learner_settings.rat 2", ["learner_settings.rat is not read", "did you mean rate?"]),
+]
+NETWORK = "--env navigation --policy.network tests.cli.toy_learners:"
+WRONG_FLAGS += [
+    (f"{NETWORK}TooManyOutputs", ["TooManyOutputs", "of shape [1, 1, 1, 3]", "must be", "[1, 1, 1, 2]"]),
+    (f"{NETWORK}NoTime", ["NoTime", "of shape [1, 1, 2]", "[1, 1, 1, 2]"]),
+    (f"{NETWORK}WholeNumbers", ["WholeNumbers", "torch.int64", "floating-point"]),
+    (f"{NETWORK}NumpyNetwork", ["NumpyNetwork", "ndarray", "[1, 1, 1, 2]"]),
+    (f"{NETWORK}Failing", ["Failing", "AssertionError: seven observations"]),
+    (f"{NETWORK}NoParameters", ["NoParameters", "init_params", "dict of tensors"]),
 ]
 
 WRONG_FILES = [

@@ -1,0 +1,61 @@
+"""A learner's own settings, from the plain values in `learner_settings` to the dataclass that the learner declares."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any
+
+from mamlrl.config import Config
+from mamlrl.config.files import make_section, suggestion
+from mamlrl.errors import ConfigError, UserError
+from mamlrl.external import describe
+from mamlrl.learners import LEARNERS, LearnerRow, find_learner
+
+
+def own_settings(config: Config, row: LearnerRow) -> Any:
+    """The learner's own settings, an instance of `row.settings`; fields that are left out take their defaults.
+
+    Raises:
+        ConfigError: the learner does not read one of the settings given, a value is wrong, or a user's class of
+            settings cannot be made.
+    """
+    try:
+        fields = {field.name: field for field in dataclasses.fields(row.settings)}
+        for name in config.learner_settings:
+            if name not in fields:
+                raise _unread(name, config.learner, list(fields))
+        for name, field in fields.items():
+            if name not in config.learner_settings and _has_no_default(field):
+                raise ConfigError(f"learner_settings.{name} is missing; learner {config.learner} has no default for it")
+        return make_section(row.settings, config.learner_settings, "learner_settings")
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's class raises
+        raise ConfigError(f"learner_settings of {config.learner} cannot be made: {describe(error)}") from error
+
+
+def completed(config: Config) -> Config:
+    """The settings of a run with all of its learner's own, also those that are newer than the run.
+
+    Where there is no such learner here, or it refuses them, they stay as they are: whoever makes it will say so.
+    """
+    with contextlib.suppress(ConfigError):
+        own = own_settings(config, find_learner(config.learner))
+        return dataclasses.replace(config, learner_settings=dataclasses.asdict(own))
+    return config
+
+
+def _has_no_default(field: dataclasses.Field[Any]) -> bool:
+    return field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+def _unread(name: str, learner: str, fields: list[str]) -> ConfigError:
+    """The error of a setting that a learner does not read: it says which learners do."""
+    readers = [
+        other for other, row in LEARNERS.items() if name in (field.name for field in dataclasses.fields(row.settings))
+    ]
+    theirs = f"; learner {', '.join(readers)} reads it" if readers else ""
+    ours = f"; it reads {', '.join(fields)}" if fields else ""
+    hint = suggestion(name, fields) or ours
+    return ConfigError(f"learner_settings.{name} is not read by learner {learner}{theirs}{hint}")

@@ -1,0 +1,86 @@
+"""Commands in processes of their own, forks of one server that has everything imported: they start at once."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import NamedTuple
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do before they import torch
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["pytest", "mamlrl.training.run", "mamlrl.train", "mamlrl.evaluation.comparison"])
+LONGEST_WAIT = 60  # seconds; none of the commands takes a tenth of it
+
+
+class Ended(NamedTuple):
+    """How a command ended: exit code, or minus the number of the signal that killed it, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Running(NamedTuple):
+    """A command that may be running still."""
+
+    process: BaseProcess
+    output: Path
+    """without its suffix"""
+
+    def wait(self) -> Ended:
+        """How it ended."""
+        self.process.join(LONGEST_WAIT)
+        if self.process.exitcode is None:
+            self.process.kill()
+            raise AssertionError(f"still running: {self.output.with_suffix('.out').read_text()}")
+        out, err = (self.output.with_suffix(suffix).read_text() for suffix in (".out", ".err"))
+        return Ended(self.process.exitcode, out, err)
+
+    def wait_for(self, path: Path) -> None:
+        """Until a file is there."""
+        deadline = time.monotonic() + LONGEST_WAIT
+        while not path.exists():
+            assert self.process.is_alive() and time.monotonic() < deadline, self.wait()
+            time.sleep(0.002)
+
+
+def start(folder: Path, *argv: str, command: str = "train", prepare: Callable[[], object] | None = None) -> Running:
+    """Start a command in a folder.
+
+    Args:
+        folder: its working directory.
+        argv: its arguments, in strings that are split at spaces.
+        command: name of the command's module.
+        prepare: is called in the process before the command is; a function of a module.
+    """
+    outputs = folder.with_name(f"{folder.name}-output")
+    outputs.mkdir(exist_ok=True)
+    output = outputs / f"{len(list(outputs.iterdir())) // 2}"
+    words = [word for argument in argv for word in argument.split()]
+    for suffix in (".out", ".err"):
+        output.with_suffix(suffix).touch()
+    process = SERVER.Process(target=_run, args=(folder, output, command, words, prepare))
+    process.start()
+    return Running(process, output)
+
+
+def run(folder: Path, *argv: str, command: str = "train", prepare: Callable[[], object] | None = None) -> Ended:
+    """`start` a command and see it to its end."""
+    return start(folder, *argv, command=command, prepare=prepare).wait()
+
+
+def _run(folder: Path, output: Path, command: str, words: list[str], prepare: Callable[[], object] | None) -> None:
+    os.chdir(folder)
+    for number, suffix, name in ((1, ".out", "stdout"), (2, ".err", "stderr")):
+        os.dup2(os.open(output.with_suffix(suffix), os.O_WRONLY | os.O_APPEND), number)
+        setattr(sys, name, open(number, "w", closefd=False))
+    sys.argv = [command, *words]
+    if prepare:
+        prepare()
+    sys.exit(importlib.import_module(f"mamlrl.{command}").main())
