@@ -18,7 +18,7 @@ LARGEST = 10**9
 HUGE, TINY = 1e30, 1e-30
 """Bounds of numbers that have no other: single precision holds them and their products with what is near 1."""
 
-TAKEN = r"return|return_interval|eval/.*|time|method|seed|step|task(_\d+)?"
+TAKEN = r"return|return_interval|eval/.*|env_steps|time|method|seed|step|task(_\d+)?"
 """Names of metrics, and of columns of evaluation.csv, that no number of an environment's info may have."""
 
 

@@ -148,5 +148,5 @@ class LinearizedWithFreeOutputs:
         return product
 
     def _split(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        """The network's part [M, B, T, Z] of a cotangent [M, B, T, Z + F], and the gradient of the free outputs [M, F]."""
+        """The network's part [M, B, T, Z] of a cotangent [M, B, T, Z + F], and the gradient of the rest, [M, F]."""
         return cotangent[..., : self._width].contiguous(), cotangent[..., self._width :].sum((1, 2))
