@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ from mamlrl.config import Config
 from mamlrl.config.files import Settings, make_config
 from mamlrl.errors import UserError
 from mamlrl.run_folder.files import write_whole
-from mamlrl.run_folder.metrics_log import MetricsLog
 
 FORMAT = "mamlrl checkpoint 2"
 FORMAT_1 = "mamlrl checkpoint 1"
@@ -183,6 +182,16 @@ def short(error: Exception) -> str:
     return text if len(text) <= 300 else f"{text[:300]} ..."
 
 
+class RowLog(Protocol):
+    """The metrics of a run, as far as checkpoints count on them (`run_folder.metrics_log.MetricsLog`)."""
+
+    checksums: list[int]
+
+    def sync(self) -> None:
+        """The rows so far are on the disk when this returns."""
+        ...
+
+
 class CheckpointFolder:
     """The checkpoints of one run: the most recent ones and the best.
 
@@ -195,7 +204,7 @@ class CheckpointFolder:
     """
 
     def __init__(
-        self, folder: Path, settings: Settings, keep: int, log: MetricsLog, spaces: Mapping[str, Any] | None = None
+        self, folder: Path, settings: Settings, keep: int, log: RowLog, spaces: Mapping[str, Any] | None = None
     ):
         self._folder, self._settings, self._keep, self._log, self._spaces = folder, settings, keep, log, spaces
         folder.mkdir(parents=True, exist_ok=True)
