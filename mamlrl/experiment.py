@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +11,12 @@ from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config, PolicyConfig
-from mamlrl.config.files import make_section, suggestion
+from mamlrl.config.files import make_section
 from mamlrl.config.size import check_memory, sampling_memory, training_memory
 from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
-from mamlrl.errors import ConfigError, UserError
-from mamlrl.external import describe
+from mamlrl.envs.workers import num_processors
+from mamlrl.errors import ConfigError, UserError, described, suggestion
 from mamlrl.learners import LEARNERS, LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
@@ -93,7 +92,7 @@ def make_learner(row: LearnerRow, policy: Policy, config: Config, own: Any) -> L
     except UserError:
         raise
     except Exception as error:  # whatever a user's class raises
-        raise ConfigError(f"learner {config.learner} cannot be made: {describe(error)}") from error
+        raise ConfigError(f"learner {config.learner} cannot be made: {described(error)}") from error
 
 
 def make_envs(config: Config, num_envs: int) -> VectorEnv:
@@ -165,9 +164,7 @@ def _registered_horizon(config: Config) -> int | None:
 
 def num_threads(config: Config) -> int:
     """The configured number of threads, or one for each processor that this process may use."""
-    if config.threads > 0:
-        return config.threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.threads or num_processors()
 
 
 def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:

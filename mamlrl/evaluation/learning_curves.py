@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mamlrl.config.files import suggestion
-from mamlrl.errors import ConfigError, UserError
+from mamlrl.errors import ConfigError, UserError, suggestion
 from mamlrl.evaluation.methods import differing_settings, environment_settings, first_unique, group_methods
 from mamlrl.evaluation.tables import markdown, mean_with_interval
 from mamlrl.run_folder.figures import steps_name

@@ -11,8 +11,8 @@ from gymnasium import spaces
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical, DiagonalGaussian
-from mamlrl.errors import ConfigError, UserError
-from mamlrl.external import describe, load_external, unknown_name
+from mamlrl.errors import ConfigError, UserError, described
+from mamlrl.external import load_external, unknown_name
 from mamlrl.policies.base import Policy
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
@@ -100,5 +100,5 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
     except Exception as error:  # whatever a user's class raises
         raise ConfigError(
             f"policy.network {config.network}: making it with (settings, {observation_dim}, {num_actions}) failed: "
-            f"{describe(error)}"
+            f"{described(error)}"
         ) from error

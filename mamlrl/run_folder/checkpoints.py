@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mamlrl.config import Config
 from mamlrl.config.files import Settings, make_config
-from mamlrl.errors import UserError
+from mamlrl.errors import UserError, said
 from mamlrl.run_folder.files import write_whole
 
 FORMAT = "mamlrl checkpoint 2"
@@ -114,7 +114,7 @@ def read_checkpoint(path: Path, state_like: Any) -> Checkpoint:
             raise ValueError("a counter is negative")
         return Checkpoint(Progress(state, **counters), config, _row_checksums(content.get("row_checksums")))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of tensors that are no plain ones
-        raise CheckpointError(f"{path} does not fit this run: {short(error)}") from error
+        raise CheckpointError(f"{path} does not fit this run: {said(error)}") from error
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -173,13 +173,7 @@ def config_of(content: dict[str, Any], path: Path) -> Config:
     try:
         return make_config(content["config"])
     except Exception as error:  # whatever a value of any type leads to
-        raise CheckpointError(f"{path}: its settings cannot be read: {short(error)}") from error
-
-
-def short(error: Exception) -> str:
-    """What an exception says, in a line that is not too long."""
-    text = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]} ..."
+        raise CheckpointError(f"{path}: its settings cannot be read: {said(error)}") from error
 
 
 class RowLog(Protocol):

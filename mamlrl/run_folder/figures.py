@@ -93,7 +93,7 @@ def figure(comparison: Comparison) -> Figure:
     axes.set_xlim(-0.2, last + 0.2 + 0.06 * (len(comparison.published) - len(unmarked)))
     axes.set_ylim(*_limits(comparison, last))
     axes.grid(alpha=0.3)
-    canvas.suptitle(plain(textwrap.fill(comparison.title, 80)), fontsize=10)
+    canvas.suptitle(literal(textwrap.fill(comparison.title, 80)), fontsize=10)
     axes.set_title(_explanation(comparison), fontsize=8, color="0.35")
     legend_beneath(canvas, handles)
     return canvas
@@ -150,7 +150,7 @@ def _explanation(comparison: Comparison) -> str:
     return "; ".join(words if over else words[1:])
 
 
-def plain(text: str) -> str:
+def literal(text: str) -> str:
     """Text that a figure shows as it is, dollar signs too."""
     return text.replace("$", r"\$")
 
@@ -163,7 +163,7 @@ def legend_beneath(canvas: Figure, handles: Sequence[Artist]) -> None:
     most = min(3, len(handles))
     attempts = [*((columns, 80) for columns in range(most, 0, -1)), (1, 60), (1, 40), (1, 20)]
     for columns, characters in attempts:
-        wrapped = [plain(textwrap.fill(name, characters)) for name in names]
+        wrapped = [literal(textwrap.fill(name, characters)) for name in names]
         legend = canvas.legend(handles, wrapped, loc="outside lower center", ncols=columns, fontsize=9)
         extent = legend.get_window_extent(renderer)
         if extent.width <= space or (columns, characters) == attempts[-1]:

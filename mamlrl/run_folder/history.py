@@ -13,8 +13,7 @@ from mamlrl.config import Config
 from mamlrl.config.files import CONFIG_FILE, load_settings, make_config
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.messages import say
-
-METRICS_FILE = "metrics.csv"
+from mamlrl.run_folder.folder import METRICS_FILE
 
 
 class NoRowsError(UserError):
