@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.utils import RecordConstructorArgs
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
@@ -31,7 +29,7 @@ class ObserveTaskVector(VectorWrapper):
 
     def __init__(self, envs: VectorEnv):
         super().__init__(envs)
-        self.task_dim = _task_dim(envs.sample_tasks)  # type: ignore[attr-defined]
+        self.task_dim = envs.sample_tasks(1, np.random.default_rng(0)).shape[1]  # type: ignore[attr-defined]
         self.single_observation_space = _space_with_task(envs.single_observation_space, self.task_dim)
         self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
         self.task_space: spaces.Space | None = getattr(envs, "task_space", None)
@@ -76,43 +74,6 @@ class ObserveTaskVector(VectorWrapper):
         """Advance, as `TaskVectorEnv.step`."""
         observations, *rest = self.env.step(actions)
         return _append(observations, self._tasks), *rest  # type: ignore[return-value]
-
-
-class ObserveTask(gymnasium.Wrapper, RecordConstructorArgs):
-    """One environment whose observations [O] are followed by its task, [O + P].
-
-    Args:
-        env: an environment with `sample_tasks`.
-
-    Raises:
-        ValueError: the observations are no vectors.
-    """
-
-    def __init__(self, env: gymnasium.Env):
-        RecordConstructorArgs.__init__(self)
-        gymnasium.Wrapper.__init__(self, env)
-        task_dim = _task_dim(env.get_wrapper_attr("sample_tasks"))
-        self.observation_space = _space_with_task(env.observation_space, task_dim)
-        self._task = np.full(task_dim, np.nan)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, Infos]:
-        """Start an episode, as `TaskEnv.reset`.
-
-        Raises:
-            ValueError: no task was ever given, and the environment does not say in its info which one it drew.
-        """
-        observation, info = self.env.reset(seed=seed, options=options)
-        self._task = np.array(_current_task(options or {}, info, self._task), np.float64)
-        return _append(observation, self._task), info
-
-    def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, Infos]:
-        """Advance, as `TaskEnv.step`."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
-        return _append(observation, self._task), float(reward), terminated, truncated, info
-
-
-def _task_dim(sample_tasks: Callable[[int, np.random.Generator], Array]) -> int:
-    return np.shape(sample_tasks(1, np.random.default_rng(0)))[1]
 
 
 def _space_with_task(space: spaces.Space, task_dim: int) -> spaces.Box:

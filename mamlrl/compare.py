@@ -52,7 +52,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="Around each mean: 95%% by Student's t or by the percentile bootstrap, or the standard error (student).",
     )
     parser.add_argument(
-        "--smooth", type=int, default=1, metavar="N", help="Measurements that each point of a run is the mean of (1)."
+        "--smooth",
+        type=int,
+        default=1,
+        metavar="N",
+        help="Measurements that each point of a run is the centred mean of, an odd number (1).",
     )
     parser.add_argument(
         "--reference",
@@ -70,11 +74,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _compare(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
-    if options.smooth < 1:
-        raise ConfigError(f"--smooth is {options.smooth}; it must be at least 1")
+    if options.smooth < 1 or options.smooth % 2 == 0:
+        raise ConfigError(f"--smooth is {options.smooth}; it must be odd and at least 1, for a mean that is centred")
     from mamlrl.evaluation import learning_curves as curves  # matplotlib takes a second: --help has answered by now
     from mamlrl.evaluation.learning_curves_figure import figure
-    from mamlrl.evaluation.tables import save_figure, write_csv
+    from mamlrl.evaluation.tables import write_csv
+    from mamlrl.run_folder.figures import save_figure
     from mamlrl.run_folder.history import find_runs
 
     references = [curves.Reference(*parse_reference(text)) for text in options.reference]

@@ -20,7 +20,7 @@ from mamlrl.config.files import to_settings
 from mamlrl.deployment.environment import check_environment, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
-from mamlrl.errors import ConfigError, UserError, shown
+from mamlrl.errors import ConfigError, UserError, said, shown
 from mamlrl.experiment import make_experiment, make_learner, start_learner
 from mamlrl.learner_settings import own_settings
 from mamlrl.learners import find_learner, step_scale
@@ -28,7 +28,7 @@ from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import adaptation_rounds
-from mamlrl.run_folder.checkpoints import CheckpointError, config_of, plain, read_archive, restore, short, write_archive
+from mamlrl.run_folder.checkpoints import CheckpointError, config_of, plain, read_archive, restore, write_archive
 from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 from mamlrl.run_folder.spaces import from_plain, of_policy, to_plain
 from mamlrl.sampler import collect, join, to_environment_actions
@@ -328,7 +328,7 @@ def load_adapted(path: str | PathLike[str]) -> AdaptedPolicy:
         returns = tuple(returns.numpy() for returns in content["returns"])
         action_space, seed = from_plain(content["action_space"]), int(content["seed"])
     except Exception as error:  # whatever content of another kind leads to
-        raise CheckpointError(f"{path} is damaged: {short(error)}") from error
+        raise CheckpointError(f"{path} is damaged: {said(error)}") from error
     return AdaptedPolicy(dataclasses.replace(origin, meta=meta), params, action_space, returns, seed)
 
 

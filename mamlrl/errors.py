@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 LONGEST = 160
 """Characters of a value or a name in a message; what is longer is cut."""
+LONGEST_MESSAGE = 500
+"""Characters of an exception's text in a message."""
 
 
 class UserError(Exception):
@@ -33,3 +38,21 @@ def shown(value: object) -> str:
         return cut(repr(value))
     except ValueError:  # Python does not write out integers of thousands of digits
         return "a number of thousands of digits"
+
+
+def said(error: BaseException) -> str:
+    """What an exception says, in a line that is not too long; its kind where it says nothing."""
+    text = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    text = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} ..."
+    return text or type(error).__name__
+
+
+def described(error: BaseException) -> str:
+    """An exception in a line that is not too long: its kind and what it says."""
+    return f"{type(error).__name__}: {said(error)}"
+
+
+def suggestion(name: str, candidates: Iterable[str], count: int = 1) -> str:
+    """The nearest known names as a question at the end of a message; empty where none is near."""
+    nearest = difflib.get_close_matches(name[:200], list(candidates), n=count)
+    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,8 +14,8 @@ from mamlrl.config import Config, PolicyConfig
 from mamlrl.config.size import check_memory, sampling_memory, training_memory
 from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
-from mamlrl.errors import ConfigError, UserError
-from mamlrl.external import describe
+from mamlrl.envs.workers import num_processors
+from mamlrl.errors import ConfigError, UserError, described
 from mamlrl.learner_settings import own_settings
 from mamlrl.learners import LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
@@ -75,7 +74,7 @@ def make_learner(row: LearnerRow, policy: Policy, config: Config, own: Any) -> L
     except UserError:
         raise
     except Exception as error:  # whatever a user's class raises
-        raise ConfigError(f"learner {config.learner} cannot be made: {describe(error)}") from error
+        raise ConfigError(f"learner {config.learner} cannot be made: {described(error)}") from error
     missing = [name for name in LEARNER_PARTS if not hasattr(learner, name)]
     if missing:
         raise ConfigError(
@@ -100,7 +99,7 @@ def start_learner(learner: Learner, params: Params, config: Config) -> LearnerSt
     except UserError:
         raise
     except Exception as error:  # whatever a user's class raises
-        raise ConfigError(f"learner {config.learner}: init failed: {describe(error)}") from error
+        raise ConfigError(f"learner {config.learner}: init failed: {described(error)}") from error
     if not isinstance(state, LearnerState):
         raise ConfigError(
             f"learner {config.learner}: init returned a {type(state).__name__}; it must return a LearnerState"
@@ -177,9 +176,7 @@ def _registered_horizon(config: Config) -> int | None:
 
 def num_threads(config: Config) -> int:
     """The configured number of threads, or one for each processor that this process may use."""
-    if config.threads > 0:
-        return config.threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.threads or num_processors()
 
 
 def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:

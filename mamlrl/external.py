@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable
 from typing import Any
 
-from mamlrl.errors import ConfigError
+from mamlrl.errors import ConfigError, described, suggestion
 
 
 def load_external(setting: str, name: str) -> Any:
@@ -26,17 +25,11 @@ def load_external(setting: str, name: str) -> Any:
     except AttributeError as error:
         raise ConfigError(f"{setting} is {name!r}, but {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's module does when it is imported
-        raise ConfigError(f"{setting} is {name!r}, but importing {module!r} failed: {describe(error)}") from error
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line: its kind and what it says."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigError(f"{setting} is {name!r}, but importing {module!r} failed: {described(error)}") from error
 
 
 def unknown_name(setting: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error of a name that is in no table."""
     known = list(known)
-    nearest = difflib.get_close_matches(name, known, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return ConfigError(f"{setting} is {name!r}; it must be one of {', '.join(known)}, or module:Name{hint}")
+    names = ", ".join(known)
+    return ConfigError(f"{setting} is {name!r}; it must be one of {names}, or module:Name{suggestion(name, known)}")

@@ -7,9 +7,8 @@ import dataclasses
 from typing import Any
 
 from mamlrl.config import Config
-from mamlrl.config.files import make_section, suggestion
-from mamlrl.errors import ConfigError, UserError
-from mamlrl.external import describe
+from mamlrl.config.files import make_section
+from mamlrl.errors import ConfigError, UserError, described, suggestion
 from mamlrl.learners import LEARNERS, LearnerRow, find_learner
 
 
@@ -32,7 +31,7 @@ def own_settings(config: Config, row: LearnerRow) -> Any:
     except UserError:
         raise
     except Exception as error:  # whatever a user's class raises
-        raise ConfigError(f"learner_settings of {config.learner} cannot be made: {describe(error)}") from error
+        raise ConfigError(f"learner_settings of {config.learner} cannot be made: {described(error)}") from error
 
 
 def completed(config: Config) -> Config:

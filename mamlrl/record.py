@@ -7,12 +7,11 @@ import dataclasses
 import re
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mamlrl.commands import OptionParser, run_command
+from mamlrl.commands import OptionParser, run_command, usable_path
 from mamlrl.errors import ConfigError
 from mamlrl.run_folder import folder as run_folder
 
@@ -41,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Film a trained policy on held-out tasks, before and after gradient steps side by side.",
         allow_abbrev=False,
     )
-    parser.add_argument("run", type=_path, metavar="RUN", help="Run folder or checkpoint.")
+    parser.add_argument("run", type=usable_path, metavar="RUN", help="Run folder or checkpoint.")
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--task", type=float, nargs="+", metavar="X", help="Numbers of the one task to show.")
     choice.add_argument("--tasks", type=int, default=3, metavar="N", help="Held-out tasks, a film each (3).")
@@ -50,14 +49,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="Seed of tasks and of all noise (1).")
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="Of the film; 0.5 is slow motion (1).")
     parser.add_argument("--format", choices=("mp4", "gif"), default="mp4", help="MP4, or GIF of half the size (mp4).")
-    parser.add_argument("--out", type=_path, metavar="DIR", help="Folder to write to (runs/recordings/<env>-<time>).")
+    parser.add_argument(
+        "--out", type=usable_path, metavar="DIR", help="Folder to write to (runs/recordings/<env>-<time>)."
+    )
     return parser
-
-
-def _path(text: str) -> Path:
-    if not text or "\0" in text:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a path")
-    return Path(text)
 
 
 def _record(argv: Sequence[str]) -> int:
@@ -70,6 +65,7 @@ def _record(argv: Sequence[str]) -> int:
     from mamlrl.recording.panels import compose
     from mamlrl.recording.stage import open_stage
     from mamlrl.recording.stills import still
+    from mamlrl.run_folder.figures import save_figure
     from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
     from mamlrl.seeding import Stream, Streams
 
@@ -111,7 +107,7 @@ def _record(argv: Sequence[str]) -> int:
         experiment.envs.close()
     figure = still(made)
     if figure is not None:
-        writers.write_png(folder / STILL, figure)
+        save_figure(figure, folder / STILL)
         print(folder / STILL)
     return 0
 

@@ -189,27 +189,60 @@ def collect(
 
 
 def measure(steps: Sequence[TimeStep], metrics: Sequence[str]) -> dict[str, np.ndarray]:
-    """Numbers of the environment's info, one for each rollout, [N].
+    """Numbers of the environment's info, one for each rollout, [N]; NaN for one of which the info told none.
 
     Args:
         steps: of the rollouts.
         metrics: names of infos, each alone or with how its time steps become one number, as `environment.metrics`.
             Those that the environment does not tell are left out.
+
+    Raises:
+        UserError: an info is not one number for each row.
     """
     alive = np.stack([step.alive for step in steps])
-    lengths = alive.sum(0)
     measures = {}
     for name, _, reduction in (entry.partition(":") for entry in metrics):
-        if not all(name in step.infos for step in steps):
-            continue
-        values = np.stack([np.asarray(step.infos[name], float) for step in steps])
-        if reduction == "max":
-            measures[name] = np.where(alive, values, -np.inf).max(0)
-        elif reduction == "last":
-            measures[name] = values[lengths - 1, np.arange(len(lengths))]
-        else:
-            measures[name] = np.where(alive, values, 0.0).sum(0) / lengths
+        values = np.stack([_told(step, name) for step in steps])
+        told = alive & ~np.isnan(values)
+        if told.any():
+            reduced = _REDUCTIONS[reduction or "mean"](values, told)
+            measures[name] = np.where(told.any(0), reduced, np.nan)
     return measures
+
+
+def _told(step: TimeStep, name: str) -> np.ndarray:
+    """What a time step's info says under a name, [N]; NaN in rows that it says nothing of."""
+    rows = len(step.alive)
+    if name not in step.infos:
+        return np.full(rows, np.nan)
+    try:
+        values = np.asarray(step.infos[name], float)
+        mask = np.asarray(step.infos.get(f"_{name}", np.ones(rows)), bool)
+    except (TypeError, ValueError, OverflowError):  # texts, dicts, arrays of different lengths
+        values = mask = np.asarray(None)
+    if values.shape not in ((rows,), (rows, 1)) or mask.shape != (rows,):
+        shape = f"an array of shape {list(values.shape)}" if values.ndim else "no array of numbers"
+        raise UserError(
+            f"environment.metrics has {name}, but the environment's info of that name is {shape}; it must be a number "
+            "for each environment"
+        )
+    return np.where(mask, values.reshape(rows), np.nan)
+
+
+def _mean(values: np.ndarray, told: np.ndarray) -> np.ndarray:
+    return np.where(told, values, 0.0).sum(0) / np.maximum(told.sum(0), 1)
+
+
+def _largest(values: np.ndarray, told: np.ndarray) -> np.ndarray:
+    return np.where(told, values, -np.inf).max(0)
+
+
+def _last(values: np.ndarray, told: np.ndarray) -> np.ndarray:
+    return values[len(told) - 1 - told[::-1].argmax(0), np.arange(told.shape[1])]
+
+
+_REDUCTIONS = {"mean": _mean, "max": _largest, "last": _last}
+"""From values and where they were told, both [T, N], to [N]; anything for a rollout that told none."""
 
 
 def collect_steps(
@@ -239,11 +272,8 @@ def collect_steps(
 def join(rollouts: Sequence[Rollouts]) -> Rollouts:
     """Rollouts [M, B_i, T_i, ...] of the same tasks as one, [M, sum B_i, max T_i, ...], padded with zeros."""
     longest = max(one.mask.shape[2] for one in rollouts)
-    measures = {
-        name: torch.cat([one.measures[name] for one in rollouts], dim=1)
-        for name in rollouts[0].measures
-        if all(name in one.measures for one in rollouts)
-    }
+    names = dict.fromkeys(name for one in rollouts for name in one.measures)
+    measures = {name: torch.cat([_measure_of(one, name) for one in rollouts], dim=1) for name in names}
 
     def padded(leaf: torch.Tensor) -> torch.Tensor:
         return pad(leaf, (*(0, 0) * (leaf.dim() - 3), 0, longest - leaf.shape[2]))
@@ -251,6 +281,11 @@ def join(rollouts: Sequence[Rollouts]) -> Rollouts:
     *by_step, final, _ = zip(*rollouts, strict=True)
     joined = [torch.cat([padded(leaf) for leaf in leaves], dim=1) for leaves in by_step]
     return Rollouts._make([*joined, torch.cat(final, dim=1), measures])
+
+
+def _measure_of(rollouts: Rollouts, name: str) -> torch.Tensor:
+    """A measure [M, B]; NaN where these rollouts did not tell of it."""
+    return rollouts.measures.get(name, torch.full_like(rollouts.mask[..., 0], torch.nan))
 
 
 def _name(envs: VectorEnv) -> str:
@@ -274,4 +309,14 @@ def _check_finite(rollouts: Rollouts, envs: VectorEnv) -> None:
 
 def mean_returns(rollouts: Rollouts) -> torch.Tensor:
     """Mean undiscounted return of each task's rollouts but for those that are masked out, [M]."""
-    return (rollouts.rewards * rollouts.mask).sum((1, 2)) / rollouts.mask[..., 0].sum(1)
+    return _mean_over_rollouts((rollouts.rewards * rollouts.mask).sum(2), rollouts.mask)
+
+
+def mean_measures(rollouts: Rollouts) -> dict[str, torch.Tensor]:
+    """Mean of each measure over the rollouts of each task that `mean_returns` is over too, [M]; NaN if none told it."""
+    return {name: _mean_over_rollouts(values, rollouts.mask) for name, values in rollouts.measures.items()}
+
+
+def _mean_over_rollouts(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean [M] of numbers of whole rollouts [M, B] but for NaN and for those whose mask [M, B, T] is nowhere 1."""
+    return values.where(mask[..., 0] > 0, torch.nan).nanmean(1)

@@ -14,6 +14,13 @@ INTERVALS = {
 """Kinds of interval, and what tables and figures call them."""
 
 
+def nan_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Mean over what is not NaN; NaN where there is nothing."""
+    told = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):
+        return np.where(told, values, 0.0).sum(axis) / told.sum(axis)
+
+
 def interval(values: np.ndarray) -> float:
     """Half width of the 95% confidence interval of the mean by Student's t, t s / sqrt(n); NaN for a single value.
 
@@ -37,7 +44,7 @@ def student_quantile(n: int) -> float:
 
 
 def bounds(values: np.ndarray, kind: str) -> np.ndarray:
-    """Lower and upper bound of an interval around the mean over the first dimension; NaN for a single value.
+    """Lower and upper bound of an interval around the mean over the first dimension; NaN for fewer than two values.
 
     Args:
         values: [n, ...], independent along n.
@@ -52,4 +59,4 @@ def bounds(values: np.ndarray, kind: str) -> np.ndarray:
         rng = np.random.default_rng(0)
         return np.array(bootstrap((values,), np.mean, method="percentile", batch=100, rng=rng).confidence_interval)
     half_width = standard_error(values) * (student_quantile(len(values)) if kind == "student" else 1.0)
-    return np.mean(values, axis=0) + np.stack([-half_width, half_width])
+    return nan_mean(values, axis=0) + np.stack([-half_width, half_width])

@@ -155,3 +155,16 @@ def test_no_room_imports_itself_through_others() -> None:
 def test_a_submodule_that_is_imported_by_its_name_counts() -> None:
     """`from mamlrl.run_folder import dashboard` is an import of the module, not only of the package."""
     assert "mamlrl.run_folder.dashboard" in set(imports_of(ROOT / "mamlrl" / "run_folder" / "metrics_log.py"))
+
+
+def test_a_deployed_policy_needs_neither_tensorboard_nor_matplotlib() -> None:
+    """Nor what films or simulates: all of that is slow to import, and may not be there."""
+    graph, todo, reached = module_graph(), ["mamlrl.deploy"], set()
+    while todo:
+        name = todo.pop()
+        if name not in reached:
+            reached.add(name)
+            todo += graph[name]
+    found = {module for name in reached for module in imports_of(MODULES[name])}
+    heavy = ("tensorboard", "torch.utils.tensorboard", "matplotlib", "imageio", "mujoco")
+    assert not [module for module in found if is_within(module, heavy)]

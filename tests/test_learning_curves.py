@@ -141,9 +141,6 @@ def test_against_environment_steps_and_seconds() -> None:
     (band,) = panel.bands
     assert band.x.tolist() == [2, 3, 4]  # from where both have begun
     assert band.mean.tolist() == [5, 12.5, 20]  # slow: 0, 5, 10 at that time; fast: 10, 20, 30
-    write_run("whole", [1, 2], head=HEAD.replace("time/adapt", "time/iteration"), pace=4.0)
-    (panel,) = make_panels(runs_of("whole"), Choice("return/step_1", "seconds"))
-    assert panel.bands[0].x.tolist() == [2, 4]  # the whole is not added to its parts
 
 
 def test_evaluations_are_drawn_where_they_were_made() -> None:
@@ -223,7 +220,8 @@ def test_a_last_line_that_is_being_written_is_left_out() -> None:
 
 
 DAMAGE = {
-    "": "first line must name iteration",
+    "": "no iteration is done yet",
+    "\n": "first line must name iteration",
     f"{HEAD}\n": "no iteration is done yet",
     f"{HEAD}\n1,-5": "no iteration is done yet",
     "it,return/step_1\n1,2\n": "first line must name iteration",
@@ -296,6 +294,7 @@ def test_a_metric_that_was_not_measured_yet(compare) -> None:
         ("run --against time", ["--against", "time", "env_steps"]),
         ("run --interval wide", ["--interval", "wide", "bootstrap"]),
         ("run --smooth 0", ["--smooth", "0", "at least 1"]),
+        ("run --smooth 4", ["--smooth", "4", "odd"]),
         ("run --smooth much", ["--smooth", "much"]),
         ("run --format bmp", ["--format", "bmp", "svg"]),
         ("run --reference navigation=-11", ["navigation=-11", "NAME:STEPS=RETURN"]),
@@ -319,6 +318,19 @@ def test_a_wrong_command_is_one_clear_line(compare, command: str, words: list[st
     before = sorted(Path().rglob("*"))
     assert_fails(compare(command), 2, *words)
     assert sorted(Path().rglob("*")) == before
+
+
+def test_runs_without_a_row_yet_are_left_out_with_a_note(compare) -> None:
+    write_run("runs/done", [-30, -20])
+    (write_run("runs/begun", []) / "metrics.csv").write_bytes(b"")  # as a training leaves it at first
+    outcome = compare("runs --metric return/step_1 --out results")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "note: runs/begun/metrics.csv: no iteration is done yet; it is left out" in outcome.out
+    assert [row["runs"] for row in read_csv("results")] == ["1", "1"]
+    assert_fails(compare("runs/done runs/begun --out named"), 1, "runs/begun/metrics.csv", "no iteration is done yet")
+    shutil.rmtree("runs/done")
+    outcome = compare("runs --out none")
+    assert outcome.code == 1 and "error: runs: no run there has done an iteration yet" in outcome.err
 
 
 @pytest.mark.parametrize(("against", "column"), [("env_steps", "env_steps"), ("seconds", "time/")])

@@ -10,9 +10,18 @@ from gymnasium import spaces
 from mamlrl.advantages import make_batch
 from mamlrl.config import EnvironmentConfig, PolicyConfig, SamplingConfig
 from mamlrl.envs.making import make_task_envs
-from mamlrl.errors import ConfigError, NonFiniteError
+from mamlrl.errors import ConfigError, NonFiniteError, UserError
 from mamlrl.policies import make_policy
-from mamlrl.sampler import TimeStep, collect, collect_steps, join, mean_returns, measure, to_environment_actions
+from mamlrl.sampler import (
+    TimeStep,
+    collect,
+    collect_steps,
+    join,
+    mean_measures,
+    mean_returns,
+    measure,
+    to_environment_actions,
+)
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import Params, Rollouts
 
@@ -168,6 +177,19 @@ def test_sampling_config_is_checked():
         SamplingConfig(rollouts=0)
 
 
+@pytest.mark.parametrize(
+    "name", ["return", "return_interval:max", "eval/return", "time", "seed", "task", "task_0", "step"]
+)
+def test_an_info_may_not_have_the_name_of_another_metric(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"environment\.metrics is '{name.partition(':')[0]}'; .* not in use"):
+        EnvironmentConfig(metrics=("success", name))
+
+
+def test_an_info_cannot_become_two_metrics_of_one_name() -> None:
+    with pytest.raises(ConfigError, match=r"environment\.metrics is .*once each"):
+        EnvironmentConfig(metrics=("speed:max", "speed:last"))
+
+
 def test_join_pads_with_rows_that_count_for_nothing() -> None:
     generator = torch.Generator().manual_seed(0)
 
@@ -226,10 +248,95 @@ def time_step(alive: list[bool], **infos: object) -> TimeStep:
 def test_measures_of_the_info_by_mean_largest_and_last() -> None:
     """Two rollouts; the second one ends after the first time step, and what its row says later does not count."""
     steps = [
-        time_step([True, True], success=np.array([False, True]), distance=np.array([4.0, 3.0]), other=np.zeros(2)),
+        time_step([True, True], success=np.array([False, True]), distance=np.array([4.0, 3.0])),
         time_step([True, False], success=np.array([True, False]), distance=np.array([1.0, 9.0])),
     ]
-    measures = measure(steps, ["success:max", "distance:last", "other", "absent"])
-    assert measures.keys() == {"success", "distance"}  # the others were not told at every time step
+    measures = measure(steps, ["success:max", "distance:last", "absent"])
+    assert measures.keys() == {"success", "distance"}
     assert measures["success"].tolist() == [1.0, 1.0] and measures["distance"].tolist() == [1.0, 3.0]
     assert measure(steps, ["distance"])["distance"].tolist() == [2.5, 3.0]
+
+
+def test_an_info_that_is_told_only_at_the_end_counts() -> None:
+    steps = [time_step([True, True]), time_step([True, True], success=np.array([1.0, 0.0]))]
+    for reduction in ("", ":max", ":mean", ":last"):
+        assert measure(steps, [f"success{reduction}"])["success"].tolist() == [1.0, 0.0]
+
+
+def test_rows_that_tell_nothing_of_an_info_are_no_zeros() -> None:
+    """By Gymnasium's masks: the first row tells 3 and then nothing, the second one never tells."""
+    steps = [
+        time_step([True, True], speed=np.array([3.0, 0.0]), _speed=np.array([True, False])),
+        time_step([True, True], speed=np.zeros(2), _speed=np.zeros(2, bool)),
+        time_step([False, False], speed=np.full(2, 7.0)),
+    ]
+    for reduction in ("", ":max", ":last"):
+        np.testing.assert_array_equal(measure(steps, [f"speed{reduction}"])["speed"], [3.0, math.nan])
+    assert measure(steps[1:], ["speed"]) == {}
+
+
+def test_an_info_may_be_an_array_of_one_number() -> None:
+    steps = [time_step([True, True], speed=np.array([[3.0], [4.0]]))]
+    assert measure(steps, ["speed"])["speed"].tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize(
+    ("info", "words"),
+    [
+        (np.zeros((2, 3)), "an array of shape [2, 3]"),
+        (np.zeros(3), "an array of shape [3]"),
+        (np.array(["near", "far"]), "no array of numbers"),
+        ({"left": np.zeros(2)}, "no array of numbers"),
+        ([10**400, 0], "no array of numbers"),
+    ],
+)
+def test_an_info_that_is_not_a_number_for_each_row_is_refused_by_name(info: object, words: str) -> None:
+    with pytest.raises(UserError, match=r"environment\.metrics has speed") as raised:
+        measure([time_step([True, True], speed=info)], ["speed"])
+    assert words in str(raised.value)
+
+
+class TellsAtFirst:
+    """A vector environment that tells the number of each rollout until it is reset for the second time."""
+
+    def __init__(self, envs):
+        self._envs, self._calls = envs, 0
+
+    def __getattr__(self, name):
+        return getattr(self._envs, name)
+
+    def reset(self, **kwargs):
+        self._calls += 1
+        return self._envs.reset(**kwargs)
+
+    def step(self, actions):
+        *values, infos = self._envs.step(actions)
+        return *values, {**infos, "number": np.array([0.0, 1, 2, 0, 1, 2])} if self._calls == 1 else infos
+
+
+def test_measures_are_means_over_the_rollouts_that_returns_are_of() -> None:
+    envs, policy, params = setup(2, 3, goal_radius=0.1)
+    tasks, streams = np.array([[0.1, 0.05], [-0.5, -0.5]]), Streams(1).rollouts(0, 0)
+    config = EnvironmentConfig(horizon=HORIZON, metrics=("distance:last",))
+    rollouts = collect_steps(envs, policy, params, tasks, streams, config, min_steps=100)
+    used = rollouts.mask[..., 0] > 0
+    assert not used.all(), "some rollouts must be masked out for this test to mean something"
+    distances = [rollouts.measures["distance"][task][used[task]].mean() for task in range(2)]
+    torch.testing.assert_close(mean_measures(rollouts)["distance"], torch.stack(distances))
+
+
+def test_parts_that_tell_nothing_of_a_measure_join_those_that_do() -> None:
+    envs, policy, params = setup(2, 3)
+    config = EnvironmentConfig(horizon=HORIZON, metrics=("number",))
+    streams = Streams(1).rollouts(0, 0)
+    rollouts = collect_steps(
+        TellsAtFirst(envs),  # type: ignore[arg-type]
+        policy,
+        params,
+        some_tasks(2),
+        streams,
+        config,
+        min_steps=4 * HORIZON,
+    )
+    assert rollouts.measures["number"].isnan().sum() == 6
+    assert mean_measures(rollouts)["number"].tolist() == [1.0, 1.0]

@@ -27,12 +27,11 @@ from mamlrl.config.files import (
     shipped_families,
     shipped_names,
     shipped_settings,
-    suggestion,
     to_settings,
     to_yaml,
 )
 from mamlrl.config.yaml_text import parse_yaml
-from mamlrl.errors import ConfigError, cut
+from mamlrl.errors import ConfigError, cut, suggestion
 
 RUN_FLAGS = {
     "config": ("FILE", "YAML file of settings; they go over those of a short name, and flags over them."),

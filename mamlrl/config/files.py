@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from types import NoneType, UnionType
@@ -15,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from mamlrl.config import Config
 from mamlrl.config.yaml_text import dump_yaml, parse_yaml
-from mamlrl.errors import ConfigError, cut, shown
+from mamlrl.errors import ConfigError, cut, shown, suggestion
 
 CONFIG_FILE = "config.yaml"
 """Name of the complete settings in a run folder."""
@@ -115,12 +114,6 @@ def all_fields(section: Any = Config, prefix: str = "") -> dict[str, Any]:
         nested = dataclasses.is_dataclass(hint)
         fields |= all_fields(hint, f"{prefix}{key}.") if nested else {f"{prefix}{key}": hint}
     return fields
-
-
-def suggestion(name: str, candidates: Iterable[str], count: int = 1) -> str:
-    """The nearest known names as a question at the end of a message; empty where none is near."""
-    nearest = difflib.get_close_matches(name[:200], list(candidates), n=count)
-    return f"; did you mean {' or '.join(nearest)}?" if nearest else ""
 
 
 def describe_type(hint: Any) -> str:

@@ -18,6 +18,9 @@ LARGEST = 10**9
 HUGE, TINY = 1e30, 1e-30
 """Bounds of numbers that have no other: single precision holds them and their products with what is near 1."""
 
+TAKEN = r"return|return_interval|eval/.*|env_steps|time|method|seed|step|task(_\d+)?"
+"""Names of metrics, and of columns of evaluation.csv, that no number of an environment's info may have."""
+
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
     if not valid:
@@ -100,6 +103,10 @@ class EnvironmentConfig:
             self.metrics,
             "names, each alone or with :mean, :max or :last",
         )
+        names = [name.partition(":")[0] for name in self.metrics]
+        _require(len(set(names)) == len(names), "environment.metrics", self.metrics, "names that stand once each")
+        for name in names:
+            _require(not re.fullmatch(TAKEN, name), "environment.metrics", name, "a name that is not in use already")
 
 
 @dataclass(frozen=True)

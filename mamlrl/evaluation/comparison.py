@@ -17,14 +17,14 @@ from mamlrl.errors import ConfigError
 from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
 from mamlrl.evaluation.methods import environment_settings, group_methods
 from mamlrl.evaluation.protocols import STEPS, TASKS, paper_protocol
-from mamlrl.evaluation.tables import markdown, mean_with_interval, save_figure, write_csv
+from mamlrl.evaluation.tables import markdown, mean_with_interval, write_csv
 from mamlrl.experiment import draw_tasks, initial_state, make_experiment
 from mamlrl.learners import LEARNERS
 from mamlrl.messages import say
-from mamlrl.run_folder.figures import Comparison, Curve, Published, figure
+from mamlrl.run_folder.figures import Comparison, Curve, Published, figure, save_figure
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.seeding import Stream, Streams
-from mamlrl.statistics import INTERVALS, bounds
+from mamlrl.statistics import INTERVALS, bounds, nan_mean
 from mamlrl.structs import on_device
 
 CSV_FILE, SUMMARY_FILE, FIGURE_FILE, EVENTS_FOLDER = "evaluation.csv", "summary.csv", "evaluation.png", "tensorboard"
@@ -201,13 +201,13 @@ def pool(results: Sequence[Evaluated], interval: str = "student", quantity: str 
     for method in dict.fromkeys(result.method for result in measured):
         runs = [result for result in measured if result.method == method]
         if len(runs) > 1:
-            values, over = np.stack([run.measured[quantity].mean(1) for run in runs], axis=1), f"{len(runs)} seeds"
+            values, over = np.stack([nan_mean(run.measured[quantity], 1) for run in runs], axis=1), f"{len(runs)} seeds"
         else:
             values = runs[0].measured[quantity]
             over = f"{values.shape[1]} tasks" if values.shape[1] > 1 else ""
         each = values.T.tolist() if len(runs) > 1 else []
-        ends = bounds(values.T, interval).T.tolist()
-        curves.append(Curve(method, runs[0].learner, values.mean(1).tolist(), ends, over, each))
+        ends = [bounds(row[~np.isnan(row)], interval).tolist() for row in values]
+        curves.append(Curve(method, runs[0].learner, nan_mean(values, 1).tolist(), ends, over, each))
     return curves
 
 

@@ -14,9 +14,9 @@ from mamlrl.learners import evaluation_steps, step_scale
 from mamlrl.learners.base import LearnerState
 from mamlrl.progress import progress_bar
 from mamlrl.rounds import Round, adaptation_rounds
-from mamlrl.sampler import collect_steps, mean_returns
+from mamlrl.sampler import collect_steps, mean_measures, mean_returns
 from mamlrl.seeding import Stream, Streams
-from mamlrl.statistics import interval
+from mamlrl.statistics import interval, nan_mean
 from mamlrl.structs import MetaParams, Metrics, Params, Rollouts
 
 
@@ -34,7 +34,8 @@ class AdaptationResult(NamedTuple):
     returns: np.ndarray
     """mean undiscounted return of each task, [K + 1, M]"""
     measures: dict[str, np.ndarray]
-    """[K + 1, M] each: means over rollouts of what the environment measures, such as "success"; may be empty"""
+    """[K + 1, M] each: means over rollouts of what the environment measures, such as "success", NaN where it told none;
+    may be empty"""
 
 
 def evaluate_adaptation(
@@ -78,17 +79,20 @@ def evaluate_adaptation(
         config.sampling,
         lambda step: step_scale(config, step),
     )
-    return _result(progress_bar(rounds, "gradient steps", evaluation_steps(config) + 1))
+    return result_of(progress_bar(rounds, "gradient steps", evaluation_steps(config) + 1))
 
 
-def _result(rounds: Iterable[Round]) -> AdaptationResult:
+def result_of(rounds: Iterable[Round]) -> AdaptationResult:
+    """Returns and measures of all rounds; a measure is NaN in a round that told nothing of it."""
     returns: list[np.ndarray] = []
-    measures: dict[str, list[np.ndarray]] = {}
+    told: list[dict[str, np.ndarray]] = []
     for one in rounds:
         returns.append(mean_returns(one.rollouts).cpu().numpy())
-        for name, values in one.rollouts.measures.items():
-            measures.setdefault(name, []).append(values.mean(1).cpu().numpy())
-    return AdaptationResult(np.stack(returns), {name: np.stack(rows) for name, rows in measures.items()})
+        told.append({name: values.cpu().numpy() for name, values in mean_measures(one.rollouts).items()})
+    nothing = np.full_like(returns[0], np.nan)
+    names = dict.fromkeys(name for measures in told for name in measures)
+    measures = {name: np.stack([one.get(name, nothing) for one in told]) for name in names}
+    return AdaptationResult(np.stack(returns), measures)
 
 
 class Evaluation:
@@ -121,7 +125,7 @@ class Evaluation:
         measured = {
             f"eval/{name}/step_{step}": float(value)
             for name, rows in result.measures.items()
-            for step, value in enumerate(rows.mean(1))
+            for step, value in enumerate(nan_mean(rows, axis=1))
         }
         return HeldOut({**metrics, **measured}, float((means[1:] if len(means) > 1 else means).mean()))
 

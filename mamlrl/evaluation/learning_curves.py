@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mamlrl.config.files import suggestion
-from mamlrl.errors import ConfigError, UserError
+from mamlrl.errors import ConfigError, UserError, suggestion
 from mamlrl.evaluation.methods import differing_settings, environment_settings, first_unique, group_methods
 from mamlrl.evaluation.tables import markdown, mean_with_interval
 from mamlrl.run_folder.figures import steps_name
@@ -64,7 +63,7 @@ class Choice(NamedTuple):
     interval: str = "student"
     """a name in `statistics.INTERVALS`"""
     smooth: int = 1
-    """measurements that each point is the mean of"""
+    """measurements that each point is the mean of, an odd number"""
 
 
 AXES = {"iterations": "meta-iterations", "env_steps": "environment steps", "seconds": "seconds of training"}
@@ -225,23 +224,16 @@ def curve_of(run: Run, metric: str, choice: Choice) -> tuple[np.ndarray, np.ndar
 
 
 def _x(run: Run, against: str) -> np.ndarray:
-    """What a run's metrics are drawn against, [T].
-
-    Seconds of a meta-iteration are its whole where that was measured, else the sum of its parts, in which evaluations,
-    films and checkpoints are not.
-    """
+    """What a run's metrics are drawn against, [T]; evaluations, films and checkpoints are not in the seconds."""
     column = {"iterations": "iteration", "env_steps": "env_steps", "seconds": "time/"}[against]
     columns = [values for name, values in run.metrics.items() if name.startswith(column)]
     if not columns:
         raise UserError(f"{run.path}: its metrics have no {column}, which --against {against} needs")
-    if against == "seconds":
-        whole = run.metrics.get("time/iteration")
-        return np.nancumsum(np.sum(columns, axis=0) if whole is None else whole)
-    return columns[0]
+    return np.nancumsum(np.sum(columns, axis=0)) if against == "seconds" else columns[0]
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of each value and of its neighbours, window // 2 on either side as far as there are."""
+    """Mean of a window around each value, as much of it as there is; the window is odd."""
     reach = window // 2
     return np.array([values[max(0, t - reach) : t + reach + 1].mean() for t in range(len(values))])
 

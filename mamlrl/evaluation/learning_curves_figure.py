@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mamlrl.evaluation.learning_curves import AXES, Choice, Panel
-from mamlrl.run_folder.figures import Color, color_of, legend_beneath, limits_around, plain, steps_name
+from mamlrl.run_folder.figures import Color, color_of, legend_beneath, limits_around, literal, steps_name
 from mamlrl.statistics import INTERVALS
 
 COLUMNS = 3
@@ -60,8 +60,8 @@ def _draw(axes: Axes, panel: Panel, colors: dict[str, Color]) -> list[float]:
         label = steps_name(reference.step)
         own = label in [band.label for band in panel.bands]
         _draw_reference(axes, reference.value, colors[label] if own else (0.0, 0.0, 0.0, 1.0))
-    axes.set_ylabel(plain(panel.ylabel))
-    axes.set_title(plain(panel.title), fontsize=10)
+    axes.set_ylabel(literal(panel.ylabel))
+    axes.set_title(literal(panel.title), fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.ticklabel_format(axis="x", scilimits=(-4, 5), useMathText=True)
     axes.grid(alpha=0.3)

@@ -17,7 +17,7 @@ MOST_SETTINGS = 3
 """Settings that a name lists; methods that differ in more are called by their configuration or folder."""
 
 
-class Run(Protocol):
+class HasSettings(Protocol):
     """A run, as far as it matters here."""
 
     @property
@@ -31,7 +31,7 @@ class Run(Protocol):
         ...
 
 
-AnyRun = TypeVar("AnyRun", bound=Run)
+AnyRun = TypeVar("AnyRun", bound=HasSettings)
 
 
 def group_methods(runs: Iterable[AnyRun]) -> dict[str, list[AnyRun]]:
@@ -62,13 +62,13 @@ def environment_settings(config: Config) -> dict[str, Any]:
     return {name: value for name, value in settings if name.partition(".")[0] in ("env", "environment")}
 
 
-def _is_another_seed(run: Run, group: Sequence[Run]) -> bool:
+def _is_another_seed(run: HasSettings, group: Sequence[HasSettings]) -> bool:
     """Whether a run is one more of a method, with a seed that is not there yet."""
     new = run.config.seed not in {other.config.seed for other in group}
     return new and relevant_settings(run.config) == relevant_settings(group[0].config)
 
 
-def _names(runs: Sequence[Run]) -> list[str]:
+def _names(runs: Sequence[HasSettings]) -> list[str]:
     """A name for each run, no two alike.
 
     The learner; where several have the same, with the settings in which they differ; where these are too many or the
@@ -117,7 +117,7 @@ def _text(value: Any) -> str:
     return text if text not in ("", "[]", "None") else "none"
 
 
-def _tail(path: Path, runs: Sequence[Run]) -> str:
+def _tail(path: Path, runs: Sequence[HasSettings]) -> str:
     """As much of the end of a run's path as tells it from the others."""
 
     def parts(path: Path) -> tuple[str, ...]:

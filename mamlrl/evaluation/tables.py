@@ -1,15 +1,14 @@
-"""Tables and figures as text and files, written whole or not at all."""
+"""Tables as text and files."""
 
 from __future__ import annotations
 
 import csv
 import math
-import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
+from mamlrl.run_folder.files import replacing
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
@@ -39,35 +38,11 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         OSError: it cannot be written.
     """
     rows = list(rows)
-
-    def write(temporary: Path) -> None:
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-
-    _whole(path, write)
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
 
 
 def _cell(value: Any) -> Any:
     return "" if isinstance(value, float) and math.isnan(value) else value
-
-
-def save_figure(canvas: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's suffix.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    _whole(path, lambda temporary: canvas.savefig(temporary, dpi=150, format=path.suffix[1:]))
-
-
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name and rename it when it is whole."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical, DiagonalGaussian
-from mamlrl.errors import ConfigError, UserError
-from mamlrl.external import describe, load_external, unknown_name
+from mamlrl.errors import ConfigError, UserError, described
+from mamlrl.external import load_external, unknown_name
 from mamlrl.policies.base import Network, Policy
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
@@ -102,8 +102,8 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
         return NetworkPolicy(network, distribution, config.observation_scale)
     except Exception as error:  # whatever a user's class raises
         raise ConfigError(
-            f"policy.network {config.network}, made with (settings, {observation_dim}, {num_actions}), failed: "
-            f"{describe(error)}"
+            f"policy.network {config.network}: making it with (settings, {observation_dim}, {num_actions}) failed: "
+            f"{described(error)}"
         ) from error
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -48,10 +50,7 @@ class NetworkPolicy:
 
     def linearize(self, params: Params, observations: Tensor) -> Linearization:
         """Distribution parameters with products of their derivatives."""
-        own = getattr(self.network, "linearize", None)
-        if own is not None:
-            return own(*self._inputs(params, observations))
-        return AutogradLinearization(self.network.outputs, *self._inputs(params, observations))
+        return linearize(self.network, *self._inputs(params, observations))
 
     def _inputs(self, params: Params, observations: Tensor) -> tuple[Params, Tensor]:
         """Stacked parameters, and the observations as the network sees them."""
@@ -59,6 +58,12 @@ class NetworkPolicy:
         check_shapes(("observations", observations, "MBTO"), **known)
         scaled = observations * observations.new_tensor(self._scale) if self._scale else observations
         return stack(params, len(observations), self._shapes), scaled
+
+
+def linearize(network: Network, params: Params, observations: Tensor) -> Linearization:
+    """A network at stacked parameters and observations: by its own `linearize`, or by automatic differentiation."""
+    own = getattr(network, "linearize", None)
+    return AutogradLinearization(network.outputs, params, observations) if own is None else own(params, observations)
 
 
 class WithFreeOutputs:
@@ -88,6 +93,60 @@ class WithFreeOutputs:
 
     def outputs(self, params: Params, observations: Tensor) -> Tensor:
         """[M, B, T, Z + F]."""
-        rest = {name: leaf for name, leaf in params.items() if name != "free"}
-        values = self._network.outputs(rest, observations)
-        return torch.cat([values, params["free"][:, None, None].expand(*values.shape[:-1], -1)], dim=-1)
+        return _followed(self._network.outputs(_of_network(params), observations), params["free"])
+
+    def linearize(self, params: Params, observations: Tensor) -> LinearizedWithFreeOutputs:
+        """The outputs with products of their derivatives."""
+        return LinearizedWithFreeOutputs(linearize(self._network, _of_network(params), observations), params["free"])
+
+
+def _of_network(params: Params) -> Params:
+    return {name: leaf for name, leaf in params.items() if name != "free"}
+
+
+def _followed(values: Tensor, free: Tensor) -> Tensor:
+    """Numbers [M, B, T, Z] followed by free ones, [M, F] or [F] for all tasks: [M, B, T, Z + F]."""
+    return torch.cat([values, free[..., None, None, :].expand(*values.shape[:-1], -1)], dim=-1)
+
+
+class LinearizedWithFreeOutputs:
+    """A network with free outputs at fixed parameters and inputs; the free ones are linear, and nothing bends them.
+
+    Attributes:
+        outputs: [M, B, T, Z + F].
+    """
+
+    def __init__(self, network: Linearization, free: Tensor):
+        self._network, self._width = network, network.outputs.shape[-1]
+        self.outputs = _followed(network.outputs, free.detach())
+
+    def pushforward(self, tangent: Params) -> Tensor:
+        """Jacobian-vector product, [M, B, T, Z + F]."""
+        return _followed(self._network.pushforward(_of_network(tangent)), tangent["free"])
+
+    def pullback(self, cotangent: Tensor) -> Params:
+        """Vector-Jacobian product per task, stacked Params."""
+        values, free = self._split(cotangent)
+        return {**self._network.pullback(values), "free": free}
+
+    def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
+        """Hessian of a loss on the outputs: that of the network, in which the free outputs have a part by the loss."""
+        tangent_of_free = gradient_of_free = cotangent  # of the product at work
+
+        def output_hessian_of_network(output_tangent: Tensor) -> Tensor:
+            nonlocal gradient_of_free
+            values, gradient_of_free = self._split(output_hessian(_followed(output_tangent, tangent_of_free)))
+            return values
+
+        of_network = self._network.hessian(self._split(cotangent)[0], output_hessian_of_network)
+
+        def product(tangent: Params) -> Params:
+            nonlocal tangent_of_free
+            tangent_of_free = tangent["free"]
+            return {**of_network(_of_network(tangent)), "free": gradient_of_free}
+
+        return product
+
+    def _split(self, cotangent: Tensor) -> tuple[Tensor, Tensor]:
+        """The network's part [M, B, T, Z] of a cotangent [M, B, T, Z + F], and the gradient of the rest, [M, F]."""
+        return cotangent[..., : self._width].contiguous(), cotangent[..., self._width :].sum((1, 2))

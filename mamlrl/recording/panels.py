@@ -40,7 +40,7 @@ class Panel(NamedTuple):
     """time steps after which the environment first told of success; None until then"""
 
 
-def color_of(steps: int) -> str:
+def color_of_steps(steps: int) -> str:
     """The colour of a number of gradient steps."""
     return COLORS[steps % len(COLORS)]
 
@@ -68,7 +68,7 @@ def _drawn(panel: Panel) -> Picture:
     whole = Image.new("RGB", (picture.width, picture.height + caption_height), "white")
     whole.paste(picture, (0, caption_height))
     canvas = ImageDraw.Draw(whole)
-    canvas.rectangle((0, 0, picture.width, round(6 * unit)), fill=color_of(panel.steps))
+    canvas.rectangle((0, 0, picture.width, round(6 * unit)), fill=color_of_steps(panel.steps))
     right = "" if panel.speed is None else f"speed {panel.speed:.2f} m/s"
     _line(canvas, picture.width, 34, 26, INK, steps_name(panel.steps), f"return {panel.episode_return:.1f}")
     _line(canvas, picture.width, 66, 20, FAINT_INK, " ".join(panel.task.split()), right)

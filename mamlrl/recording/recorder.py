@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mamlrl.errors import UserError
+from mamlrl.errors import UserError, said
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
 from mamlrl.learners import evaluation_steps
 from mamlrl.learners.base import LearnerState
@@ -13,6 +13,7 @@ from mamlrl.recording.films import adapt, film
 from mamlrl.recording.panels import Panel, compose
 from mamlrl.recording.stage import check_stage, open_stage
 from mamlrl.recording.writers import Gif, check_ffmpeg, write_mp4
+from mamlrl.run_folder.folder import VIDEOS
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.seeding import Stream
 from mamlrl.structs import MetaParams, on_device
@@ -47,7 +48,7 @@ class Recorder:
     """
 
     def __init__(self, experiment: Experiment, folder: Path, log: MetricsLog):
-        self._experiment, self._folder, self._log = experiment, folder / "videos", log
+        self._experiment, self._folder, self._log = experiment, folder / VIDEOS, log
         self._works = True
 
     def __call__(self, state: LearnerState, iteration: int) -> None:
@@ -58,8 +59,7 @@ class Recorder:
             self._record(on_device(state.meta, "cpu"), iteration)
         except Exception as error:  # a film is never worth a training
             self._works = False
-            cause = " ".join(str(error).split()) or type(error).__name__
-            say(f"note: no more films are made: {cause}")
+            say(f"note: no more films are made: {said(error)}")
 
     def _record(self, meta: MetaParams, iteration: int) -> None:
         config, streams = self._experiment.config, self._experiment.streams.evaluation()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from mamlrl.errors import UserError
+from mamlrl.errors import UserError, said
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
 from mamlrl.recording.pictures import Picture, as_picture
 from mamlrl.recording.writers import FRAMES_PER_SECOND
@@ -113,7 +113,7 @@ def draw(envs: VectorEnv) -> list[Picture]:
 
 
 def _cannot_be_rendered(environment: str, error: Exception) -> UserError:
-    cause = " ".join(str(error).split()) or type(error).__name__
+    cause = said(error)
     told = "".join(traceback.format_exception(error)) + str(getattr(error, "user_traceback", ""))
     if re.search(r"OpenGL|GLFW|MUJOCO_GL|\bEGL\b", told) and "libegl1" not in told:
         cause += (

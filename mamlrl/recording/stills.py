@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mamlrl.recording.films import Film
-from mamlrl.recording.panels import color_of
+from mamlrl.recording.panels import color_of_steps
 from mamlrl.run_folder.figures import steps_name
 
 TARGET_COLOR = "#d1495b"
@@ -44,7 +44,7 @@ def _draw_paths(axes: Axes, film: Film) -> None:
     start, shown = film.observations[0, 0, :2], [np.full((1, 2), 0.5)]
     for row, steps in enumerate(film.steps):
         path = film.observations[: film.lengths[row] + 1, row, :2]
-        axes.plot(*path.T, ".-", color=color_of(steps), markersize=4, label=steps_name(steps))
+        axes.plot(*path.T, ".-", color=color_of_steps(steps), markersize=4, label=steps_name(steps))
         shown.append(path)
     axes.plot(*start, "o", color="white", markeredgecolor="#5a6472", label="start")
     if len(film.task) == 2:
@@ -59,6 +59,6 @@ def _draw_speeds(axes: Axes, film: Film) -> None:
     for row, steps in enumerate(film.steps):
         speeds = film.speeds[: film.lengths[row], row]
         times = np.arange(1, len(speeds) + 1) * film.time_step
-        axes.plot(times, speeds, color=color_of(steps), linewidth=1.2, label=steps_name(steps))
+        axes.plot(times, speeds, color=color_of_steps(steps), linewidth=1.2, label=steps_name(steps))
     if film.target_speed is not None:
         axes.axhline(film.target_speed, color=TARGET_COLOR, linestyle="--", linewidth=1.2, label="target")

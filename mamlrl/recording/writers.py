@@ -1,4 +1,4 @@
-"""Films and figures as files, which appear when they are whole."""
+"""Films as files, which appear when they are whole."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mamlrl.errors import UserError
 from mamlrl.recording.pictures import Picture
+from mamlrl.run_folder.files import replacing
 
 Write = Callable[[Picture], None]
 """Adds a picture to a film."""
@@ -54,7 +54,7 @@ def write_mp4(path: Path, frames_per_second: float) -> Iterator[Write]:
     import imageio_ffmpeg
 
     ffmpeg, written = None, 0
-    with _appearing(path) as temporary:
+    with replacing(path) as temporary:
 
         def write(picture: Picture) -> None:
             nonlocal ffmpeg, written
@@ -101,7 +101,7 @@ def write_gif(path: Path, frames_per_second: float) -> Iterator[Write]:
     """
     gif = Gif(frames_per_second)
     yield gif.add
-    with _appearing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_bytes(gif.encoded())
 
 
@@ -136,28 +136,3 @@ class Gif:
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self._images[0].size
-
-
-def write_png(path: Path, figure: Figure) -> None:
-    """Write a figure.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with _appearing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)
-
-
-@contextlib.contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to be written, which takes its place when the block ends well, and else goes."""
-    temporary = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename in (None, str(temporary)):  # else it is of something else within the block
-            raise OSError(error.errno, error.strerror, str(path)) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)

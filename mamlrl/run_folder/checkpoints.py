@@ -11,17 +11,16 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from mamlrl.config import Config
 from mamlrl.config.files import Settings, make_config
-from mamlrl.errors import UserError
+from mamlrl.errors import UserError, said
 from mamlrl.learner_settings import completed
 from mamlrl.run_folder.files import write_whole
-from mamlrl.run_folder.metrics_log import MetricsLog
 
 FORMAT = "mamlrl checkpoint 2"
 FORMAT_1 = "mamlrl checkpoint 1"
@@ -116,7 +115,7 @@ def read_checkpoint(path: Path, state_like: Any) -> Checkpoint:
             raise ValueError("a counter is negative")
         return Checkpoint(Progress(state, **counters), config, _row_checksums(content.get("row_checksums")))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of tensors that are no plain ones
-        raise CheckpointError(f"{path} does not fit this run: {short(error)}") from error
+        raise CheckpointError(f"{path} does not fit this run: {said(error)}") from error
 
 
 def read_content(path: Path) -> dict[str, Any]:
@@ -175,13 +174,17 @@ def config_of(content: dict[str, Any], path: Path) -> Config:
     try:
         return completed(make_config(content["config"]))
     except Exception as error:  # whatever a value of any type leads to
-        raise CheckpointError(f"{path}: its settings cannot be read: {short(error)}") from error
+        raise CheckpointError(f"{path}: its settings cannot be read: {said(error)}") from error
 
 
-def short(error: Exception) -> str:
-    """What an exception says, in a line that is not too long."""
-    text = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]} ..."
+class RowLog(Protocol):
+    """The metrics of a run, as far as checkpoints count on them (`run_folder.metrics_log.MetricsLog`)."""
+
+    checksums: list[int]
+
+    def sync(self) -> None:
+        """The rows so far are on the disk when this returns."""
+        ...
 
 
 class CheckpointFolder:
@@ -196,7 +199,7 @@ class CheckpointFolder:
     """
 
     def __init__(
-        self, folder: Path, settings: Settings, keep: int, log: MetricsLog, spaces: Mapping[str, Any] | None = None
+        self, folder: Path, settings: Settings, keep: int, log: RowLog, spaces: Mapping[str, Any] | None = None
     ):
         self._folder, self._settings, self._keep, self._log, self._spaces = folder, settings, keep, log, spaces
         folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
@@ -14,6 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+
+from mamlrl.run_folder.files import replacing
 
 Published = dict[str, tuple[float, ...]]
 """Published mean returns by number of gradient steps, by learner."""
@@ -90,7 +93,7 @@ def figure(comparison: Comparison) -> Figure:
     axes.set_xlim(-0.2, last + 0.2 + 0.06 * (len(comparison.published) - len(unmarked)))
     axes.set_ylim(*_limits(comparison, last))
     axes.grid(alpha=0.3)
-    canvas.suptitle(plain(textwrap.fill(comparison.title, 80)), fontsize=10)
+    canvas.suptitle(literal(textwrap.fill(comparison.title, 80)), fontsize=10)
     axes.set_title(_explanation(comparison), fontsize=8, color="0.35")
     legend_beneath(canvas, handles)
     return canvas
@@ -147,7 +150,7 @@ def _explanation(comparison: Comparison) -> str:
     return "; ".join(words if over else words[1:])
 
 
-def plain(text: str) -> str:
+def literal(text: str) -> str:
     """Text that a figure shows as it is, dollar signs too."""
     return text.replace("$", r"\$")
 
@@ -160,10 +163,20 @@ def legend_beneath(canvas: Figure, handles: Sequence[Artist]) -> None:
     most = min(3, len(handles))
     attempts = [*((columns, 80) for columns in range(most, 0, -1)), (1, 60), (1, 40), (1, 20)]
     for columns, characters in attempts:
-        wrapped = [plain(textwrap.fill(name, characters)) for name in names]
+        wrapped = [literal(textwrap.fill(name, characters)) for name in names]
         legend = canvas.legend(handles, wrapped, loc="outside lower center", ncols=columns, fontsize=9)
         extent = legend.get_window_extent(renderer)
         if extent.width <= space or (columns, characters) == attempts[-1]:
             break
         legend.remove()
     canvas.set_figheight(canvas.get_figheight() + extent.height / canvas.dpi)
+
+
+def save_figure(canvas: Figure, path: Path) -> None:
+    """Write a figure in the format of the path's suffix, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        canvas.savefig(temporary, dpi=150, format=path.suffix[1:])

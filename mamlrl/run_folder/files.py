@@ -13,11 +13,13 @@ _unfinished: set[Path] = set()
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """An OSError in the block names the file; those of writing to an open file do not by themselves."""
+def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """An OSError in the block that names no file, or the temporary one, names this; those of open files name none."""
     try:
         yield
     except OSError as error:
+        if error.filename not in (None, str(temporary)):  # else it is of something else within the block
+            raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
@@ -34,7 +36,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")  # ffmpeg tells the format by the suffix
     _unfinished.add(temporary)
     try:
-        with naming(path):
+        with naming(path, temporary):
             yield temporary
             os.replace(temporary, path)
     except BaseException:

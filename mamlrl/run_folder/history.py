@@ -13,8 +13,12 @@ from mamlrl.config import Config
 from mamlrl.config.files import CONFIG_FILE, load_settings, make_config
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.learner_settings import completed
+from mamlrl.messages import say
+from mamlrl.run_folder.folder import METRICS_FILE
 
-METRICS_FILE = "metrics.csv"
+
+class NoRowsError(UserError):
+    """A run has not finished an iteration."""
 
 
 class Run(NamedTuple):
@@ -30,13 +34,25 @@ class Run(NamedTuple):
 def find_runs(paths: Iterable[Path]) -> list[Run]:
     """The runs in run folders and in folders of runs; what is named twice counts once.
 
+    A run without a row yet is left out with a note, unless it was named itself.
+
     Raises:
-        UserError: a path holds no run, or a run cannot be read.
+        UserError: a path holds no run with a row, or a run cannot be read.
     """
-    folders: dict[Path, Path] = {}
-    for folder in (folder for path in paths for folder in run_folders(path)):
-        folders.setdefault(folder.resolve(), folder)
-    return [read_run(folder) for folder in folders.values()]
+    runs: dict[Path, Run] = {}
+    for path in paths:
+        found = 0
+        for folder in run_folders(path):
+            try:
+                runs.setdefault(folder.resolve(), read_run(folder))
+                found += 1
+            except NoRowsError as error:
+                if folder == path:
+                    raise
+                say(f"note: {error}; it is left out")
+        if not found:
+            raise UserError(f"{path}: no run there has done an iteration yet")
+    return list(runs.values())
 
 
 def run_folders(path: Path) -> list[Path]:
@@ -68,19 +84,23 @@ def read_metrics(path: Path) -> dict[str, np.ndarray]:
     """Columns of a metrics.csv, NaN where a cell is empty; a last line that is still being written is left out.
 
     Raises:
-        UserError: it is no such table, or has no row yet.
+        UserError: it is no such table.
+        NoRowsError: it has no row yet.
     """
     if not path.is_file():
         raise UserError(f"{path}: not a file")
     try:
-        whole_lines = path.read_text().rpartition("\n")[0]
+        text = path.read_text()
+        whole_lines = text.rpartition("\n")[0]
         head, *rows = list(csv.reader(whole_lines.splitlines())) or [[]]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a table of metrics ({error})") from error
+    if not text:
+        raise NoRowsError(f"{path}: no iteration is done yet")
     if "iteration" not in head or len(set(head)) < len(head):
         raise UserError(f"{path}: not a table of metrics; its first line must name iteration, and every column once")
     if not rows:
-        raise UserError(f"{path}: no iteration is done yet")
+        raise NoRowsError(f"{path}: no iteration is done yet")
     columns = {name: [] for name in head}
     for line, row in enumerate(rows, start=2):
         if len(row) != len(head):

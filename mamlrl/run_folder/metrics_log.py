@@ -21,31 +21,6 @@ from mamlrl.run_folder.folder import METRICS_FILE
 from mamlrl.run_folder.metrics_table import Table
 from mamlrl.structs import Metrics
 
-METRICS = {
-    "return/step_": "mean over tasks of the mean undiscounted return after so many adaptation steps",
-    "return_interval/step_": "half width of its 95% interval over tasks",
-    "trust_region/kl": "mean KL divergence of the accepted meta-step, nats; 0 when refused",
-    "trust_region/surrogate_improvement": "fall of the surrogate loss in the meta-step; 0 when refused",
-    "trust_region/cg_residual": "relative residual |A x - b| / |b| of conjugate gradient",
-    "trust_region/cg_iterations": "curvature products that conjugate gradient took",
-    "trust_region/backtracks": "step lengths tried beyond the first",
-    "trust_region/accepted": "1 when the meta-step was taken",
-    "trust_region/nonfinite": "1 when it was refused for a number that is not finite",
-    "trust_region/negative_curvature": "1 when it was refused for a direction without positive curvature",
-    "trust_region/gradient_norm": "Euclidean norm of the meta-gradient",
-    "policy/std": "mean standard deviation of the unadapted policy, policy units (Gaussian policies)",
-    "policy/entropy": "mean entropy of the unadapted policy, nats",
-    "policy/saturated_fraction": "share of the unadapted policy's action components beyond the action bounds",
-    "baseline/explained_variance": "share of the variance of the returns that the baseline explains, last round",
-    "time/sample": "seconds of collecting rollouts",
-    "time/adapt": "seconds of advantages and inner steps",
-    "time/update": "seconds of the meta-update",
-    "env_steps": "environment steps since the start of the run",
-    "eval/return/step_": "return on held-out tasks after so many adaptation steps, by the updated policy",
-    "eval/return_interval/step_": "half width of its 95% interval over tasks",
-}
-"""What each metric is, by name; a name that ends in step_ goes on with the number of adaptation steps."""
-
 
 class MetricsLog:
     """metrics.csv and TensorBoard events of one run, a row per meta-iteration; to be used in a `with` block.

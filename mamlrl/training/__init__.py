@@ -1,1 +1,1 @@
-"""Meta-training: the loop, the run around it, interrupts, memory, progress."""
+"""Meta-training: one iteration, the loop, the run around it, interrupts, memory."""

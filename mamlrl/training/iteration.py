@@ -15,9 +15,9 @@ from mamlrl.learners import training_steps
 from mamlrl.learners.base import LearnerState
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import Round, adaptation_rounds
-from mamlrl.sampler import collect, mean_returns
+from mamlrl.sampler import collect, mean_measures, mean_returns
 from mamlrl.seeding import Stream
-from mamlrl.statistics import interval
+from mamlrl.statistics import interval, nan_mean
 from mamlrl.structs import MetaBatch, Metrics, Params, Rollouts
 
 
@@ -91,8 +91,8 @@ def round_metrics(rounds: list[Round]) -> dict[str, float]:
         metrics[f"return/step_{one.step}"] = float(returns.mean())
         metrics[f"return_interval/step_{one.step}"] = interval(returns.cpu().numpy())
     for one in rounds:
-        for name, values in one.rollouts.measures.items():
-            metrics[f"{name}/step_{one.step}"] = float(values.mean())
+        for name, values in mean_measures(one.rollouts).items():
+            metrics[f"{name}/step_{one.step}"] = float(nan_mean(values.cpu().numpy()))
     return metrics
 
 

@@ -20,14 +20,14 @@ from mamlrl.config import Config
 from mamlrl.config.command_line import Command
 from mamlrl.config.files import check_unchanged, differences, to_settings
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import ConfigError, UserError
+from mamlrl.errors import ConfigError, UserError, described, said
 from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import check_training_memory, horizon_note, initial_state, make_experiment, num_threads
 from mamlrl.learners import evaluation_steps, find_learner, training_steps
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard
 from mamlrl.run_folder import folder as run_folder
-from mamlrl.run_folder.checkpoints import Checkpoint, CheckpointFolder, Progress, latest_checkpoint
+from mamlrl.run_folder.checkpoints import BEST, Checkpoint, CheckpointFolder, Progress, latest_checkpoint
 from mamlrl.run_folder.files import keep_aside
 from mamlrl.run_folder.lock import locked
 from mamlrl.run_folder.metrics_log import MetricsLog
@@ -37,8 +37,6 @@ from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import meta_iteration
 from mamlrl.training.loop import Hooks, meta_train
 from mamlrl.training.memory import keep_freed_memory
-
-LONGEST_MESSAGE = 500  # characters of an exception's text that are shown
 
 
 class RunFailure(UserError):
@@ -233,9 +231,7 @@ def in_words(error: BaseException) -> str:
     """An exception in a line that is not too long."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    text = " ".join(str(error).split())
-    text = text if len(text) <= LONGEST_MESSAGE else f"{text[:LONGEST_MESSAGE]} ..."
-    return text if isinstance(error, EnvironmentFailure | UserError) else f"{type(error).__name__}: {text}"
+    return said(error) if isinstance(error, EnvironmentFailure | UserError) else described(error)
 
 
 def report(shown: Path, progress: Progress, config: Config) -> None:
@@ -246,7 +242,7 @@ def report(shown: Path, progress: Progress, config: Config) -> None:
         return
     say(f"done: {progress.iteration} iterations")
     if math.isfinite(progress.best_return):  # else it was too short for an evaluation
-        best = shown / run_folder.CHECKPOINTS / "best.pt"
+        best = shown / run_folder.CHECKPOINTS / BEST
         where = f" in iteration {progress.best_iteration}" if progress.best_iteration else ""
         say(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {best}")
 

@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mamlrl.config.files import make_config, shipped_settings
 from mamlrl.errors import ConfigError
 from mamlrl.evaluate import main
-from mamlrl.evaluation import comparison, tables
+from mamlrl.evaluation import comparison
 from mamlrl.evaluation.held_out import AdaptationResult
 from mamlrl.evaluation.protocols import PAPER, paper_protocol
 from mamlrl.run_folder.figures import Comparison, Curve, figure
@@ -160,7 +160,7 @@ def test_a_full_disk_leaves_no_half_written_table(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tables.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     outcome = evaluate(f"run --out results {FEW}")
     assert_fails(outcome, 1, "results/evaluation.csv", "No space left")
     assert "| maml " in outcome.out  # what took minutes is not lost

@@ -295,7 +295,7 @@ WRONG = {
     "--learner own_learner:Settings": ("learner own_learner:Settings cannot be made", "positional argument"),
     "--learner wrong:NoMethods": ("learner wrong:NoMethods has no init, start, adapt, meta_step",),
     "--learner wrong:NoDataclass": ("learner is 'wrong:NoDataclass', but its Settings are no dataclass",),
-    "--learner wrong:InitRaises": ("learner wrong:InitRaises: init failed: KeyError: 'moments'",),
+    "--learner wrong:InitRaises": ("learner wrong:InitRaises: init failed: KeyError: no 'moments'",),
     "--learner wrong:InitReturnsParams": ("init returned a dict; it must return a LearnerState",),
     "--learner own_learner:HeavyBall --learner_settings.speed 1": (
         "learner_settings.speed is not read by learner own_learner:HeavyBall; it reads rate, momentum",

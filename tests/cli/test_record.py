@@ -160,7 +160,7 @@ def test_bad_input_is_one_clear_line(command: Command, record: Command) -> None:
 def test_an_empty_path_is_refused(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([""], ["run", "--out", ""], ["run", "--out", "a\0b"]):
         assert main(arguments) == 2
-        assert "is not a path" in capsys.readouterr().err
+        assert "cannot be a file or folder" in capsys.readouterr().err
     assert os.listdir() == []
 
 
