@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import ConfigError, UserError, cut, shown
+from mamlrl.errors import ConfigError, LearnerFailure, UserError, cut, shown
 
 
 class OutputError(OSError):
@@ -96,7 +96,7 @@ def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | No
                 sys.stdout.flush()
     except UserError as error:
         return _fail(str(error), error.exit_code)
-    except EnvironmentFailure as error:
+    except (EnvironmentFailure, LearnerFailure) as error:
         return _fail(str(error), 1)
     except OutputError as error:
         _discard(sys.stdout)  # what Python would flush at its end

@@ -27,6 +27,10 @@ class NonFiniteError(UserError):
     """An environment or a policy produced numbers that are not finite."""
 
 
+class LearnerFailure(Exception):
+    """A method of a user's learner raised an exception, or returned what it must not; the text says which and what."""
+
+
 def cut(text: str) -> str:
     """A text for a message: long ones lose their middle."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 40]} ... {text[-30:]}"

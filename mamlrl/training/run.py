@@ -20,7 +20,7 @@ from mamlrl.config import Config
 from mamlrl.config.command_line import Command
 from mamlrl.config.files import check_unchanged, differences, to_settings
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import ConfigError, UserError, described, said
+from mamlrl.errors import ConfigError, LearnerFailure, UserError, described, said
 from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import check_training_memory, horizon_note, initial_state, make_experiment, num_threads
 from mamlrl.learners import evaluation_steps, find_learner, training_steps
@@ -131,6 +131,8 @@ def run(
             stop,
             Hooks(evaluate, record, callback),
         )
+        if progress.iteration == config.iterations:
+            run_folder.remove_error(folder)
         report(shown, progress, config)
         return Ended(folder, progress, stop.exit_code)
 
@@ -231,7 +233,7 @@ def in_words(error: BaseException) -> str:
     """An exception in a line that is not too long."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return said(error) if isinstance(error, EnvironmentFailure | UserError) else described(error)
+    return said(error) if isinstance(error, EnvironmentFailure | LearnerFailure | UserError) else described(error)
 
 
 def report(shown: Path, progress: Progress, config: Config) -> None:
