@@ -18,7 +18,6 @@ from mamlrl.external import load_external, unknown_name
 from mamlrl.policies.base import Network, Policy
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
-from mamlrl.structs import check_shapes
 
 
 class PolicyRow(NamedTuple):
