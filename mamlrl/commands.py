@@ -25,6 +25,13 @@ class OutputError(OSError):
 class OptionParser(argparse.ArgumentParser):
     """An argument parser whose errors are ConfigErrors."""
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse does it, but for a flag whose value is `--`, which argparse would drop."""
+        for word in args or ():
+            if word.endswith("=--"):
+                raise ConfigError(f"{cut(word)}: -- is no value")
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong."""
         raise ConfigError(cut(message))
@@ -75,11 +82,13 @@ def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | No
     Args:
         action: the command.
         argv: its arguments.
-        lasting: go on where nothing can be printed, as on a full disk; what the command is for are files.
+        lasting: go on where nothing can be printed, as on a full disk or where nobody reads any more; what the
+            command is for are files.
 
     Returns:
         The exit code: what the action returns, 2 when the command or a setting is wrong, 1 when something failed,
-        128 + the signal's number after Ctrl-C and when nobody reads the output any more, as of other programs.
+        128 + the signal's number after Ctrl-C and, unless it is lasting, when nobody reads the output any more, as of
+        other programs.
     """
     if argv is None:
         _open_closed_streams()
@@ -117,7 +126,7 @@ class _Output:
 
     Args:
         stream: to write to.
-        lasting: say an error once on stderr, and go on without output; a pipe that nobody reads is an error still.
+        lasting: say an error once on stderr, and go on without output.
     """
 
     def __init__(self, stream: TextIO, lasting: bool):
@@ -134,7 +143,7 @@ class _Output:
         try:
             call(*arguments)
         except OSError as error:
-            if not self._lasting or error.errno == errno.EPIPE:
+            if not self._lasting:
                 raise OutputError(error.errno, error.strerror) from error
             _say(f"note: standard output: {error.strerror}; nothing is printed from here on")
             _discard(self._stream)

@@ -6,12 +6,13 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from mamlrl.commands import OptionParser, run_command
-from mamlrl.errors import ConfigError
+from mamlrl.commands import OptionParser, run_command, usable_path
+from mamlrl.errors import ConfigError, shown
 from mamlrl.run_folder import folder as run_folder
 from mamlrl.statistics import INTERVALS
+
+MOST_SMOOTHED = 1_000_000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
         "learner and setting, a panel for every environment.",
         allow_abbrev=False,
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="Run folder, or folder of runs.")
+    parser.add_argument("runs", nargs="+", type=usable_path, metavar="RUN", help="Run folder, or folder of runs.")
     parser.add_argument(
         "--metric",
         default="return",
@@ -67,15 +68,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="Of the figure (png).")
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="Folder of the results (runs/comparisons/<env>-<time>)."
+        "--out", type=usable_path, metavar="DIR", help="Folder of the results (runs/comparisons/<env>-<time>)."
     )
     return parser
 
 
 def _compare(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
+<<<<<<< HEAD
     if options.smooth < 1 or options.smooth % 2 == 0:
         raise ConfigError(f"--smooth is {options.smooth}; it must be odd and at least 1, for a mean that is centred")
+=======
+    if not 1 <= options.smooth <= MOST_SMOOTHED:
+        raise ConfigError(f"--smooth is {options.smooth}; it must be in [1, {MOST_SMOOTHED}]")
+>>>>>>> main
     from mamlrl.evaluation import learning_curves as curves  # matplotlib takes a second: --help has answered by now
     from mamlrl.evaluation.learning_curves_figure import figure
     from mamlrl.evaluation.tables import write_csv
@@ -114,7 +120,7 @@ def parse_reference(text: str) -> tuple[str, int, float]:
             raise ValueError
     except ValueError as error:
         form = "NAME:STEPS=RETURN, such as navigation:1=-11.68"
-        raise ConfigError(f"--reference is {text!r}; it must be {form}") from error
+        raise ConfigError(f"--reference is {shown(text)}; it must be {form}") from error
     return reference
 
 

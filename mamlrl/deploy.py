@@ -380,9 +380,10 @@ def _made_spaces(trained: Trained) -> tuple[spaces.Space, spaces.Space]:
 
 def _spaces(saved: Any, path: Path) -> tuple[spaces.Space, spaces.Space]:
     try:
-        return from_plain(saved["observation"]), from_plain(saved["action"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: {error}") from error
+        by_name = dict(saved)
+        return from_plain(by_name["observation"]), from_plain(by_name["action"])
+    except Exception as error:  # whatever content of another kind leads to
+        raise CheckpointError(f"{path} is damaged: {short(error)}") from error
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:

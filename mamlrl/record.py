@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mamlrl.commands import OptionParser, run_command, usable_path
+<<<<<<< HEAD
 from mamlrl.envs.checks import contains_task
+=======
+>>>>>>> main
 from mamlrl.errors import ConfigError
 from mamlrl.run_folder import folder as run_folder
 

@@ -195,9 +195,6 @@ def _flags_with_values(argv: Sequence[str]) -> list[str]:
             raise ConfigError(f"unknown flag {cut(name)}{suggestion(name, known)}")
         else:
             words.append(word)
-    for word in words:
-        if word.endswith("=--"):  # argparse would drop it
-            raise ConfigError(f"{cut(word)}: -- is no value")
     return words
 
 
@@ -244,7 +241,7 @@ def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings
     if isinstance(env, str) and ":" not in env and "/" not in env:
         base = {"name": env, **shipped_settings(env)}
         given = {"name": env, **given, "env": base["env"]}
-    elif resume is None and named and env in shipped_families():
+    elif resume is None and named and isinstance(env, str) and env in shipped_families():
         name = shipped_families()[env]
         base = {"name": name, **shipped_settings(name)}
         notes = (f"settings of configs/{name}.yaml, as --env {name}; --config and flags change them",)

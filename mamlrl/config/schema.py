@@ -279,7 +279,7 @@ class Config:
     device: str = "cpu"
     """Device that the policies and the meta-update live on: cpu, cuda, or one of several such as cuda:1."""
     threads: int = 0
-    """Threads of the simulation and of tensor arithmetic; 0 takes all processors."""
+    """Threads of the simulation and of tensor arithmetic; 0 takes all processors, as many as there are at the start."""
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -118,7 +118,7 @@ def eval_settings(options: Mapping[str, Any], protocol: str | None, prefix: str 
     Raises:
         ConfigError: a setting is out of range, or is the protocol's to say.
     """
-    if protocol not in (None, "paper"):
+    if protocol is not None and not (isinstance(protocol, str) and protocol == "paper"):
         raise ConfigError(f"{prefix}protocol is {shown(protocol)}; it must be 'paper'")
     given = {name: value for name, value in options.items() if value is not None}
     general = {name: given.pop(name) for name in ("seed", "device", "threads") if name in given}

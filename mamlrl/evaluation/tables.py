@@ -10,6 +10,8 @@ from typing import Any
 
 from mamlrl.run_folder.files import replacing
 
+from mamlrl.run_folder.files import replacing
+
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Cells as a Markdown table that is aligned as text too; the first row is the head."""
@@ -46,3 +48,16 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _cell(value: Any) -> Any:
     return "" if isinstance(value, float) and math.isnan(value) else value
+<<<<<<< HEAD
+=======
+
+
+def save_figure(canvas: Figure, path: Path) -> None:
+    """Write a figure in the format of the path's suffix.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        canvas.savefig(temporary, dpi=150, format=path.suffix[1:])
+>>>>>>> main

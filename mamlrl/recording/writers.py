@@ -136,3 +136,16 @@ class Gif:
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self._images[0].size
+<<<<<<< HEAD
+=======
+
+
+def write_png(path: Path, figure: Figure) -> None:
+    """Write a figure.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=150)
+>>>>>>> main

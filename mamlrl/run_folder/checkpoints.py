@@ -21,6 +21,11 @@ from mamlrl.config.files import Settings, make_config
 from mamlrl.errors import UserError, said
 from mamlrl.learner_settings import completed
 from mamlrl.run_folder.files import write_whole
+<<<<<<< HEAD
+=======
+from mamlrl.run_folder.metrics_log import MetricsLog
+from mamlrl.run_folder.metrics_table import Written
+>>>>>>> main
 
 FORMAT = "mamlrl checkpoint 2"
 FORMAT_1 = "mamlrl checkpoint 1"
@@ -54,15 +59,15 @@ class Checkpoint(NamedTuple):
 
     progress: Progress
     config: Config
-    row_checksums: list[int]
-    """of the rows of metrics.csv so far; of the first of them, or none, where not all are known"""
+    written: Written
+    """the rows of metrics.csv so far"""
 
 
 def write_checkpoint(
     path: Path,
     progress: Progress,
     settings: Settings,
-    row_checksums: list[int],
+    written: Written,
     spaces: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a checkpoint atomically: a reader finds the old file or the whole new one.
@@ -71,14 +76,14 @@ def write_checkpoint(
         path: the file.
         progress: where the run stands.
         settings: of the run.
-        row_checksums: of the rows of metrics.csv so far.
+        written: the rows of metrics.csv so far.
         spaces: of the policy, as plain data (`run_folder.spaces`): with them it is used without its environment.
 
     Raises:
         OSError: the file cannot be written. What was there before stays.
     """
     content = {"format": FORMAT, **progress._asdict(), "state": plain(progress.state), "config": settings}
-    content["row_checksums"] = torch.tensor(row_checksums, dtype=torch.int64)
+    content |= {"columns": list(written.columns), "row_checksums": torch.tensor(written.checksums, dtype=torch.int64)}
     write_archive(path, content | ({"spaces": dict(spaces)} if spaces else {}))
 
 
@@ -113,7 +118,7 @@ def read_checkpoint(path: Path, state_like: Any) -> Checkpoint:
         }
         if min(counters["iteration"], counters["env_steps"], counters["nonfinite_steps"]) < 0:
             raise ValueError("a counter is negative")
-        return Checkpoint(Progress(state, **counters), config, _row_checksums(content.get("row_checksums")))
+        return Checkpoint(Progress(state, **counters), config, _written(content))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of tensors that are no plain ones
         raise CheckpointError(f"{path} does not fit this run: {said(error)}") from error
 
@@ -219,8 +224,8 @@ class CheckpointFolder:
 
     def _write(self, name: str, progress: Progress) -> None:
         self._log.sync()
-        checksums = self._log.checksums[: progress.iteration]
-        write_checkpoint(self._folder / name, progress, self._settings, checksums, self._spaces)
+        written = self._log.written(progress.iteration)
+        write_checkpoint(self._folder / name, progress, self._settings, written, self._spaces)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -283,11 +288,17 @@ def restore(saved: Any, like: Any, name: str = "state") -> Any:
             found = f"{len(saved)} entries" if isinstance(saved, list) else type(saved).__name__
             raise ValueError(f"{name} has {found}, here it has {len(like)} entries")
         return type(like)(restore(one, leaf, name) for one, leaf in zip(saved, like, strict=True))
+<<<<<<< HEAD
+=======
+    if like is None:  # an optimiser that has no state before it is used
+        return plain(saved)
+>>>>>>> main
     if type(saved) is not type(like):
         raise ValueError(f"{name} is of type {type(saved).__name__}, here it is of type {type(like).__name__}")
     return saved
 
 
+<<<<<<< HEAD
 def check_fits(state: Any, like: Any) -> None:
     """A state can be saved and restored into one built like `like`; ValueError names what does not fit."""
     restore(plain(state), like)
@@ -297,5 +308,13 @@ def _row_checksums(saved: Any) -> list[int]:
     if saved is None:  # a checkpoint from before they were stored
         return []
     if not isinstance(saved, Tensor) or saved.dtype != torch.int64 or saved.dim() != 1:
+=======
+def _written(content: Mapping[str, Any]) -> Written:
+    """The rows of metrics.csv; unknown in a checkpoint from before they were stored."""
+    columns, checksums = content.get("columns", []), content.get("row_checksums", torch.zeros(0, dtype=torch.int64))
+    if not isinstance(columns, list) or not all(isinstance(name, str) for name in columns):
+        raise ValueError("columns is no list of names")
+    if not isinstance(checksums, Tensor) or checksums.dtype != torch.int64 or checksums.dim() != 1:
+>>>>>>> main
         raise ValueError("row_checksums is no list of integers")
-    return saved.tolist()
+    return Written(tuple(columns), tuple(checksums.tolist()))

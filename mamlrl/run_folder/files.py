@@ -14,11 +14,22 @@ _unfinished: set[Path] = set()
 
 @contextlib.contextmanager
 def naming(path: Path, temporary: Path | None = None) -> Iterator[None]:
+<<<<<<< HEAD
     """An OSError in the block that names no file, or the temporary one, names this; those of open files name none."""
     try:
         yield
     except OSError as error:
         if error.filename not in (None, str(temporary)):  # else it is of something else within the block
+=======
+    """An OSError in the block that names no file, or the temporary one, names `path`.
+
+    Those of writing to an open file do not by themselves.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):
+>>>>>>> main
             raise
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
@@ -31,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
     (`remove_unfinished`), no temporary file is left.
 
     Raises:
-        OSError: names `path`.
+        OSError: names `path`, unless it is of another file.
     """
     temporary = path.with_name(f".{path.stem}.partial{path.suffix}")  # ffmpeg tells the format by the suffix
     _unfinished.add(temporary)
@@ -40,7 +51,8 @@ def replacing(path: Path) -> Iterator[Path]:
             yield temporary
             os.replace(temporary, path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to tell
+            temporary.unlink(missing_ok=True)
         raise
     finally:
         _unfinished.discard(temporary)

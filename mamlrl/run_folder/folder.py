@@ -82,7 +82,7 @@ def check_results(folder: Path, result: str) -> None:
         ConfigError: it is no folder, or holds the file `result` already.
         PermissionError: it cannot be written.
     """
-    if (folder / result).exists():
+    if os.path.lexists(folder / result):
         raise ConfigError(f"--out {folder}: holds {result} already; name another folder")
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+<<<<<<< HEAD
 from collections.abc import Sequence
+=======
+import threading
+from collections.abc import Callable, Iterator
+>>>>>>> main
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -18,8 +23,13 @@ from mamlrl.run_folder import dashboard, metrics_table
 from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer_threads
 from mamlrl.run_folder.files import keep_aside, naming, write_whole
 from mamlrl.run_folder.folder import METRICS_FILE
-from mamlrl.run_folder.metrics_table import Table
+from mamlrl.run_folder.metrics_table import Table, Written
 from mamlrl.structs import Metrics
+
+
+def _state(status: os.stat_result) -> tuple[int, ...]:
+    """Which file it is, and how it was when last written to."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 class MetricsLog:
@@ -32,16 +42,15 @@ class MetricsLog:
     Args:
         folder: the run folder.
         completed: iterations whose rows stay; later ones belong to a run that was cut off and are removed.
-        checksums: of these rows as the run wrote them, as far as they are known.
+        written: what is known of these rows as the run wrote them.
 
     Raises:
         OSError: a file cannot be written.
     """
 
-    def __init__(self, folder: Path, completed: int = 0, checksums: Sequence[int] = ()):
+    def __init__(self, folder: Path, completed: int = 0, written: Written = Written()):  # noqa: B008 (immutable)
         self._folder, self._path = folder, folder / METRICS_FILE
-        self.checksums = list(checksums)[:completed]
-        """of the rows written, `metrics_table.ABSENT` for those that are lost"""
+        self._columns, self._checksums = list(written.columns), list(written.checksums)[:completed]
         with naming(self._path):
             content = self._path.read_bytes() if self._path.is_file() else b""
             self._recover(content, completed)
@@ -79,6 +88,10 @@ class MetricsLog:
                 self._tensorboard.add_figure("adaptation/return", evaluated, iteration)
             self._tensorboard.flush()
 
+    def written(self, completed: int) -> Written:
+        """What is known of the rows of the first iterations."""
+        return Written(tuple(self._columns), tuple(self._checksums[:completed]))
+
     def sync(self) -> None:
         """The rows so far are on the disk when this returns, whatever becomes of the machine."""
         with naming(self._path):
@@ -94,25 +107,25 @@ class MetricsLog:
 
     def _write_row(self, cells: dict[str, str]) -> None:
         if not self._is_in_place():
-            self._recover(self._own_content(), len(self.checksums))
+            self._recover(self._own_content(), len(self._checksums))
         columns = [*self._columns, *(name for name in cells if name not in self._columns)]
         if columns != self._columns:
-            table = metrics_table.recover(self._own_content(), len(self.checksums), self.checksums).table
+            completed = len(self._checksums)
+            table = metrics_table.recover(self._own_content(), completed, self.written(completed)).table
             self._open(table._replace(columns=columns))
         row = [cells.get(name, "") for name in columns]
         line = metrics_table.encode_row(row)
         self._file.write(line)
         self._file.flush()
-        self._size += len(line)
-        self.checksums.append(metrics_table.checksum(columns, row))
+        self._state = _state(os.fstat(self._file.fileno()))
+        self._checksums.append(metrics_table.checksum(columns, row))
 
     def _is_in_place(self) -> bool:
-        """Whether the file under our name is the one that we write, and nobody else did."""
+        """Whether the file under our name is the one that we write, and nobody else has written to it."""
         try:
-            there = os.stat(self._path)
+            return _state(os.stat(self._path)) == self._state
         except FileNotFoundError:
             return False
-        return os.path.samestat(there, os.fstat(self._file.fileno())) and there.st_size == self._size
 
     def _own_content(self) -> bytes:
         self._file.seek(0)
@@ -120,14 +133,16 @@ class MetricsLog:
 
     def _recover(self, content: bytes, completed: int) -> None:
         """Go on with the rows in `content` that are as they were written; whatever else is in our place stays aside."""
-        found, there = metrics_table.recover(content, completed, self.checksums), os.path.lexists(self._path)
-        if not (found.untouched and (self._path.is_file() or not (there or completed))):
+        found = metrics_table.recover(content, completed, self.written(completed))
+        there = os.path.lexists(self._path)
+        is_ours = self._path.is_file() and self._path.read_bytes() == content and found.untouched
+        if not is_ours and (there or completed):
             found_there = (
                 f"is not as this run wrote it, and kept as {keep_aside(self._path).name}" if there else "is gone"
             )
             rows = f"{len(found.table.rows)} of {completed} rows are left"
             say(f"note: {self._path} {found_there}; {rows}")
-        self.checksums = found.checksums
+        self._checksums = found.checksums
         self._open(found.table)
 
     def _open(self, table: Table) -> None:
@@ -135,8 +150,9 @@ class MetricsLog:
         encoded = table.encode()
         if not self._path.is_file() or self._path.read_bytes() != encoded:
             write_whole(self._path, encoded)
-        self._columns, self._size = list(table.columns), len(encoded)
+        self._columns = list(table.columns)
         self._file: BinaryIO = self._path.open("a+b")
+        self._state = _state(os.fstat(self._file.fileno()))
 
     def _naming_events(self) -> contextlib.AbstractContextManager[None]:
         return naming_events(self._folder)

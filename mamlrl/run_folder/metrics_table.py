@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import zlib
@@ -27,6 +28,15 @@ class Table(NamedTuple):
         return b"".join(encode_row(row) for row in (self.columns, *padded)) if width else b""
 
 
+class Written(NamedTuple):
+    """What is known of the rows that a run wrote: by it they are found again in a table that somebody changed."""
+
+    columns: Sequence[str] = ()
+    """none where they are not known"""
+    checksums: Sequence[int] = ()
+    """a row each, ABSENT for those that are lost; of the first rows only, where not all are known"""
+
+
 class Recovered(NamedTuple):
     """What a file still holds of the rows that a run wrote."""
 
@@ -50,30 +60,39 @@ def checksum(columns: Sequence[str], row: Sequence[str]) -> int:
     return zlib.crc32("\n".join(f"{name}={value}" for name, value in pairs if value).encode())
 
 
-def recover(content: bytes, completed: int, checksums: Sequence[int]) -> Recovered:
+def recover(content: bytes, completed: int, written: Written) -> Recovered:
     """The rows of iterations 1 to `completed`, each once and in order, as far as they are as the run wrote them.
 
     Args:
         content: of the file.
         completed: iterations whose rows should be there.
-        checksums: of the first of these rows; a row without one is taken if its cells are numbers.
+        written: what is known of these rows; one without a checksum is taken if its cells are numbers.
     """
-    header, *lines = content.split(b"\n")
-    columns = _decode(header)
-    if columns[:1] != [NUMBER] or len(set(columns)) < len(columns):
-        columns = []
+    lines = [_decode(line) for line in content.removeprefix(codecs.BOM_UTF8).splitlines()]
+    head = lines[0] if lines and _is_head(lines[0]) else []
+    columns = list(written.columns) or head
+    places = [head.index(name) for name in columns] if set(columns) <= set(head) else range(len(columns))
+    width, checksums = len(head) or len(columns), written.checksums
     rows: dict[int, list[str]] = {}
-    for row in map(_decode, lines):
-        number = _number(columns, row)
+    for cells in lines:
+        row = [cells[place] if place < len(cells) else "" for place in places]
+        number = _number(row)
         known = checksums[number - 1] if 0 < number <= len(checksums) else ABSENT
-        if 0 < number <= completed and (_is_numbers(row) if known == ABSENT else known == checksum(columns, row)):
+        unknown_but_whole = known == ABSENT and len(cells) == width and _is_numbers(row)
+        if 0 < number <= completed and (unknown_but_whole or known == checksum(columns, row)):
             rows.setdefault(number, row)
     numbers = range(1, completed + 1)
-    table = Table(columns if rows else [], [rows[number] for number in numbers if number in rows])
+    found = [rows[number] for number in numbers if number in rows]
     new_checksums = [checksum(columns, rows[number]) if number in rows else ABSENT for number in numbers]
     lost = [number for number in numbers if number not in rows and checksums[number - 1 : number] != [ABSENT]]
-    untouched = not lost and _begins_with(content, Table(columns, table.rows), completed)
+    later_columns = head if head[: len(columns)] == columns else columns  # of later iterations, which are cut off
+    untouched = not lost and _begins_with(content, Table(later_columns, found), completed)
+    table = Table(later_columns if untouched else columns, found) if found else Table([], [])
     return Recovered(table, new_checksums, untouched)
+
+
+def _is_head(cells: Sequence[str]) -> bool:
+    return cells[:1] == [NUMBER] and len(set(cells)) == len(cells) and all(cells)
 
 
 def _begins_with(content: bytes, table: Table, completed: int) -> bool:
@@ -82,7 +101,7 @@ def _begins_with(content: bytes, table: Table, completed: int) -> bool:
     if not content.startswith(start) or not start:
         return not content and not table.rows
     *lines, last = content[len(start) :].split(b"\n")
-    later = [_number(table.columns, _decode(line)) for line in lines]
+    later = [_number(_decode(line)) for line in lines]
     cut = f"{completed + len(later) + 1},".encode()
     return later == list(range(completed + 1, completed + len(later) + 1)) and last[: len(cut)] == cut[: len(last)]
 
@@ -95,9 +114,9 @@ def _decode(line: bytes) -> list[str]:
         return []
 
 
-def _number(columns: Sequence[str], row: Sequence[str]) -> int:
+def _number(row: Sequence[str]) -> int:
     """The iteration of a row; 0 where it is no row of such a table."""
-    return int(row[0]) if row and len(row) == len(columns) and row[0].isdecimal() else 0
+    return int(row[0]) if row and row[0].isdecimal() and len(row[0]) < 19 else 0
 
 
 def _is_numbers(row: Sequence[str]) -> bool:

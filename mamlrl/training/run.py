@@ -31,6 +31,7 @@ from mamlrl.run_folder.checkpoints import BEST, Checkpoint, CheckpointFolder, Pr
 from mamlrl.run_folder.files import keep_aside
 from mamlrl.run_folder.lock import locked
 from mamlrl.run_folder.metrics_log import MetricsLog
+from mamlrl.run_folder.metrics_table import Written
 from mamlrl.run_folder.spaces import of_policy
 from mamlrl.structs import Metrics
 from mamlrl.training.interrupts import StopRequest
@@ -97,7 +98,7 @@ def run(
         evaluate = Evaluation(experiment) if config.eval.every else None
         if evaluate:
             stack.callback(close, evaluate)
-        checkpoint = Checkpoint(Progress(initial_state(experiment)), config, [])
+        checkpoint = Checkpoint(Progress(initial_state(experiment)), config, Written())
         if command.resume is None:
             folder = make_folder(start, command.out, config)
             stack.enter_context(locked(folder))
@@ -112,7 +113,7 @@ def run(
         note_threads(config, stays=command.resume is not None and checkpoint.config.threads == config.threads)
         stack.enter_context(reported_failures(folder, shown))
         progress = checkpoint.progress
-        log = stack.enter_context(MetricsLog(folder, progress.iteration, checkpoint.row_checksums))
+        log = stack.enter_context(MetricsLog(folder, progress.iteration, checkpoint.written))
         settings = to_settings(config)
         spaces = of_policy(experiment.envs.single_observation_space, experiment.envs.single_action_space)
         checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, settings, config.checkpoint.keep, log, spaces)

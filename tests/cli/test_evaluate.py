@@ -182,7 +182,11 @@ def test_a_full_disk_leaves_no_half_written_table(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+<<<<<<< HEAD
     monkeypatch.setattr("os.replace", full)
+=======
+    monkeypatch.setattr(os, "replace", full)
+>>>>>>> main
     outcome = evaluate(f"run --out results {FEW}")
     assert_fails(outcome, 1, "results/evaluation.csv", "No space left")
     assert "| maml " in outcome.out  # what took minutes is not lost

@@ -26,6 +26,7 @@ from mamlrl.objectives import likelihood_ratio_loss
 from mamlrl.policies import POLICIES, make_policy
 from mamlrl.rounds import adaptation_rounds
 from mamlrl.run_folder.checkpoints import Progress, read_checkpoint, write_checkpoint
+from mamlrl.run_folder.metrics_table import Written
 from mamlrl.structs import Batch, MetaBatch, Params, Rollouts, flatten
 from tests.core.problems import (
     central_difference,
@@ -298,7 +299,7 @@ def test_an_update_changes_a_new_state_and_not_the_old_one(row: Row) -> None:
 def test_the_state_survives_a_checkpoint_and_goes_on_alike(row: Row, tmp_path: Path) -> None:
     state, _ = row.step(row.meta_batch)
     path = tmp_path / "checkpoint.pt"
-    write_checkpoint(path, Progress(state, iteration=3), dataclasses.asdict(row.config), [])
+    write_checkpoint(path, Progress(state, iteration=3), dataclasses.asdict(row.config), Written())
     progress = read_checkpoint(path, row.state).progress
     assert progress.iteration == 3
     assert_same(progress.state, state)

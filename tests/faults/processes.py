@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+import contextlib
+>>>>>>> main
 import importlib
 import multiprocessing
 import os
 import sys
+<<<<<<< HEAD
+=======
+import tempfile
+>>>>>>> main
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
@@ -14,7 +22,11 @@ from typing import NamedTuple
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do before they import torch
 SERVER = multiprocessing.get_context("forkserver")
+<<<<<<< HEAD
 SERVER.set_forkserver_preload(["pytest", "mamlrl.training.run", "mamlrl.train", "mamlrl.evaluation.comparison"])
+=======
+SERVER.set_forkserver_preload(["pytest", "mamlrl.evaluation.comparison", f"{__package__}.warm"])
+>>>>>>> main
 LONGEST_WAIT = 60  # seconds; none of the commands takes a tenth of it
 
 
@@ -30,6 +42,7 @@ class Running(NamedTuple):
     """A command that may be running still."""
 
     process: BaseProcess
+<<<<<<< HEAD
     output: Path
     """without its suffix"""
 
@@ -41,6 +54,21 @@ class Running(NamedTuple):
             raise AssertionError(f"still running: {self.output.with_suffix('.out').read_text()}")
         out, err = (self.output.with_suffix(suffix).read_text() for suffix in (".out", ".err"))
         return Ended(self.process.exitcode, out, err)
+=======
+    out: int
+    err: int
+    """what it prints, as pipes"""
+
+    def wait(self) -> Ended:
+        """How it ended; to be called once."""
+        self.process.join(LONGEST_WAIT)
+        running = self.process.exitcode is None
+        self.process.kill()
+        self.process.join()
+        out, err = _drain(self.out), _drain(self.err)
+        assert not running, f"still running after {LONGEST_WAIT} s: {out}{err}"
+        return Ended(self.process.exitcode or 0, out, err)
+>>>>>>> main
 
     def wait_for(self, path: Path) -> None:
         """Until a file is there."""
@@ -59,6 +87,7 @@ def start(folder: Path, *argv: str, command: str = "train", prepare: Callable[[]
         command: name of the command's module.
         prepare: is called in the process before the command is; a function of a module.
     """
+<<<<<<< HEAD
     outputs = folder.with_name(f"{folder.name}-output")
     outputs.mkdir(exist_ok=True)
     output = outputs / f"{len(list(outputs.iterdir())) // 2}"
@@ -68,6 +97,19 @@ def start(folder: Path, *argv: str, command: str = "train", prepare: Callable[[]
     process = SERVER.Process(target=_run, args=(folder, output, command, words, prepare))
     process.start()
     return Running(process, output)
+=======
+    words = [word for argument in argv for word in argument.split()]
+    with tempfile.TemporaryDirectory() as pipes:  # of files a limit of their size would hold too
+        paths = [Path(pipes, name) for name in ("out", "err")]
+        for path in paths:
+            os.mkfifo(path)
+        out, err = (os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths)
+        process = SERVER.Process(target=_run, args=(folder, paths, command, words, prepare))
+        process.start()
+        while not Path(pipes, "opened").exists():
+            time.sleep(0.001)
+    return Running(process, out, err)
+>>>>>>> main
 
 
 def run(folder: Path, *argv: str, command: str = "train", prepare: Callable[[], object] | None = None) -> Ended:
@@ -75,12 +117,36 @@ def run(folder: Path, *argv: str, command: str = "train", prepare: Callable[[], 
     return start(folder, *argv, command=command, prepare=prepare).wait()
 
 
+<<<<<<< HEAD
 def _run(folder: Path, output: Path, command: str, words: list[str], prepare: Callable[[], object] | None) -> None:
     os.chdir(folder)
     for number, suffix, name in ((1, ".out", "stdout"), (2, ".err", "stderr")):
         os.dup2(os.open(output.with_suffix(suffix), os.O_WRONLY | os.O_APPEND), number)
         setattr(sys, name, open(number, "w", closefd=False))
+=======
+def _run(folder: Path, pipes: list[Path], command: str, words: list[str], prepare: Callable[[], object] | None) -> None:
+    for number, path, name in zip((1, 2), pipes, ("stdout", "stderr"), strict=True):
+        pipe = os.open(path, os.O_WRONLY)
+        os.dup2(pipe, number)
+        os.close(pipe)
+        setattr(sys, name, open(number, "w", closefd=False))
+    pipes[0].with_name("opened").touch()
+    os.chdir(folder)
+>>>>>>> main
     sys.argv = [command, *words]
     if prepare:
         prepare()
     sys.exit(importlib.import_module(f"mamlrl.{command}").main())
+<<<<<<< HEAD
+=======
+
+
+def _drain(pipe: int) -> str:
+    """All that is in a pipe, which is then closed."""
+    content = b""
+    with contextlib.suppress(BlockingIOError):  # a process of an environment that has not ended yet has it open still
+        while piece := os.read(pipe, 2**16):
+            content += piece
+    os.close(pipe)
+    return content.decode()
+>>>>>>> main

@@ -13,8 +13,13 @@ from ..cli.conftest import SMALL, Command, reproducible
 from .processes import Ended, run
 
 WIDE = (
+<<<<<<< HEAD
     "--env navigation --sampling.tasks 8 --sampling.rollouts 20 --environment.horizon 100 --trust_region.cg_iterations 3 "
     "--eval.every 0"
+=======
+    "--env navigation --sampling.tasks 8 --sampling.rollouts 20 --environment.horizon 100 "
+    "--trust_region.cg_iterations 3 --eval.every 0"
+>>>>>>> main
 )
 """Large enough for torch to share the arithmetic among threads."""
 PROCESSORS = sorted(os.sched_getaffinity(0))[:2] if hasattr(os, "sched_getaffinity") else []
