@@ -89,7 +89,7 @@ def make_learner(row: LearnerRow, policy: Policy, config: Config, own: Any) -> L
         UserError: the learner does not fit the policy, or a user's class cannot be made.
     """
     try:
-        return row.make(policy, config, own)
+        return row.build(policy, config, own)
     except UserError:
         raise
     except Exception as error:  # whatever a user's class raises

@@ -21,7 +21,7 @@ from mamlrl.config import AdaptationConfig, Config, PolicyConfig, SamplingConfig
 from mamlrl.errors import UserError
 from mamlrl.learners import LEARNERS, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState, Outcome
-from mamlrl.learners.objective import AdaptedSurrogate, adapt_along
+from mamlrl.learners.objective import AdaptedObjective, adapt_along
 from mamlrl.objectives import likelihood_ratio_loss
 from mamlrl.policies import POLICIES, make_policy
 from mamlrl.rounds import adaptation_rounds
@@ -172,7 +172,7 @@ def first_order_gradient(row: Row) -> Tensor:
 
 
 def test_meta_gradient_is_that_of_central_differences_or_of_its_own_definition(row: Row, generator) -> None:
-    objective = AdaptedSurrogate(row.learner, row.state.meta, row.meta_batch)
+    objective = AdaptedObjective(row.learner, row.state.meta, row.meta_batch)
     gradient = objective.loss_and_gradient()[1]
     if first_order(row):
         torch.testing.assert_close(gradient, first_order_gradient(row))
@@ -191,7 +191,7 @@ def test_the_meta_update_goes_along_the_meta_gradient(name: str, generator: torc
     state, outcome = row.step(row.meta_batch)
     moved = flatten(state.meta, row.state.meta) - flatten(row.state.meta, row.state.meta)
     assert accepted(outcome)
-    gradient = AdaptedSurrogate(row.learner, row.state.meta, row.meta_batch).loss_and_gradient()[1]
+    gradient = AdaptedObjective(row.learner, row.state.meta, row.meta_batch).loss_and_gradient()[1]
     torch.testing.assert_close(moved / moved.norm(), -gradient / gradient.norm(), rtol=1e-6, atol=1e-8)
 
 
@@ -217,7 +217,7 @@ def test_parameters_that_sample_are_those_of_the_meta_objective(row: Row, genera
         assert list(params) == list(objectives)
         assert all(torch.equal(params[leaf], objectives[leaf]) for leaf in params)
     # and the objective is built there: no KL, and ratios of 1
-    objective = AdaptedSurrogate(row.learner, row.state.meta, MetaBatch(tuple(support), query))
+    objective = AdaptedObjective(row.learner, row.state.meta, MetaBatch(tuple(support), query))
     loss, kl = objective.evaluate(objective.point)
     assert kl == pytest.approx(0, abs=1e-12)
     assert loss == pytest.approx(-float((query.weights * query.advantages).sum((1, 2)).mean()), abs=1e-12)
@@ -312,7 +312,7 @@ def test_a_second_update_on_the_same_data_is_taken_too(row: Row) -> None:
     state, first = row.step(row.meta_batch)
     again, second = row.step(row.meta_batch, state)
     assert accepted(first) and accepted(second)
-    objective = AdaptedSurrogate(row.learner, row.state.meta, row.meta_batch)
+    objective = AdaptedObjective(row.learner, row.state.meta, row.meta_batch)
     losses = [objective.evaluate(flatten(each.meta, row.state.meta))[0] for each in (row.state, state, again)]
     improvements = [each.metrics()["trust_region/surrogate_improvement"] for each in (first, second)]
     assert losses[0] - losses[1] == pytest.approx(improvements[0], abs=1e-12)

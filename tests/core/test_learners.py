@@ -8,7 +8,7 @@ import torch
 from mamlrl.config import Config
 from mamlrl.learners import LEARNERS, evaluation_steps, step_scale, training_steps
 from mamlrl.learners.maml import MAML
-from mamlrl.learners.objective import AdaptedSurrogate
+from mamlrl.learners.objective import AdaptedObjective
 from mamlrl.objectives import likelihood_ratio_loss
 from mamlrl.outer.trust_region import TrustRegionOutcome
 from mamlrl.structs import Batch, MetaBatch, MetaParams, flatten
@@ -27,7 +27,7 @@ def test_fomaml_is_maml_with_the_first_order_switch(generator):
     meta = MetaParams(random_params(policy, generator))
     meta_batch, _ = sample_meta_batch(make("maml", policy), meta, 3, 1, generator)
     gradients = [
-        AdaptedSurrogate(learner, meta, meta_batch).loss_and_gradient()[1]
+        AdaptedObjective(learner, meta, meta_batch).loss_and_gradient()[1]
         for learner in (make("fomaml", policy), make("maml", policy, first_order=True), make("maml", policy))
     ]
     assert torch.equal(gradients[0], gradients[1])
@@ -42,7 +42,7 @@ def test_multitask_is_trpo_on_the_rows_of_all_tasks_together(generator):
     batch = batch._replace(weights=torch.full_like(batch.weights, 1 / batch.weights[0].numel()))
     together = Batch(*(leaf.flatten(0, 1).unsqueeze(0) for leaf in batch))
     together = together._replace(weights=together.weights / 3)
-    objectives = [AdaptedSurrogate(learner, meta, MetaBatch((), rows)) for rows in (batch, together)]
+    objectives = [AdaptedObjective(learner, meta, MetaBatch((), rows)) for rows in (batch, together)]
 
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in meta.init.items()}
     outputs = policy.outputs(leaves, together.observations)

@@ -1,4 +1,4 @@
-"""`AdaptedSurrogate` against a task loop by autograd, central differences and the dense Hessian of the mean KL.
+"""`AdaptedObjective` against a task loop by autograd, central differences and the dense Hessian of the mean KL.
 
 For every way to adapt: all parameters, a context, one from zero, the head alone, with learned step sizes.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from mamlrl.learners.base import Learner
 from mamlrl.learners.context import ContextSettings, make_context
 from mamlrl.learners.maml import MAML
-from mamlrl.learners.objective import AdaptedSurrogate, adapt_along, draw_steps
+from mamlrl.learners.objective import AdaptedObjective, adapt_along, draw_steps
 from mamlrl.objectives import likelihood_ratio_loss
 from mamlrl.policies.context import CONTEXT
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, flatten, unflatten
@@ -91,8 +91,8 @@ class Problem(NamedTuple):
     meta_batch: MetaBatch
     adapted: Params
 
-    def objective(self, meta: MetaParams | None = None) -> AdaptedSurrogate:
-        return AdaptedSurrogate(self.learner, self.meta if meta is None else meta, self.meta_batch)
+    def objective(self, meta: MetaParams | None = None) -> AdaptedObjective:
+        return AdaptedObjective(self.learner, self.meta if meta is None else meta, self.meta_batch)
 
     def reference(self, meta: MetaParams | None = None) -> Reference:
         return Reference(self.rule, self.meta if meta is None else meta, self.meta_batch)
@@ -236,9 +236,9 @@ def test_first_order_takes_the_jacobian_as_identity(generator):
     surrogate = likelihood_ratio_loss(learner.policy.distribution, outputs, meta_batch.query).mean()
     gradients = torch.autograd.grad(surrogate, list(leaves.values()))
     expected = torch.cat([gradient.sum(0).reshape(-1) for gradient in gradients])
-    gradient = AdaptedSurrogate(first_order, meta, meta_batch).loss_and_gradient()[1]
+    gradient = AdaptedObjective(first_order, meta, meta_batch).loss_and_gradient()[1]
     torch.testing.assert_close(gradient, expected)
-    assert not torch.allclose(gradient, AdaptedSurrogate(learner, meta, meta_batch).loss_and_gradient()[1], rtol=1e-3)
+    assert not torch.allclose(gradient, AdaptedObjective(learner, meta, meta_batch).loss_and_gradient()[1], rtol=1e-3)
 
 
 @pytest.mark.parametrize(("size", "equal"), [(0.0, True), (STEP_SIZE, False)])
@@ -250,10 +250,10 @@ def test_first_order_equals_second_order_only_without_a_step(size, equal, genera
     exact, first = LearnedSteps(policy, make_config(), StepSizeSettings(entries=1)), make_maml(policy, first_order=True)
     meta_batch, _ = sample_meta_batch(exact, meta, 3, 1, generator)
     of_init = meta._replace(step_sizes=())
-    gradient = AdaptedSurrogate(exact, meta, meta_batch).loss_and_gradient()[1]
+    gradient = AdaptedObjective(exact, meta, meta_batch).loss_and_gradient()[1]
     if size == 0:
         meta_batch = MetaBatch((), meta_batch.query)  # the same: nothing adapts
-    expected = AdaptedSurrogate(first, of_init, meta_batch).loss_and_gradient()[1]
+    expected = AdaptedObjective(first, of_init, meta_batch).loss_and_gradient()[1]
     assert torch.allclose(gradient[: len(expected)], expected, rtol=1e-3) == equal
 
 
@@ -262,7 +262,7 @@ def test_a_learner_that_overrides_adapt_has_a_meta_gradient_of_its_own(generator
     case = problem(generator, "head only")
     gradient = case.objective().loss_and_gradient()[1]
     torch.testing.assert_close(gradient, case.reference().gradient(flatten(case.meta, case.meta)))
-    of_maml = AdaptedSurrogate(make_maml(case.learner.policy), case.meta, case.meta_batch).loss_and_gradient()[1]
+    of_maml = AdaptedObjective(make_maml(case.learner.policy), case.meta, case.meta_batch).loss_and_gradient()[1]
     assert not torch.allclose(gradient, of_maml, rtol=1e-3)
 
 
@@ -270,7 +270,7 @@ def test_parameters_in_another_order_give_the_same_meta_gradient_by_name(generat
     learner, _, meta, meta_batch, _ = problem(generator, steps=2)
     shuffled = MetaParams({name: meta.init[name] for name in sorted(meta.init, reverse=True)})
     assert list(shuffled.init) != list(meta.init)
-    one, other = (AdaptedSurrogate(learner, each, meta_batch) for each in (meta, shuffled))
+    one, other = (AdaptedObjective(learner, each, meta_batch) for each in (meta, shuffled))
     vector = torch.randn(one.point.shape, generator=generator)
     results = [
         (one.loss_and_gradient()[1], one.curvature_product(vector), meta),
@@ -287,7 +287,7 @@ def test_permuting_tasks_changes_nothing_but_rounding(generator):
     learner, _, meta, meta_batch, _ = problem(generator, num_tasks=4)
     order = torch.tensor([2, 0, 3, 1])
     permuted = MetaBatch(tuple(select(batch, order) for batch in meta_batch.support), select(meta_batch.query, order))
-    one, other = (AdaptedSurrogate(learner, meta, each) for each in (meta_batch, permuted))
+    one, other = (AdaptedObjective(learner, meta, each) for each in (meta_batch, permuted))
     torch.testing.assert_close(one.loss_and_gradient()[1], other.loss_and_gradient()[1])
     vector = torch.randn(one.point.shape, generator=generator)
     torch.testing.assert_close(one.curvature_product(vector), other.curvature_product(vector))
@@ -297,7 +297,7 @@ def test_permuting_tasks_changes_nothing_but_rounding(generator):
 def test_curvature_on_drawn_steps_is_the_exact_product_of_those_steps(way, generator):
     """By autograd: J of the drawn support steps, taken where the full step leads, and F of the drawn query steps."""
     case = problem(generator, way, num_tasks=2)
-    sampled = AdaptedSurrogate(case.learner, case.meta, case.meta_batch, 0.4, torch.Generator().manual_seed(5))
+    sampled = AdaptedObjective(case.learner, case.meta, case.meta_batch, 0.4, torch.Generator().manual_seed(5))
     draws = torch.Generator().manual_seed(5)
     support = draw_steps(case.meta_batch.support[0], 0.4, draws)
     query = draw_steps(case.meta_batch.query, 0.4, draws)
