@@ -36,8 +36,8 @@ def make_emaml(policy: Policy, config: Config, settings: EMAMLSettings) -> Gradi
 
         grad E[R(phi(tau))] = E[ J' grad R(phi(tau))  +  R(phi(tau)) sum_b grad log pi(tau_b) ]
 
-    phi is a function of all B rollouts tau of a task, so that each is credited with the whole (Stadie et al. 2018, section
-    4.2, who take the mean over rollouts; Rothfuss et al. 2019, formulation II).
+    phi is a function of all B rollouts tau of a task, so that each is credited with the whole (Rothfuss et al. 2019,
+    formulation II; Stadie et al. 2018 take the mean over rollouts, which is `credit` = 1 / B).
     """
 
     def losses(state: LearnerState, meta_batch: MetaBatch) -> Losses:

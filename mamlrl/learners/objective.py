@@ -1,13 +1,13 @@
 """Losses along the adaptation, and the mean KL of the adapted policies, as functions of what is meta-learned.
 
-With phi_i(theta) the parameters adapted to task i, J_i = d phi_i / d theta, S_i the loss on task i's query batch and F_i the
-Fisher matrix of the adapted policy on its states,
+With phi_i(theta) the parameters adapted to task i, J_i = d phi_i / d theta, S_i the loss on task i's query batch and F_i
+the Fisher matrix of the adapted policy on its states,
 
     loss = 1/M sum_i S_i(phi_i)        g = 1/M sum_i J_i^T grad S_i(phi_i)        H = 1/M sum_i J_i^T F_i J_i .
 
 Losses on the support batches, at the parameters that each was sampled with, may be added. Loss and gradient can be had
-at any theta. H is the Hessian of the mean KL from the adapted policies at one theta to those at another, exact where the
-two are the same: there the gradient of the KL is zero, so no derivative of J is left.
+at any theta. H is the Hessian of the mean KL from the adapted policies at one theta to those at another, exact where
+the two are the same: there the gradient of the KL is zero, so no derivative of J is left.
 """
 
 from __future__ import annotations
