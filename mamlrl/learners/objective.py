@@ -1,7 +1,7 @@
 """Losses along the adaptation, and the mean KL of the adapted policies, as functions of what is meta-learned.
 
-With phi_i(theta) the parameters adapted to task i, J_i = d phi_i / d theta, S_i the loss on task i's query batch and F_i
-the Fisher matrix of the adapted policy on its states,
+With phi_i(theta) the parameters adapted to task i, J_i = d phi_i / d theta, S_i the loss on task i's query batch and
+F_i the Fisher matrix of the adapted policy on its states,
 
     loss = 1/M sum_i S_i(phi_i)        g = 1/M sum_i J_i^T grad S_i(phi_i)        H = 1/M sum_i J_i^T F_i J_i .
 
