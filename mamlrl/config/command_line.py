@@ -92,7 +92,8 @@ def make_command(given: Settings, config_file: Path | None, out: Path | None, re
     if out is not None and resume is not None:
         raise ConfigError("--out and --resume exclude each other: a resumed run stays in its folder")
     named = "env" in given
-    in_file = load_settings(config_file, given.get("learner")) if config_file else {}
+    learner = str(given["learner"]) if "learner" in given else None
+    in_file = load_settings(config_file, learner) if config_file else {}
     base, given, notes = _layers(merge(in_file, given), resume, named)
     config = make_config(merge(base, given))
     if resume is not None:
@@ -244,11 +245,11 @@ def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings
     env = given.get("env")
     base, notes = {}, ()
     if isinstance(env, str) and ":" not in env and "/" not in env:
-        base = {"name": env, **shipped_settings(env, given.get("learner", "maml"))}
+        base = {"name": env, **shipped_settings(env, str(given.get("learner", "maml")))}
         given = {"name": env, **given, "env": base["env"]}
     elif resume is None and named and env in shipped_families():
         name = shipped_families()[env]
-        base = {"name": name, **shipped_settings(name, given.get("learner", "maml"))}
+        base = {"name": name, **shipped_settings(name, str(given.get("learner", "maml")))}
         notes = (f"settings of configs/{name}.yaml, as --env {name}; --config and flags change them",)
     if resume is not None:
         base = load_settings(resume / CONFIG_FILE)
