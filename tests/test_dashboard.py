@@ -127,7 +127,7 @@ def test_the_first_page_shows_adaptation_figures_and_films(page) -> None:
 
 def test_the_custom_layout_shows_returns_with_bands_trust_region_and_time(page) -> None:
     page.show("#custom_scalars")
-    titles = ("Return on training tasks", "Return on held-out tasks", "Trust region", "Time", "Policy and baseline")
+    titles = ("Return on training tasks", "Return on held-out tasks", "Meta-update", "Time", "Policy and baseline")
     for title in titles:
         page.get_by_text(title, exact=True).first.wait_for()
     for title in ("by adaptation step", "3 gradient steps, 95% interval over tasks", "KL divergence"):

@@ -27,8 +27,8 @@ class DescentOutcome(NamedTuple):
     """of the optimiser"""
     gradient_norm: float
     """of the first step"""
-    loss_decrease: float = 0.0
-    """loss before minus loss after all steps, 0 when refused"""
+    surrogate_improvement: float = 0.0
+    """loss before all steps minus loss after them, 0 when refused"""
     kl: float = 0.0
     """mean KL of all steps together, nats, 0 when refused; NaN where the objective has none"""
     rate: float = 0.0
@@ -39,7 +39,7 @@ class DescentOutcome(NamedTuple):
         """The outcome as numbers by name."""
         return {
             f"{self.name}/gradient_norm": self.gradient_norm,
-            f"{self.name}/loss_decrease": self.loss_decrease,
+            f"{self.name}/surrogate_improvement": self.surrogate_improvement,
             f"{self.name}/kl": self.kl,
             f"{self.name}/rate": self.rate,
             f"{self.name}/nonfinite": float(self.not_finite),
