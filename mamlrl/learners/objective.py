@@ -107,8 +107,19 @@ class Path(NamedTuple):
 
 
 def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Batch]) -> Path:
-    """Adapt on the support batches, one after the other."""
+    """Adapt on the support batches, one after the other.
+
+    Raises:
+        ValueError: the learner's start has not all meta-learned parameters as they are. `Path` takes the derivative of
+            the start for the identity, and the meta-gradient would be wrong.
+    """
     start = params = learner.start(meta)
+    changed = [name for name, leaf in meta.init.items() if start.get(name) is not leaf]
+    if changed:
+        raise ValueError(
+            f"start must hand on the meta-learned parameters themselves, not what is computed from them, for the "
+            f"meta-gradient to be right; it does not hand on {', '.join(changed)}"
+        )
     steps: list[InnerStep] = []
     for number, batch in enumerate(support):
         steps.append(learner.adapt(meta, params, batch, number))

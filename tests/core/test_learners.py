@@ -7,7 +7,6 @@ import torch
 
 from mamlrl.config import Config
 from mamlrl.learners import LEARNERS, evaluation_steps, step_scale, training_steps
-from mamlrl.learners.maml import MAML
 from mamlrl.learners.objective import AdaptedObjective
 from mamlrl.objectives import likelihood_ratio_loss
 from mamlrl.outer.trust_region import TrustRegionOutcome
@@ -19,7 +18,7 @@ CONFIG = Config()
 
 def make(name: str, policy, **own):
     row = LEARNERS[name]
-    return row.make(policy, CONFIG, row.settings(**own))
+    return row.build(policy, CONFIG, row.settings(**own))
 
 
 def test_fomaml_is_maml_with_the_first_order_switch(generator):
@@ -62,7 +61,7 @@ def test_every_baseline_fine_tunes_by_the_same_inner_step(generator):
     policy = make_policy("gaussian")
     meta = MetaParams(random_params(policy, generator))
     batch = random_batch(policy, meta.init, 3, generator)
-    expected = MAML(policy, CONFIG).adapt(meta, meta.init, batch).params
+    expected = make("maml", policy).adapt(meta, meta.init, batch).params
     for name in ("fomaml", "multitask", "random", "oracle"):
         adapted = make(name, policy).adapt(meta, meta.init, batch).params
         assert all(torch.equal(adapted[leaf], expected[leaf]) for leaf in expected), name

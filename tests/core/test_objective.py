@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from mamlrl.learners.base import Learner
-from mamlrl.learners.context import ContextSettings, make_context
-from mamlrl.learners.maml import MAML
-from mamlrl.learners.objective import AdaptedObjective, adapt_along, draw_steps
-from mamlrl.objectives import likelihood_ratio_loss
+from mamlrl.learners.context import ContextSettings, make_cavia, make_context
+from mamlrl.learners.maml import make_anil, make_metasgd, make_plain
+from mamlrl.learners.objective import AdaptedObjective, adapt_along, draw_rollouts, draw_steps
+from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss
 from mamlrl.policies.context import CONTEXT
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, flatten, unflatten
-from tests.core.outside import HeadOnly, LearnedSteps, StepSizeSettings, ZeroContext
+from tests.core.outside import StepSizes, StepSizeSettings, make_head_only
 from tests.core.problems import (
     STEP_SIZE,
     Reference,
@@ -37,7 +37,7 @@ from tests.core.problems import (
 )
 
 kinds = pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-losses = pytest.mark.parametrize("loss", ["log_prob", "likelihood_ratio"])
+losses = pytest.mark.parametrize("loss", INNER_LOSSES)
 
 
 def learned_sizes(meta: MetaParams, step: int) -> Params:
@@ -45,7 +45,7 @@ def learned_sizes(meta: MetaParams, step: int) -> Params:
 
 
 def with_zero_context(meta: MetaParams) -> Params:
-    return {**meta.init, CONTEXT: torch.zeros(2)}
+    return {**meta.init, CONTEXT: torch.zeros(4)}
 
 
 class Way(NamedTuple):
@@ -58,28 +58,39 @@ class Way(NamedTuple):
 
 def with_step_sizes(**settings) -> Way:
     own = StepSizeSettings(**settings)
-    return Way(lambda policy, config: LearnedSteps(policy, config, own), sizes=learned_sizes)
+    return Way(lambda policy, config: StepSizes(policy, config, own), sizes=learned_sizes)
 
 
 WAYS = {
-    "maml": Way(MAML),
+    "maml": Way(lambda policy, config: make_plain(policy, config, None)),
     "context": Way(
         lambda policy, config: make_context(policy, config, ContextSettings(size=4)),
         sizes=lambda meta, step: {CONTEXT: STEP_SIZE},
     ),
-    "zero context": Way(ZeroContext, with_zero_context, lambda meta, step: {CONTEXT: STEP_SIZE}),
-    "head only": Way(HeadOnly, sizes=lambda meta, step: dict.fromkeys(list(meta.init)[-2:], 2 * STEP_SIZE)),
-    "a step size per parameter": with_step_sizes(entries=1),
+    "cavia": Way(
+        lambda policy, config: make_cavia(policy, config, ContextSettings(size=4)),
+        with_zero_context,
+        lambda meta, step: {CONTEXT: STEP_SIZE},
+    ),
+    "anil": Way(
+        lambda policy, config: make_anil(policy, config, None),
+        sizes=lambda meta, step: dict.fromkeys(("weight_2", "bias_2"), STEP_SIZE),
+    ),
+    "head only": Way(
+        lambda policy, config: make_head_only(policy, config, None),
+        sizes=lambda meta, step: dict.fromkeys(list(meta.init)[-2:], 2 * STEP_SIZE),
+    ),
+    "metasgd": Way(lambda policy, config: make_metasgd(policy, config, None), sizes=learned_sizes),
     "a step size per leaf": with_step_sizes(entries=1, per_parameter=False),
     "step sizes per step": with_step_sizes(entries=3),
     "step sizes per leaf and two steps": with_step_sizes(entries=2, per_parameter=False),
     "learned step sizes of two leaves": with_step_sizes(entries=1, only=("weight_1", "bias_0")),
 }
 ways = pytest.mark.parametrize("way", WAYS)
-CORNERS = [("gaussian", 1, "likelihood_ratio"), ("categorical", 2, "log_prob"), ("gaussian", 3, "likelihood_ratio")]
+CORNERS = [("gaussian", 1, "likelihood_ratio"), ("categorical", 2, "log_prob"), ("gaussian", 3, "dice")]
 grid = pytest.mark.parametrize(
     ("way", "kind", "steps", "loss"),
-    [("maml", *case) for case in product(("gaussian", "categorical"), (1, 2, 3), ("log_prob", "likelihood_ratio"))]
+    [("maml", *case) for case in product(("gaussian", "categorical"), (1, 2, 3), INNER_LOSSES)]
     + [(way, *case) for way in WAYS if way != "maml" for case in CORNERS],
 )
 
@@ -164,13 +175,13 @@ def test_meta_gradient_with_relu_equals_a_task_loop(kind, loss, generator):
 @grid
 def test_meta_gradient_equals_central_differences(way, kind, steps, loss, generator):
     case = problem(generator, way, kind, steps, loss=loss)
-    objective = case.objective()
+    objective, h = case.objective(), 5e-5 if loss == "dice" else 3e-4  # dice bends more
     points = [objective.point, flatten(elsewhere(case.meta, generator), case.meta)]
     for point in points:
         _, gradient = objective.loss_and_gradient(point)
         for _ in range(3):
             direction = torch.randn(point.shape, generator=generator)
-            difference = central_difference(lambda p: objective.evaluate(p)[0], point, direction)
+            difference = central_difference(lambda p: objective.evaluate(p)[0], point, direction, h)
             assert float(gradient @ direction) == pytest.approx(difference, rel=1e-7, abs=1e-10)
         # and along the step sizes alone
         for leaf in case.meta.step_sizes:
@@ -178,7 +189,7 @@ def test_meta_gradient_equals_central_differences(way, kind, steps, loss, genera
             still = {name: torch.zeros_like(value) for name, value in case.meta.init.items()}
             tangent = MetaParams(still, tuple(sizes for _ in case.meta.step_sizes))
             direction = flatten(tangent, case.meta)
-            difference = central_difference(lambda p: objective.evaluate(p)[0], point, direction)
+            difference = central_difference(lambda p: objective.evaluate(p)[0], point, direction, h)
             assert float(gradient @ direction) == pytest.approx(difference, rel=1e-7, abs=1e-10)
 
 
@@ -247,7 +258,7 @@ def test_first_order_equals_second_order_only_without_a_step(size, equal, genera
     meta = MetaParams(
         random_params(policy, generator), ({name: torch.tensor(size) for name in policy.init_params(generator)},)
     )
-    exact, first = LearnedSteps(policy, make_config(), StepSizeSettings(entries=1)), make_maml(policy, first_order=True)
+    exact, first = StepSizes(policy, make_config(), StepSizeSettings(entries=1)), make_maml(policy, first_order=True)
     meta_batch, _ = sample_meta_batch(exact, meta, 3, 1, generator)
     of_init = meta._replace(step_sizes=())
     gradient = AdaptedObjective(exact, meta, meta_batch).loss_and_gradient()[1]
@@ -297,7 +308,10 @@ def test_permuting_tasks_changes_nothing_but_rounding(generator):
 def test_curvature_on_drawn_steps_is_the_exact_product_of_those_steps(way, generator):
     """By autograd: J of the drawn support steps, taken where the full step leads, and F of the drawn query steps."""
     case = problem(generator, way, num_tasks=2)
-    sampled = AdaptedObjective(case.learner, case.meta, case.meta_batch, 0.4, torch.Generator().manual_seed(5))
+    source = torch.Generator().manual_seed(5)
+    sampled = AdaptedObjective(
+        case.learner, case.meta, case.meta_batch, draw=lambda batch: draw_steps(batch, 0.4, source)
+    )
     draws = torch.Generator().manual_seed(5)
     support = draw_steps(case.meta_batch.support[0], 0.4, draws)
     query = draw_steps(case.meta_batch.query, 0.4, draws)
@@ -344,7 +358,7 @@ def heavily_padded(generator: torch.Generator, num_tasks: int = 5) -> Batch:
     actions = policy.distribution.sample(outputs, torch.randn(num_tasks, 6, 40, 3, generator=generator))
     marks = torch.arange(mask.numel()).double().view_as(mask) + 1  # tells one time step from the other
     weights = mask / mask.sum((1, 2), keepdim=True)
-    return Batch(observations, actions, policy.distribution.log_prob(outputs, actions), marks, weights)
+    return Batch(observations, actions, policy.distribution.log_prob(outputs, actions), marks, weights, marks)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
