@@ -121,13 +121,14 @@ class ProximalStep:
         norms = scale = row_norms(residual)
         shares = torch.ones_like(scale)
         for _ in range(self.solver.iterations):
-            if (norms <= self.solver.tolerance * scale).all():
+            if not (norms > self.solver.tolerance * scale).any():  # one that is not a number is beyond help
                 break
             trial = x - shares[:, None] * residual
             loss = loss_at(self.policy, unflat(trial, like), self.batch, self.inner_loss)
             new_residual = trial - anchor + self.length * flat(self._ordered(loss.gradient()))
             new_value = loss.loss + (trial - anchor).square().sum(1) / (2 * self.length)
-            lower = new_value < value
+            rounding = torch.finfo(value.dtype).eps * (1 + value.abs())  # near the solution no fall is seen below it
+            lower = new_value < value + rounding
             x = torch.where(lower[:, None], trial, x)
             residual = torch.where(lower[:, None], new_residual, residual)
             value, shares = torch.where(lower, new_value, value), torch.where(lower, shares, shares / 2)
@@ -165,7 +166,7 @@ class ProximalStep:
 
 def flat(stacked: Params) -> Tensor:
     """A row of all leaves for each task, [M, D]."""
-    return torch.cat([leaf.flatten(1) for leaf in stacked.values()], dim=1)
+    return torch.cat([leaf.reshape(len(leaf), -1) for leaf in stacked.values()], dim=1)
 
 
 def unflat(rows: Tensor, like: Params) -> Params:

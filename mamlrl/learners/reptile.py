@@ -35,7 +35,8 @@ class Towards:
     def __init__(self, adaptation: Adaptation, state: LearnerState, meta_batch: MetaBatch):
         self.point = flatten(state.meta, state.meta)
         self.path = adapt_along(adaptation, state.meta, (*meta_batch.support, meta_batch.query))
-        self._adapted = torch.cat([leaf.flatten(1) for leaf in self.path.adapted.values()], dim=1)
+        adapted = self.path.adapted
+        self._adapted = torch.cat([adapted[name].reshape(len(adapted[name]), -1) for name in state.meta.init], dim=1)
 
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
         """The loss and theta - mean phi_i, [D]."""
