@@ -23,7 +23,7 @@ from mamlrl.learners.objective import (
     surrogate,
 )
 from mamlrl.objectives import COUPLES_TIME, clipped_loss
-from mamlrl.outer import OUTER_STEPS, OuterStep
+from mamlrl.outer import OuterStep, make_outer
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
 
 LossesOf = Callable[[LearnerState, MetaBatch], Losses]
@@ -122,7 +122,7 @@ def gradient_learner(
         drawn = partial(draw, fraction=fraction, generator=generator) if fraction < 1 else None
         return AdaptedObjective(adaptation, state.meta, meta_batch, losses(state, meta_batch), drawn)
 
-    return GradientLearner(adaptation, objective, outer or OUTER_STEPS[config.outer](config), measure)
+    return GradientLearner(adaptation, objective, outer or make_outer(config), measure)
 
 
 def query_loss(config: Config) -> RoundLoss:

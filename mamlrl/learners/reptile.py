@@ -12,7 +12,7 @@ from mamlrl.learners.adaptations import Adaptation, GradientSteps
 from mamlrl.learners.base import LearnerState
 from mamlrl.learners.gradient import GradientLearner
 from mamlrl.learners.objective import adapt_along
-from mamlrl.outer import OUTER_STEPS
+from mamlrl.outer import make_outer
 from mamlrl.policies.base import Policy
 from mamlrl.structs import MetaBatch, flatten
 
@@ -54,5 +54,5 @@ def make_reptile(policy: Policy, config: Config, settings: Any) -> GradientLearn
     return GradientLearner(
         adaptation,
         lambda adaptation, state, meta_batch, generator: Towards(adaptation, state, meta_batch),
-        OUTER_STEPS[config.outer](config),
+        make_outer(config),
     )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mamlrl.config import Config
+from mamlrl.errors import ConfigError
 from mamlrl.outer.descent import Descent
 from mamlrl.outer.trust_region import TrustRegion
 
@@ -66,3 +67,17 @@ OUTER_STEPS: dict[str, Callable[[Config], OuterStep]] = {
     "adam": adam,
     "sgd": sgd,
 }
+
+
+def make_outer(config: Config) -> OuterStep:
+    """The outer step that is configured.
+
+    Raises:
+        ConfigError: none is, as for a learner from outside that is no `LearnerRow`.
+    """
+    if config.outer not in OUTER_STEPS:
+        raise ConfigError(
+            f"outer is {config.outer!r}, and nothing says what that is for learner {config.learner}; name, in place of "
+            "a function, a LearnerRow that says which outer steps it takes"
+        )
+    return OUTER_STEPS[config.outer](config)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
 
 from mamlrl.config import Config
-from mamlrl.learners import LEARNERS, evaluation_steps, step_scale, training_steps
+from mamlrl.errors import ConfigError
+from mamlrl.learners import LEARNERS, evaluation_steps, find_learner, step_scale, training_steps
 from mamlrl.learners.objective import AdaptedObjective
 from mamlrl.objectives import likelihood_ratio_loss
 from mamlrl.outer.trust_region import TrustRegionOutcome
@@ -65,6 +67,45 @@ def test_every_baseline_fine_tunes_by_the_same_inner_step(generator):
     for name in ("fomaml", "multitask", "random", "oracle"):
         adapted = make(name, policy).adapt(meta, meta.init, batch).params
         assert all(torch.equal(adapted[leaf], expected[leaf]) for leaf in expected), name
+
+
+def test_a_row_takes_its_outer_steps_by_name_and_the_first_of_them_by_default():
+    defaults = {name: row.outer(CONFIG) for name, row in LEARNERS.items()}
+    others = {"promp": "adam", "mamlpp": "adam", "imaml": "adam", "reptile": "sgd"}
+    assert defaults == {**dict.fromkeys(LEARNERS, "trust_region"), **others}
+    for row in LEARNERS.values():
+        for outer in row.outers:
+            assert row.outer(dataclasses.replace(CONFIG, outer=outer)) == outer
+
+
+@pytest.mark.parametrize(
+    ("name", "outer", "message"),
+    [
+        ("promp", "trust_region", "clipping and a penalty take the place of a trust region; it takes adam or sgd"),
+        ("mamlpp", "trust_region", "which a trust region on the last does not bound; it takes adam or sgd"),
+        ("reptile", "trust_region", "not the gradient of a loss with a curvature; it takes sgd or adam"),
+        ("tests.core.outside:StepSizes", "adam", "it has an outer step of its own"),
+    ],
+)
+def test_an_outer_step_without_meaning_is_refused_with_the_reason(name, outer, message):
+    config, row = dataclasses.replace(CONFIG, learner=name, outer=outer), find_learner(name)
+    expected = f"^outer is '{outer}', but not with learner {re.escape(name)}: .*{message}$"
+    with pytest.raises(ConfigError, match=expected):
+        row.outer(config)
+    with pytest.raises(ConfigError, match=expected):
+        row.build(make_policy("gaussian"), config, row.settings())
+
+
+def test_a_learner_from_outside_is_a_row_or_a_class_with_an_outer_step_of_its_own():
+    row = find_learner("tests.core.outside:HeadOnly")
+    assert row.outer(CONFIG) == "trust_region" and row.outer(dataclasses.replace(CONFIG, outer="adam")) == "adam"
+    assert find_learner("tests.core.outside:StepSizes").outer(CONFIG) == "auto"
+
+
+def test_a_function_of_parts_from_outside_is_told_to_name_its_outer_steps(generator):
+    row = find_learner("tests.core.outside:make_head_only")
+    with pytest.raises(ConfigError, match="^outer is 'auto', .* a LearnerRow that says which outer steps it takes"):
+        row.build(make_policy("gaussian"), CONFIG, row.settings())
 
 
 @pytest.mark.parametrize("name", LEARNERS)

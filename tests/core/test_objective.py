@@ -395,3 +395,40 @@ def test_every_valid_step_is_drawn_as_often(generator):
         counts += (values.unsqueeze(1) == drawn.advantages[drawn.weights > 0]).any(1)
     share = counts / draws
     assert (share - share.mean()).abs().max() < 5 * 0.5 / draws**0.5  # five standard errors
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5, 1.0])
+def test_drawn_rollouts_are_whole_rollouts_of_each_task_whose_weights_sum_to_one(fraction, generator):
+    batch = heavily_padded(generator)
+    for _ in range(20):
+        drawn = draw_rollouts(batch, fraction, generator)
+        assert drawn.weights.shape == (5, max(1, round(6 * fraction)), 40)
+        torch.testing.assert_close(drawn.weights.sum((1, 2)), torch.ones(5))
+        for task in range(5):
+            found = []
+            for rollout in range(drawn.weights.shape[1]):
+                (source,) = (batch.advantages[task, :, 0] == drawn.advantages[task, rollout, 0]).nonzero()[0].tolist()
+                found.append(source)
+                for leaf, whole in zip(drawn, batch, strict=True):
+                    if leaf is not drawn.weights:
+                        assert torch.equal(leaf[task, rollout], whole[task, source])
+                assert torch.equal(drawn.weights[task, rollout] > 0, batch.weights[task, source] > 0)
+            assert len(set(found)) == len(found)  # without replacement
+            valid = drawn.weights[task][drawn.weights[task] > 0]
+            torch.testing.assert_close(valid, torch.full_like(valid, 1 / len(valid)))
+
+
+def test_curvature_of_dice_is_that_of_whole_rollouts(generator):
+    """Time steps without their order would make another inner loss of it."""
+    policy = make_policy("gaussian")
+    learner = make_maml(policy, inner_loss="dice", fraction=0.4)
+    state = learner.init(random_params(policy, generator))
+    meta_batch, _ = sample_meta_batch(learner, state.meta, 3, 1, generator)
+    objective = learner.objective(state, meta_batch, torch.Generator().manual_seed(5))
+    vector, source = torch.randn(objective.point.shape, generator=generator), torch.Generator().manual_seed(5)
+    expected = AdaptedObjective(
+        learner, state.meta, meta_batch, draw=lambda batch: draw_rollouts(batch, 0.4, source)
+    ).curvature_product(vector)
+    torch.testing.assert_close(objective.curvature_product(vector), expected)
+    steps = AdaptedObjective(learner, state.meta, meta_batch, draw=lambda batch: draw_steps(batch, 0.4, source))
+    assert not torch.allclose(steps.curvature_product(vector), expected)
