@@ -126,13 +126,17 @@ class GradientStep:
         gradient = self.loss.gradient()
         return {name: gradient[name] for name in self.start}
 
-    @cached_property
+    @property
     def params(self) -> Params:
         """Phi' = phi - a * grad L(phi): stacked where a leaf adapts; the others stay as they are.
 
         Raises:
             ValueError: a step size has neither its leaf's shape nor none.
         """
+        return self._params
+
+    @cached_property
+    def _params(self) -> Params:
         self._check_sizes()
         return {
             name: leaf - self._size(name) * self.gradient[name] if name in self.step_sizes else leaf

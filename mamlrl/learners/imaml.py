@@ -96,9 +96,13 @@ class ProximalStep:
     solver: IMAMLSettings
     cg_residuals: list[float] = field(default_factory=list)
 
-    @cached_property
+    @property
     def loss(self) -> LossAtPoint:
         """The inner loss at phi."""
+        return self._loss
+
+    @cached_property
+    def _loss(self) -> LossAtPoint:
         return loss_at(self.policy, self.start, self.batch, self.inner_loss)
 
     @property

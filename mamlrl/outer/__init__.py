@@ -21,7 +21,7 @@ class OuterStep(Protocol):
         """What it remembers before the first step."""
         ...
 
-    def step(self, objective: Any, memory: Any) -> tuple[Tensor, Any, Any]:
+    def step(self, objective: Any, memory: Any, /) -> tuple[Tensor, Any, Any]:
         """(new point, new memory, `mamlrl.learners.base.Outcome`); a refused step leaves point and memory as they were.
 
         Args:

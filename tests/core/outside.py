@@ -28,7 +28,7 @@ class StepSizeSettings:
     only: tuple[str, ...] = ()
 
 
-class StepSizes:
+class OwnStepSizes:
     """Stands alone: step sizes of some leaves, meta-learned with the initialisation, and a trust-region step.
 
     It has an optimiser state besides, so that one is carried through everything.

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mamlrl.config import AdaptationConfig, Config, PolicyConfig, TrustRegionConfig
+from mamlrl.learners.adaptations import Adaptation
 from mamlrl.learners.base import Learner
 from mamlrl.learners.gradient import GradientLearner
 from mamlrl.learners.maml import MAMLSettings
@@ -101,7 +102,7 @@ def make_maml(policy: Policy, first_order: bool = False, **settings: Any) -> Gra
 
 
 def sample_meta_batch(
-    learner: Learner, meta: MetaParams, num_tasks: int, steps: int, generator: torch.Generator
+    learner: Learner | Adaptation, meta: MetaParams, num_tasks: int, steps: int, generator: torch.Generator
 ) -> tuple[MetaBatch, Params]:
     """A meta-batch whose batches were each sampled by the policies adapted so far; and the adapted parameters."""
     params, support = learner.start(meta), []

@@ -19,7 +19,15 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from mamlrl.config import AdamConfig, AdaptationConfig, Config, PolicyConfig, SamplingConfig, SgdConfig, TrustRegionConfig
+from mamlrl.config import (
+    AdamConfig,
+    AdaptationConfig,
+    Config,
+    PolicyConfig,
+    SamplingConfig,
+    SgdConfig,
+    TrustRegionConfig,
+)
 from mamlrl.errors import UserError
 from mamlrl.learners import LEARNERS, LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import LearnerState, Outcome
@@ -45,7 +53,7 @@ from tests.core.problems import (
 
 OUTSIDE = "tests.core.outside:"
 GATED = OUTSIDE + "GatedNetwork"
-LEARNER_NAMES = [*LEARNERS, OUTSIDE + "StepSizes", OUTSIDE + "HeadOnly"]
+LEARNER_NAMES = [*LEARNERS, OUTSIDE + "OwnStepSizes", OUTSIDE + "HeadOnly"]
 SPACES = {"box": spaces.Box(-1.0, 1.0, (2,)), "discrete": spaces.Discrete(3)}
 TASKS, STEP_SIZE = 3, 0.2
 STEP_SIZES = {"imaml": 0.02}
@@ -144,7 +152,9 @@ class Problem:
         self.learner = case.make(self.config)
         generator = torch.Generator().manual_seed(0)
         state = self.learner.init(random_params(self.learner.policy, generator))
-        point = flatten(state.meta, state.meta)  # learned step sizes differ from each other, and from the configured one
+        point = flatten(
+            state.meta, state.meta
+        )  # learned step sizes differ from each other, and from the configured one
         self.meta = unflatten(point + 0.05 * torch.rand(point.shape, generator=generator), state.meta)
         self.state = state._replace(meta=self.meta)
         steps = training_steps(self.config)
@@ -293,7 +303,7 @@ def by_optimiser(problem: Problem, make: Callable[[Tensor], torch.optim.Optimize
 
 @few
 def test_the_meta_update_is_the_outer_step_on_the_objective(problem: Problem) -> None:
-    """That of Adam or SGD by hand. With a damping beyond all curvature a trust-region step is one of steepest descent."""
+    """Of Adam or SGD by hand. With a damping beyond all curvature a trust-region step is one of steepest descent."""
     config = problem.config
     if problem.trust_region:
         problem = make_problem(problem.case, damping=1e10, max_kl=1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -152,8 +153,8 @@ def test_mamlpp_goes_from_first_order_and_all_steps_to_exact_and_the_last(outer,
     assert [{leaf.dim() for leaf in entry.values()} for entry in state.meta.step_sizes] == [{0}] * steps
     meta_batch, _ = sample_meta_batch(learner, state.meta, TASKS, steps, generator)
     for done in range(5):
-        objective = learner.objective(state, meta_batch)
-        assert all(step.first_order == (done < 2) for step in objective.path.steps)  # type: ignore[attr-defined]
+        objective: Any = learner.objective(state, meta_batch)
+        assert all(step.first_order == (done < 2) for step in objective.path.steps)
         batches = [*meta_batch.support[1:], meta_batch.query]
         after = [step.params for step in objective.path.steps]
         expected = 0.0
@@ -249,6 +250,32 @@ def test_from_zero_meta_learns_all_but_what_adapts_which_starts_from_zero(kind, 
     assert all(step.params[name] is leaf for name, leaf in start.items() if name != CONTEXT)
 
 
+# Which loss, which leaves
+
+
+def test_dice_is_maml_on_the_inner_loss_dice_whatever_is_configured(generator):
+    policy = make_policy("gaussian")
+    dice = LEARNERS["dice"].build(policy, make_config(inner_loss="log_prob"), None)
+    state = dice.init(random_params(policy, generator))
+    meta_batch, _ = sample_meta_batch(dice, state.meta, TASKS, 1, generator)
+    gradients = [
+        learner.objective(state, meta_batch).loss_and_gradient()[1]  # type: ignore[attr-defined]
+        for learner in (dice, make_maml(policy, inner_loss="dice"), make_maml(policy, inner_loss="log_prob"))
+    ]
+    assert torch.equal(gradients[0], gradients[1]) and not torch.allclose(gradients[0], gradients[2])
+
+
+@kinds
+def test_of_anil_the_last_layer_alone_adapts_and_all_layers_are_meta_learned(kind, generator):
+    policy = make_policy(kind)
+    learner = LEARNERS["anil"].build(policy, make_config(), None)
+    state = learner.init(random_params(policy, generator))
+    meta_batch, adapted = sample_meta_batch(learner, state.meta, TASKS, 1, generator)
+    assert {name for name, leaf in adapted.items() if leaf is not state.meta.init[name]} == {"weight_2", "bias_2"}
+    after, _ = learner.meta_step(state, meta_batch, generator)
+    assert all(not torch.equal(after.meta.init[name], leaf) for name, leaf in state.meta.init.items())
+
+
 # The start
 
 
@@ -270,5 +297,5 @@ def test_a_start_that_does_not_hand_on_the_meta_learned_parameters_is_refused(ki
     policy = ContextPolicy(make_policy("gaussian"), 4)
     adaptation = kind(policy, AdaptationConfig(), frozenset({CONTEXT}))
     meta = adaptation.init(random_params(policy, generator))
-    with pytest.raises(ValueError, match="start must hand on the meta-learned parameters themselves, .* bias_0$"):
+    with pytest.raises(ValueError, match=r"start must hand on the meta-learned parameters themselves, .* bias_0$"):
         adapt_along(adaptation, meta, ())

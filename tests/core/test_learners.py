@@ -84,7 +84,7 @@ def test_a_row_takes_its_outer_steps_by_name_and_the_first_of_them_by_default():
         ("promp", "trust_region", "clipping and a penalty take the place of a trust region; it takes adam or sgd"),
         ("mamlpp", "trust_region", "which a trust region on the last does not bound; it takes adam or sgd"),
         ("reptile", "trust_region", "not the gradient of a loss with a curvature; it takes sgd or adam"),
-        ("tests.core.outside:StepSizes", "adam", "it has an outer step of its own"),
+        ("tests.core.outside:OwnStepSizes", "adam", "it has an outer step of its own"),
     ],
 )
 def test_an_outer_step_without_meaning_is_refused_with_the_reason(name, outer, message):
@@ -99,12 +99,12 @@ def test_an_outer_step_without_meaning_is_refused_with_the_reason(name, outer, m
 def test_a_learner_from_outside_is_a_row_or_a_class_with_an_outer_step_of_its_own():
     row = find_learner("tests.core.outside:HeadOnly")
     assert row.outer(CONFIG) == "trust_region" and row.outer(dataclasses.replace(CONFIG, outer="adam")) == "adam"
-    assert find_learner("tests.core.outside:StepSizes").outer(CONFIG) == "auto"
+    assert find_learner("tests.core.outside:OwnStepSizes").outer(CONFIG) == "auto"
 
 
 def test_a_function_of_parts_from_outside_is_told_to_name_its_outer_steps(generator):
     row = find_learner("tests.core.outside:make_head_only")
-    with pytest.raises(ConfigError, match="^outer is 'auto', .* a LearnerRow that says which outer steps it takes"):
+    with pytest.raises(ConfigError, match=r"^outer is 'auto', .* a LearnerRow that says which outer steps it takes"):
         row.build(make_policy("gaussian"), CONFIG, row.settings())
 
 

@@ -20,7 +20,7 @@ from mamlrl.learners.objective import AdaptedObjective, adapt_along, draw_rollou
 from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss
 from mamlrl.policies.context import CONTEXT
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, flatten, unflatten
-from tests.core.outside import StepSizes, StepSizeSettings, make_head_only
+from tests.core.outside import OwnStepSizes, StepSizeSettings, make_head_only
 from tests.core.problems import (
     STEP_SIZE,
     Reference,
@@ -58,7 +58,7 @@ class Way(NamedTuple):
 
 def with_step_sizes(**settings) -> Way:
     own = StepSizeSettings(**settings)
-    return Way(lambda policy, config: StepSizes(policy, config, own), sizes=learned_sizes)
+    return Way(lambda policy, config: OwnStepSizes(policy, config, own), sizes=learned_sizes)
 
 
 WAYS = {
@@ -258,7 +258,7 @@ def test_first_order_equals_second_order_only_without_a_step(size, equal, genera
     meta = MetaParams(
         random_params(policy, generator), ({name: torch.tensor(size) for name in policy.init_params(generator)},)
     )
-    exact, first = StepSizes(policy, make_config(), StepSizeSettings(entries=1)), make_maml(policy, first_order=True)
+    exact, first = OwnStepSizes(policy, make_config(), StepSizeSettings(entries=1)), make_maml(policy, first_order=True)
     meta_batch, _ = sample_meta_batch(exact, meta, 3, 1, generator)
     of_init = meta._replace(step_sizes=())
     gradient = AdaptedObjective(exact, meta, meta_batch).loss_and_gradient()[1]

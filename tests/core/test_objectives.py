@@ -29,7 +29,7 @@ def test_losses_share_the_gradient_at_the_sampling_policy(kind, generator):
 
 @both
 def test_second_derivative_of_dice_couples_the_time_steps_of_a_rollout(kind, generator):
-    """-mean A_t (s_t s_t' + grad s_t + s_t S_t' + S_t s_t'), s the score and S_t the sum of those before t, in loops."""
+    """-mean A_t (s_t s_t' + grad s_t + s_t S_t' + S_t s_t'), s the score, S_t the sum of those before, in loops."""
     policy = make_policy(kind)
     params = random_params(policy, generator)
     batch = one_task(random_batch(policy, params, 2, generator), 1)
@@ -95,7 +95,9 @@ def test_a_loss_is_the_mean_over_valid_time_steps(kind, loss, generator):
         log_probs = policy.distribution.log_prob(outputs, batch.actions)[task, valid]
         # the ratio is 1 here, and that of dice, box_t - box_{t-1}, is 0
         credit = {"log_prob": log_probs, "likelihood_ratio": torch.ones_like(log_probs)}.get(loss, 0 * log_probs)
-        torch.testing.assert_close(losses[task], -(credit * batch.advantages[task, valid]).mean(), atol=1e-15, rtol=1e-7)
+        torch.testing.assert_close(
+            losses[task], -(credit * batch.advantages[task, valid]).mean(), atol=1e-15, rtol=1e-7
+        )
 
 
 def hand_worked() -> tuple[DiagonalGaussian, torch.Tensor, Batch]:
@@ -156,7 +158,7 @@ def test_beyond_the_clip_a_loss_has_no_gradient_and_within_it_that_of_the_ratio(
     def gradient(loss):
         return torch.func.grad(lambda z: loss(policy.distribution, z, batch).sum())(outputs)
 
-    clipped, free = gradient(lambda *args: clipped_loss(*args, clip)), gradient(likelihood_ratio_loss)
+    clipped, free = gradient(lambda *args: clipped_loss(*args, clip=clip)), gradient(likelihood_ratio_loss)
     gained = torch.sign(batch.advantages) * (ratios - 1) > clip  # it is better already, by as much as is trusted
     assert gained[batch.weights > 0].any() and not gained[batch.weights > 0].all()
     torch.testing.assert_close(clipped, torch.where(gained.unsqueeze(-1), 0.0, free))
@@ -203,7 +205,9 @@ def test_padding_of_zeros_stays_finite_however_small_the_std(loss, dtype):
         log_probs = distribution.log_prob(outputs, actions)
         weights = torch.tensor([[[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]], dtype=dtype) / 3
         log_probs = torch.where(weights > 0, log_probs, 0.0)
-        batch = Batch(outputs[..., :2], actions, log_probs, torch.where(weights > 0, 1.0, 0.0).to(dtype), weights, weights)
+        batch = Batch(
+            outputs[..., :2], actions, log_probs, torch.where(weights > 0, 1.0, 0.0).to(dtype), weights, weights
+        )
         outputs.requires_grad_()
         value = INNER_LOSSES[loss](distribution, outputs, batch)
         (gradient,) = torch.autograd.grad(value.sum(), outputs, create_graph=True)
