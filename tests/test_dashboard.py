@@ -35,11 +35,15 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_chart_has_data(logdir: Path) -> None:
+def test_every_chart_has_data(logdir: Path, tmp_path: Path) -> None:
+    """Of this learner or of another: those of step sizes need one that learns them."""
     config = Config(eval=EvalConfig(every=2, steps=3))
-    events = EventAccumulator(str(logdir / "nav-1"))
-    events.Reload()
-    tags = events.Tags()["scalars"]
+    assert main([*RUN[:-2], "--learner", "metasgd", "--out", str(tmp_path / "run")]) == 0
+    tags = []
+    for folder in (logdir / "nav-1", tmp_path / "run"):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        tags += events.Tags()["scalars"]
     for charts in dashboard.arrange(config).values():
         for kind, patterns in charts.values():
             for pattern in patterns:  # of bands they are whole tags
