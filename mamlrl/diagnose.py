@@ -98,10 +98,11 @@ def _diagnose(argv: Sequence[str]) -> int:
     for path in (table, picture):
         run_folder.check_results(folder, path.name)
     torch.set_num_threads(num_threads(config))
-    reference = options.reference or 5 * max(rollouts)
-    plan = Plan(estimators, rollouts, options.repeats, options.tasks, reference, options.seed)
-    rows, noise = diagnose(config, theta, plan)
-    print(f"\n{report.tables(rows)}\n\n{report.reference_note(noise, options.repeats, reference)}\n")
+    of_reference = options.reference or 5 * max(rollouts)
+    plan = Plan(estimators, rollouts, options.repeats, options.tasks, of_reference, options.seed)
+    rows, reference = diagnose(config, theta, plan)
+    noise = reference.noise()
+    print(f"\n{report.tables(rows)}\n\n{report.reference_note(noise, plan)}\n")
     for quantity in report.uncertain(noise):
         print(f"note: the reference of {quantity} is mostly noise; take more --repeats or a larger --reference")
     folder.mkdir(parents=True, exist_ok=True)

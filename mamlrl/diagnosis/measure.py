@@ -7,6 +7,7 @@ see the same noise, so that they differ by what they make of it.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -99,8 +100,36 @@ def compare(draws: np.ndarray, reference: Mean) -> dict[str, float]:
     }
 
 
-def diagnose(config: Config, theta: Params | None, plan: Plan) -> tuple[list[Row], list[float]]:
-    """Hold estimators against the reference, for tasks drawn once.
+class Reference(NamedTuple):
+    """What estimators are held against."""
+
+    tasks: np.ndarray
+    """[M, P]"""
+    directions: list[torch.Tensor]
+    """v of each product, [D]"""
+    means: list[Mean]
+    """by quantity"""
+
+    def noise(self) -> list[float]:
+        """Relative error of each mean."""
+        return [math.sqrt(mean.error) / float(np.linalg.norm(mean.value)) for mean in self.means]
+
+
+def make_reference(config: Config, theta: Params | None, plan: Plan) -> Reference:
+    """Draw the tasks and compute the reference: a first half for the direction, a second one for products along it."""
+    streams = Streams(plan.seed).diagnosis()
+    with estimator(REFERENCE, config, theta, plan, plan.reference) as (experiment, state):
+        tasks = draw_tasks(experiment.envs, plan.tasks, streams.numpy(Stream.TASKS, 0))
+        first = draw(experiment, state, tasks, streams.part(0), plan.repeats, [], "reference, first half")[0]
+        gradient = torch.from_numpy(first.mean(0)).to(next(iter(state.meta.init.values())).dtype)
+        noise = torch.randn(gradient.shape, generator=streams.torch(Stream.CURVATURE, 0), dtype=gradient.dtype)
+        directions = [noise, gradient]
+        second = draw(experiment, state, tasks, streams.part(1), plan.repeats, directions, "reference, second half")
+    return Reference(tasks, directions, [mean_of(np.concatenate([first, second[0]])), *map(mean_of, second[1:])])
+
+
+def diagnose(config: Config, theta: Params | None, plan: Plan) -> tuple[list[Row], Reference]:
+    """Hold estimators against a reference, for tasks drawn once.
 
     Args:
         config: of the run.
@@ -108,36 +137,24 @@ def diagnose(config: Config, theta: Params | None, plan: Plan) -> tuple[list[Row
         plan: estimators, and how much to draw.
 
     Returns:
-        A row for each quantity, estimator and number of rollouts, and the relative noise of each reference.
+        A row for each quantity, estimator and number of rollouts, and the reference.
 
     Raises:
         UserError: an estimator or environment cannot be made, or does not fit the initialisation.
     """
-    streams = Streams(plan.seed).diagnosis()
     for name in plan.estimators:  # what is wrong is told before anything is drawn
         with estimator(name, config, theta, plan, 1):
             pass
-    with estimator(REFERENCE, config, theta, plan, plan.reference) as (experiment, state):
-        tasks = draw_tasks(experiment.envs, plan.tasks, streams.numpy(Stream.TASKS, 0))
-        first = draw(experiment, state, tasks, streams.part(0), plan.repeats, [], "reference, first half")[0]
-        gradient = torch.from_numpy(first.mean(0)).to(next(iter(state.meta.init.values())).dtype)
-        directions = [
-            torch.randn(gradient.shape, generator=streams.torch(Stream.CURVATURE, 0), dtype=gradient.dtype),
-            gradient,
-        ]
-        second = draw(experiment, state, tasks, streams.part(1), plan.repeats, directions, "reference, second half")
-    references = [mean_of(draws) for draws in (np.concatenate([first, second[0]]), *second[1:])]
+    reference = make_reference(config, theta, plan)
+    streams = Streams(plan.seed).diagnosis().part(2)
     rows = []
-    for name in plan.estimators:
-        for rollouts in plan.rollouts:
-            with estimator(name, config, theta, plan, rollouts) as (experiment, state):
-                label = f"{name}, {rollouts} rollouts"
-                draws = draw(experiment, state, tasks, streams.part(2), plan.repeats, directions, label)
-            for quantity, values, reference in zip(QUANTITIES, draws, references, strict=True):
-                rows.append(Row(quantity, name, rollouts, **compare(values, reference)))
-    order = {quantity: number for number, quantity in enumerate(QUANTITIES)}
-    noise = [math.sqrt(one.error) / float(np.linalg.norm(one.value)) for one in references]
-    return sorted(rows, key=lambda row: order[row.quantity]), noise
+    for name, rollouts in itertools.product(plan.estimators, plan.rollouts):
+        with estimator(name, config, theta, plan, rollouts) as (experiment, state):
+            label = f"{name}, {rollouts} rollouts"
+            draws = draw(experiment, state, reference.tasks, streams, plan.repeats, reference.directions, label)
+        for quantity, values, mean in zip(QUANTITIES, draws, reference.means, strict=True):
+            rows.append(Row(quantity, name, rollouts, **compare(values, mean)))
+    return sorted(rows, key=lambda row: QUANTITIES.index(row.quantity)), reference
 
 
 @contextmanager

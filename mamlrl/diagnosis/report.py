@@ -6,13 +6,16 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 
+from mamlrl.diagnosis.estimators import REFERENCE
 from mamlrl.diagnosis.exact import Bias
-from mamlrl.diagnosis.measure import QUANTITIES, Row
+from mamlrl.diagnosis.measure import QUANTITIES, Plan, Row
 from mamlrl.evaluation.tables import markdown
-from mamlrl.run_folder.figures import color_of, legend_beneath, plain
+from mamlrl.run_folder.figures import Color, color_of, legend_beneath, plain
 
 HEAD = ("estimator", "rollouts", "bias", "noise floor", "variance", "SNR", "cosine")
 EXACT = 1e-10
@@ -50,12 +53,12 @@ def exact_table(biases: Sequence[Bias]) -> str:
     return markdown([head, *cells])
 
 
-def reference_note(noise: Sequence[float], repeats: int, rollouts: int) -> str:
+def reference_note(noise: Sequence[float], plan: Plan) -> str:
     """What the reference is, and how uncertain."""
     listed = ", ".join(f"{quantity} {value:.1%}" for quantity, value in zip(QUANTITIES, noise, strict=True))
     return (
-        f"reference: mean of dice over meta-batches of {rollouts} rollouts, {2 * repeats} for the meta-gradient and "
-        f"{repeats} for the products; noise: {listed}"
+        f"reference: mean of {REFERENCE} over meta-batches of {plan.reference} rollouts, {2 * plan.repeats} for the "
+        f"meta-gradient and {plan.repeats} for the products; noise: {listed}"
     )
 
 
@@ -73,29 +76,37 @@ def figure(rows: Sequence[Row], title: str) -> Figure:
     colors = {name: color_of(index, len(names)) for index, name in enumerate(names)}
     canvas = Figure(figsize=(10, 10), layout="constrained")
     grid = canvas.subplots(len(PANELS), len(QUANTITIES), sharex=True, squeeze=False)
-    counts = sorted({row.rollouts for row in rows})
     for column, quantity in enumerate(QUANTITIES):
+        own = [row for row in rows if row.quantity == quantity]
+        for axes, measure in zip(grid[:, column], PANELS, strict=True):
+            _draw(axes, own, measure, colors)
         grid[0, column].set_title(quantity, fontsize=10)
         grid[-1, column].set_xlabel("rollouts per task and round")
-        for line, (measure, label) in enumerate(PANELS.items()):
-            axes = grid[line, column]
-            for name in names:
-                own = [row for row in rows if (row.quantity, row.estimator) == (quantity, name)]
-                x, y = [row.rollouts for row in own], np.array([getattr(row, measure) for row in own])
-                if measure != "cosine":
-                    y = np.where(y > 0, y, np.nan)  # the axis is logarithmic
-                axes.plot(x, y, color=colors[name], marker="o", markersize=4)
-                if measure == "bias":
-                    axes.plot(x, [row.noise_floor for row in own], color=colors[name], linestyle="--", linewidth=1)
-            axes.set_xscale("log")
-            axes.set_xticks(counts, [str(count) for count in counts], minor=False)
-            axes.minorticks_off()
-            axes.set_yscale("linear" if measure == "cosine" else "log")
-            axes.grid(alpha=0.3)
-            if column == 0:
-                axes.set_ylabel(label)
+    for axes, label in zip(grid[:, 0], PANELS.values(), strict=True):
+        axes.set_ylabel(label)
     canvas.suptitle(plain(title), fontsize=10)
     handles = [Line2D([], [], color=color, marker="o", label=name) for name, color in colors.items()]
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label="noise floor of the bias"))
     legend_beneath(canvas, handles)
     return canvas
+
+
+def _draw(axes: Axes, rows: Sequence[Row], measure: str, colors: dict[str, Color]) -> None:
+    """One measure of one quantity, a curve for each estimator."""
+    for depth, (name, color) in enumerate(reversed(colors.items()), start=2):  # the first is not hidden
+        own = [row for row in rows if row.estimator == name]
+        x, y = [row.rollouts for row in own], np.array([getattr(row, measure) for row in own])
+        if measure != "cosine":
+            y = np.where(y > 0, y, np.nan)  # the axis is logarithmic
+        axes.plot(x, y, color=color, marker="o", markersize=4, zorder=depth)
+        if measure == "bias":
+            axes.plot(x, [row.noise_floor for row in own], color=color, linestyle="--", linewidth=1)
+    axes.set_xscale("log")
+    counts = sorted({row.rollouts for row in rows})
+    axes.set_xticks(counts, [str(count) for count in counts])
+    if measure != "cosine":
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
