@@ -22,7 +22,14 @@ from mamlrl.config.files import check_unchanged, differences, to_settings
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, LearnerFailure, UserError, described, said
 from mamlrl.evaluation.held_out import Evaluation
-from mamlrl.experiment import check_training_memory, horizon_note, initial_state, make_experiment, num_threads
+from mamlrl.experiment import (
+    Experiment,
+    check_training_memory,
+    horizon_note,
+    initial_state,
+    make_experiment,
+    num_threads,
+)
 from mamlrl.learners import evaluation_steps, find_learner, training_steps
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard
@@ -37,6 +44,7 @@ from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import meta_iteration
 from mamlrl.training.loop import Hooks, meta_train
 from mamlrl.training.memory import keep_freed_memory
+from mamlrl.training.untold import note_untold
 
 
 class RunFailure(UserError):
@@ -129,12 +137,21 @@ def run(
             log,
             checkpoints,
             stop,
-            Hooks(evaluate, record, callback),
+            Hooks(evaluate, record, partial(after_iteration, experiment, callback)),
         )
         if progress.iteration == config.iterations:
             run_folder.remove_error(folder)
         report(shown, progress, config)
         return Ended(folder, progress, stop.exit_code)
+
+
+def after_iteration(
+    experiment: Experiment, callback: Callable[[int, Metrics], bool | None] | None, iteration: int, metrics: Metrics
+) -> bool:
+    """What is to be said after the first iteration, and the user's callback; whether it stops the run."""
+    if iteration == 1:
+        note_untold(experiment, metrics)
+    return bool(callback and callback(iteration, metrics))
 
 
 def make_folder(start: Path, out: Path | None, config: Config) -> Path:
