@@ -293,7 +293,7 @@ def test_a_metric_that_was_not_measured_yet(compare) -> None:
         ("run --metric return/step_7", ["return/step_7", "did you mean return/step_1?"]),
         ("run --against time", ["--against", "time", "env_steps"]),
         ("run --interval wide", ["--interval", "wide", "bootstrap"]),
-        ("run --smooth 0", ["--smooth", "0", "at least 1"]),
+        ("run --smooth 0", ["--smooth", "0", "in [1, "]),
         ("run --smooth 4", ["--smooth", "4", "odd"]),
         ("run --smooth much", ["--smooth", "much"]),
         ("run --format bmp", ["--format", "bmp", "svg"]),
