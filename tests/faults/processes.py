@@ -10,9 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import NamedTuple
+
+import pytest
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the commands do before they import torch
 SERVER = multiprocessing.get_context("forkserver")
@@ -69,6 +72,7 @@ def start(folder: Path, *argv: str, command: str = "train", prepare: Callable[[]
         for path in paths:
             os.mkfifo(path)
         out, err = (os.open(path, os.O_RDONLY | os.O_NONBLOCK) for path in paths)
+        _ensure_server()
         process = SERVER.Process(target=_run, args=(folder, paths, command, words, prepare))
         process.start()
         while not Path(pipes, "opened").exists():
@@ -79,6 +83,13 @@ def start(folder: Path, *argv: str, command: str = "train", prepare: Callable[[]
 def run(folder: Path, *argv: str, command: str = "train", prepare: Callable[[], object] | None = None) -> Ended:
     """`start` a command and see it to its end."""
     return start(folder, *argv, command=command, prepare=prepare).wait()
+
+
+def _ensure_server() -> None:
+    """Start the server where there is none: it finds the modules that this process does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(os.path.abspath, sys.path)))
+        forkserver.ensure_running()
 
 
 def _run(folder: Path, pipes: list[Path], command: str, words: list[str], prepare: Callable[[], object] | None) -> None:

@@ -140,7 +140,7 @@ def test_no_damage_is_read_as_other_values(trained: Trained, tmp_path: Path) -> 
     assert sum(counts.values()) >= 600 and counts["refused"] >= 500, counts
 
 
-@settings(derandomize=True, deadline=None, max_examples=300)
+@settings(derandomize=True, deadline=None, max_examples=200)
 @given(st.data())
 def test_no_flips_of_bits_are_read_as_other_values(trained: Trained, data: st.DataObject) -> None:
     content = bytearray(trained.content)
@@ -230,7 +230,7 @@ def wrong_contents(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The content of a checkpoint with one thing replaced by each kind of junk, or left out, or added."""
     for at in nodes(content):
         name = ".".join(map(str, at))
-        for number, junk in enumerate(JUNK if at[:1] != ("config",) else JUNK[::6]):
+        for number, junk in enumerate(JUNK if at[:1] != ("config",) else JUNK[::9]):
             yield f"{name} is {str(junk)[:20]} ({number})", replaced(content, at, junk)
         if at:
             yield f"{name} is left out", without(content, at)
@@ -247,13 +247,13 @@ def test_content_of_a_wrong_type_is_refused_or_is_what_it_says(trained: Trained,
             plain(read(path, trained.like))
         except CheckpointError as error:
             assert str(path) in str(error) and len(str(error)) < 900, name
-    assert count >= 1000, count
+    assert count >= 900, count
 
 
 def surface(content: dict[str, Any]) -> list[tuple[str, Any]]:
     """Some of `wrong_contents`, of everything at its top."""
     tops = [(name, wrong) for name, wrong in wrong_contents(content) if "." not in name.split(" is ")[0]]
-    return tops[::4]
+    return tops[::8]
 
 
 def assert_one_line(code: int, err: str, name: str) -> None:
@@ -287,7 +287,7 @@ def test_commands_on_content_of_a_wrong_type(
             assert len(repr(policy)) < 900
         except UserError as error:
             assert len(str(error)) < 900, name
-    assert len(cases) >= 70, len(cases)
+    assert len(cases) >= 35, len(cases)
 
 
 # Settings that do not parse

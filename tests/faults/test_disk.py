@@ -18,7 +18,7 @@ from .processes import Ended, run
 
 resource = pytest.importorskip("resource")
 
-FLAGS = " ".join([*SMALL, "--iterations 3 --eval.every 2 --eval.tasks 2 --eval.rollouts 2 --eval.steps 1"])
+FLAGS = " ".join([*SMALL, "--iterations 2"])
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +95,7 @@ def assert_goes_on(folder: Path, whole: Path) -> None:
     assert reproducible(folder / "run") == reproducible(whole)
 
 
-SIZES = (0, 1, 100, 300, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 6000, 8000, 10_000, 15_000, 20_000, 30_000, 50_000)
+SIZES = (0, 1, 300, 1500, 2500, 4000, 6000, 8000, 15_000, 50_000)
 
 
 def test_a_disk_that_is_full_after_so_many_bytes(whole: Path, tmp_path: Path) -> None:
@@ -110,28 +110,28 @@ def test_a_disk_that_is_full_after_so_many_bytes(whole: Path, tmp_path: Path) ->
         stopped.append(re.sub(r".*run/?([\w./]*).*: .*\n", r"\1", ended.err))
         assert_one_line(ended, os.strerror(errno.EFBIG))
         assert_goes_on(folder, whole)
-    assert len(stopped) >= 12 and stopped[0] == "config.yaml" and len(set(stopped)) >= 3, stopped
+    assert len(stopped) >= 6 and stopped[0] == "config.yaml" and len(set(stopped)) >= 3, stopped
 
 
 def test_a_disk_that_is_full_when_a_run_goes_on(whole: Path, tmp_path: Path) -> None:
-    assert run(tmp_path, FLAGS.replace("--iterations 3", "--iterations 1"), "--out begun").code == 0
+    assert run(tmp_path, FLAGS.replace("--iterations 2", "--iterations 1"), "--out begun").code == 0
     count = 0
     for size in SIZES:
         folder = tmp_path / f"of-{size}"
         shutil.copytree(tmp_path / "begun", folder / "run")
         before = {path: path.read_bytes() for path in (folder / "run/checkpoints").iterdir()}
-        ended = run(folder, "--resume run --iterations 3", prepare=partial(limit_file_size, size))
+        ended = run(folder, "--resume run --iterations 2", prepare=partial(limit_file_size, size))
         if ended.code:
             count += 1
             assert_one_line(ended, os.strerror(errno.EFBIG))
             assert size > 3000 or before.items() <= {path: path.read_bytes() for path in before}.items()
-            ended = run(folder, "--resume run --iterations 3")
+            ended = run(folder, "--resume run --iterations 2")
             assert (ended.code, ended.err) == (0, "")
         assert reproducible(folder / "run") == reproducible(whole)
-    assert count >= 12
+    assert count >= 6
 
 
-@pytest.mark.parametrize(("code", "step"), [(errno.ENOSPC, 2), (errno.EIO, 7)])
+@pytest.mark.parametrize(("code", "step"), [(errno.ENOSPC, 4), (errno.EIO, 7)])
 def test_an_error_at_any_operation_on_a_file(whole: Path, tmp_path: Path, code: int, step: int) -> None:
     number = 0
     while number < 200:
@@ -144,7 +144,7 @@ def test_an_error_at_any_operation_on_a_file(whole: Path, tmp_path: Path, code: 
         if ended.code:  # not where only a message to TensorBoard or a temporary file failed
             assert_one_line(ended, os.strerror(code))
         assert_goes_on(folder, whole)
-    assert 25 <= number < 200, number
+    assert 15 <= number < 200, number
 
 
 def test_a_disk_that_fails_when_files_are_synced(whole: Path, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_disk_that_fails_when_files_are_synced(whole: Path, tmp_path: Path) ->
         folder.mkdir(parents=True)
         ended = run(folder, FLAGS, "--out run", prepare=partial(fail_sync_at, number, errno.EIO))
         if not (folder.parent / "failed").exists():
-            assert ended.code == 0 and number >= 8, (number, ended)
+            assert ended.code == 0 and number >= 6, (number, ended)
             return
         assert_one_line(ended, os.strerror(errno.EIO))
         assert_goes_on(folder, whole)

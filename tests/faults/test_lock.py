@@ -81,12 +81,12 @@ def test_the_lock_does_not_live_on_in_the_environments_processes(command: Comman
 
 def test_many_that_resume_at_once(command: Command, tmp_path: Path) -> None:
     command(*SMALL, "--iterations 1 --out run")
-    many = [start(tmp_path, "--resume run --iterations 60") for _ in range(4)]
+    many = [start(tmp_path, "--resume run --iterations 30") for _ in range(4)]
     ended = [one.wait() for one in many]
     codes = sorted(one.code for one in ended)
     assert codes in ([0, 0, 0, 0], [0, 0, 0, 2], [0, 0, 2, 2], [0, 2, 2, 2])  # some may come after the first is done
     assert all("trains in it" in one.err for one in ended if one.code == 2)
-    command(*SMALL, "--iterations 60 --out whole")
+    command(*SMALL, "--iterations 30 --out whole")
     assert reproducible("run") == reproducible("whole")
 
 

@@ -152,7 +152,7 @@ def interrupted_at(number: int, twice: bool) -> None:
 @pytest.mark.parametrize("twice", [False, True])
 def test_an_interrupt_at_any_operation_on_a_file(whole: Path, tmp_path: Path, twice: bool) -> None:
     codes = []
-    for number in range(1, 60, 4):
+    for number in range(1, 60, 7):
         folder = tmp_path / f"operation-{number}"
         folder.mkdir()
         ended = run(folder, *SMALL, "--iterations 4 --out run", prepare=partial(interrupted_at, number, twice))
@@ -163,4 +163,4 @@ def test_an_interrupt_at_any_operation_on_a_file(whole: Path, tmp_path: Path, tw
             begun = (folder / "run/config.yaml").exists()
             assert run(folder, "--resume run" if begun else " ".join([*SMALL, "--iterations 4 --out run"])).code == 0
         assert reproducible(folder / "run") == reproducible(whole), number
-    assert codes.count(130) >= 8, codes
+    assert codes.count(130) >= 4, codes
