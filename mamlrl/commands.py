@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, TextIO
 
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import OutputError, UserError
+from mamlrl.errors import LearnerFailure, OutputError, UserError
 
 
 def make_callable(module: str, function: Callable[..., Any]) -> None:
@@ -66,7 +66,7 @@ def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | No
                 sys.stdout.flush()
     except UserError as error:
         return _fail(str(error), error.exit_code)
-    except EnvironmentFailure as error:
+    except (EnvironmentFailure, LearnerFailure) as error:
         return _fail(str(error), 1)
     except OutputError as error:
         _discard(sys.stdout)  # what Python would flush at its end

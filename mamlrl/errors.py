@@ -31,6 +31,10 @@ class OutputError(OSError):
     """Standard output cannot be written: nobody reads it any more, or its disk is full."""
 
 
+class LearnerFailure(Exception):
+    """A method of a user's learner raised an exception, or returned what it must not; the text says which and what."""
+
+
 def cut(text: str) -> str:
     """A text for a message: long ones lose their middle."""
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 40]} ... {text[-30:]}"

@@ -19,6 +19,7 @@ from mamlrl.errors import ConfigError, UserError, described
 from mamlrl.learner_settings import own_settings
 from mamlrl.learners import LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
+from mamlrl.named_learner import NamedLearner
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.seeding import Stream, Streams
@@ -80,7 +81,7 @@ def make_learner(row: LearnerRow, policy: Policy, config: Config, own: Any) -> L
         raise ConfigError(
             f"learner {config.learner} has no {', '.join(missing)}; it must have {', '.join(LEARNER_PARTS)}"
         )
-    return learner
+    return NamedLearner(learner, config.learner) if ":" in config.learner else learner
 
 
 def start_learner(learner: Learner, params: Params, config: Config) -> LearnerState:

@@ -132,6 +132,12 @@ def write_error(folder: Path, traceback: str) -> bool:
     return True
 
 
+def remove_error(folder: Path) -> None:
+    """Remove error.txt of a run that was resumed and is done: nothing is wrong any more."""
+    with contextlib.suppress(OSError):
+        (folder / ERROR_FILE).unlink()
+
+
 def versions() -> str:
     """What the results depend on: the commit of the checkout, if any, versions of the packages, the processor."""
     packages = ("mamlrl", "torch", "numpy", "mujoco", "gymnasium")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mamlrl.config import Config
-from mamlrl.errors import UserError
+from mamlrl.errors import LearnerFailure, UserError
 from mamlrl.evaluation.held_out import HeldOut
 from mamlrl.learners.base import LearnerState
 from mamlrl.progress import ProgressLine
@@ -66,7 +66,10 @@ def meta_train(
     try:
         while progress.iteration < config.iterations and stop.signal is None and not stopped:
             start = time.perf_counter()
-            progress, outcome, held_out = one_iteration(iterate, progress, checkpoints, hooks.evaluate)
+            try:
+                progress, outcome, held_out = one_iteration(iterate, progress, checkpoints, hooks.evaluate)
+            except LearnerFailure as error:
+                raise LearnerFailure(f"{error}, in iteration {progress.iteration + 1}") from error.__cause__
             metrics = {**outcome.metrics, "env_steps": progress.env_steps, **held_out.metrics}
             log.write(progress.iteration, metrics, outcome.estimates, held_out.estimates)
             logged = progress

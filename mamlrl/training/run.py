@@ -19,7 +19,7 @@ from mamlrl.config import Config
 from mamlrl.config.command import Command
 from mamlrl.config.files import check_unchanged, differences, to_settings
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import ConfigError, OutputError, UserError, described, said
+from mamlrl.errors import ConfigError, LearnerFailure, OutputError, UserError, described, said
 from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import (
     Experiment,
@@ -102,6 +102,8 @@ def run(
                 hooks = Hooks(evaluate, make_recorder(experiment, folder, log), callback)
                 iterate = partial(meta_iteration, experiment)
                 progress = meta_train(iterate, checkpoint.progress, experiment.config, log, checkpoints, stop, hooks)
+            if progress.iteration == experiment.config.iterations:
+                run_folder.remove_error(folder)
             report(shown, progress, experiment.config)
         return Ended(folder, progress, stop.exit_code)
 
@@ -283,7 +285,7 @@ def in_words(error: BaseException) -> str:
     """An exception in a line that is not too long."""
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return said(error) if isinstance(error, EnvironmentFailure | UserError) else described(error)
+    return said(error) if isinstance(error, EnvironmentFailure | LearnerFailure | UserError) else described(error)
 
 
 def report(shown: Path, progress: Progress, config: Config) -> None:

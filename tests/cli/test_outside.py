@@ -339,6 +339,41 @@ def test_a_learner_that_fails_while_it_trains_leaves_its_traceback_and_can_go_on
         code = main([*FLAGS.split(), "--iterations", "1", "--out", "failed"])
     captured = capsys.readouterr()
     outcome = Outcome(code, captured.out, captured.err)
-    assert_fails(outcome, 1, "IndexError: list index out of range", "failed/error.txt", "--resume failed")
+    what = "learner own_learner:HeavyBall: adapt raised IndexError: list index out of range, in iteration 1;"
+    assert_fails(outcome, 1, what, "failed/error.txt", "--resume failed")
     assert "Traceback" in Path("failed", "error.txt").read_text()
     assert main(["--resume", "failed"]) == 0
+    assert not Path("failed", "error.txt").exists()
+
+
+WRONG_RETURNS = {
+    "start": (lambda self, meta: meta, "start returned a MetaParams; it must return a dict of parameters"),
+    "adapt": (lambda self, meta, params, *arguments: params, "adapt returned a dict; it must return an InnerStep"),
+    "meta_step": (
+        lambda self, state, *arguments: state,
+        "meta_step returned a LearnerState; it must return a LearnerState and an Outcome",
+    ),
+}
+
+
+@pytest.mark.parametrize("method", WRONG_RETURNS)
+def test_a_learner_that_returns_something_else_is_told_the_method_and_the_iteration(
+    method: str, users_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    function, what = WRONG_RETURNS[method]
+    monkeypatch.setattr(import_module("own_learner").HeavyBall, method, function)
+    code = main([*FLAGS.split(), "--iterations", "1", "--out", f"wrong-{method}"])
+    captured = capsys.readouterr()
+    assert_fails(Outcome(code, captured.out, captured.err), 1, f"HeavyBall: {what}, in iteration 1;")
+
+
+def test_a_learner_that_fails_in_an_evaluation_is_told_in_a_line(
+    users_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*FLAGS.split(), "--iterations", "1", "--out", "trained"]) == 0
+    monkeypatch.setattr(import_module("own_learner").HeavyBall, "adapt", lambda self, *arguments: [][0])
+    capsys.readouterr()
+    code = evaluate.main(["trained", "--tasks", "2", "--rollouts", "2", "--steps", "1", "--threads", "1"])
+    captured = capsys.readouterr()
+    assert code == 1
+    assert captured.err == "error: learner own_learner:HeavyBall: adapt raised IndexError: list index out of range\n"
