@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
 from .base import Array, Infos, Mask, Still, numbers_of_task
-from .checks import checked_space, checked_tasks
+from .checks import checked_space, checked_tasks, contains_task
 from .errors import WrongReturn, failure
 from .infos import as_infos
 from .rows import Family, Rows, make_env
@@ -221,18 +220,6 @@ class GymnasiumTaskVectorEnv(VectorEnv):
             raise ValueError(f"options['task'] has shape {tasks.shape}; it must be (P,) or ({self.num_envs}, P)")
         if self.task_space is not None:
             for row, task in enumerate(tasks):
-                if not self._call("task_space", _contains, self.task_space, task):
+                if not self._call("task_space", contains_task, self.task_space, task):
                     raise ValueError(f"the task {task} of row {row} is not in the task space {self.task_space}")
         return tasks
-
-
-def _contains(space: spaces.Space, task: Array) -> bool:
-    """Whether a task is in a space, in the numbers that the space itself has (Gymnasium's boxes are of float32)."""
-    if space.dtype is None or space.shape is None or task.size != np.prod(space.shape):
-        return space.contains(task)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # NaN as an integer
-        as_its_own = task.astype(space.dtype).reshape(space.shape)
-    if np.issubdtype(space.dtype, np.integer) and (as_its_own.reshape(-1) != task).any():
-        return False
-    return space.contains(as_its_own)

@@ -6,6 +6,7 @@ in a wider type or as a list.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import gymnasium
@@ -107,6 +108,18 @@ def checked_tasks(value: Any, n: int) -> Array:
     if not np.isfinite(tasks).all():
         raise WrongReturn("tasks that are not finite (NaN or infinite)")
     return tasks.astype(np.float64)
+
+
+def contains_task(space: spaces.Space, task: Array) -> bool:
+    """Whether a task is in a space, in the numbers that the space itself has (Gymnasium's boxes are of float32)."""
+    if space.dtype is None or space.shape is None or task.size != np.prod(space.shape):
+        return space.contains(task)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NaN as an integer
+        as_its_own = task.astype(space.dtype).reshape(space.shape)
+    if np.issubdtype(space.dtype, np.integer) and (as_its_own.reshape(-1) != task).any():
+        return False
+    return space.contains(as_its_own)
 
 
 def _kind(value: Any) -> str:

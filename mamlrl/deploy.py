@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 
 from mamlrl.config import Config
 from mamlrl.config.files import to_settings
-from mamlrl.deployment.environment import check_environment, one_row
+from mamlrl.deployment.environment import check_environment, checked_task, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
 from mamlrl.errors import ConfigError, UserError, said, shown
@@ -212,10 +212,10 @@ class AdaptedPolicy:
             _check_at_least(name, value, least)
         origin, streams = self.origin, Streams(self.seed)
         check_environment(env, origin.observation_space, origin.action_space)
-        tasks = np.zeros((1, 0))  # the row knows it
+        numbers, tasks = checked_task(env, task), np.zeros((1, 0))  # the row knows the task
 
         def sample(params: Params, step: int) -> Rollouts:
-            envs = one_row(env, task)
+            envs = one_row(env, numbers)
             return join(
                 [
                     collect(envs, origin.policy, params, tasks, streams.rollouts(one, step), origin.config.environment)
@@ -374,7 +374,7 @@ def _spaces(saved: Any, path: Path) -> tuple[spaces.Space, spaces.Space]:
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int | np.integer):
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
         raise ConfigError(f"{name} is {shown(value)}; it must be an integer")
     if value < least:
         raise ConfigError(f"{name} is {value}; it must be at least {least}")

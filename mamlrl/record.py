@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mamlrl.commands import run_command
+from mamlrl.envs.checks import contains_task
 from mamlrl.errors import ConfigError
 from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
@@ -151,10 +152,11 @@ def check_task(task: np.ndarray, drawn: np.ndarray, envs: VectorEnv) -> np.ndarr
         ConfigError: it has another size, or is not in the task space.
     """
     if task.shape != drawn.shape:
-        raise ConfigError(f"--task has {task.shape[1]} numbers; a task of this environment has {drawn.shape[1]}")
+        given, wanted = task.shape[1], drawn.shape[1]
+        raise ConfigError(f"--task has {given} {'number' if given == 1 else 'numbers'}; a task here has {wanted}")
     space = getattr(envs, "task_space", None)
-    if space is not None and not space.contains(task[0].astype(space.dtype)):
-        raise ConfigError(f"--task {' '.join(map(str, task[0]))} is not in the task space {space}")
+    if space is not None and not contains_task(space, task[0]):
+        raise ConfigError(f"--task {' '.join(f'{number:g}' for number in task[0])} is not in the task space {space}")
     return task
 
 

@@ -11,7 +11,6 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from numpy.typing import ArrayLike
 
 from mamlrl.envs.checks import (
     RESET_VALUES,
@@ -20,10 +19,11 @@ from mamlrl.envs.checks import (
     checked_info,
     checked_observation,
     checked_reward,
+    contains_task,
     unpacked,
 )
 from mamlrl.envs.errors import WrongReturn
-from mamlrl.errors import UserError
+from mamlrl.errors import ConfigError, UserError, shown
 
 
 def check_environment(env: Any, observation_space: spaces.Space, action_space: spaces.Space) -> None:
@@ -43,7 +43,30 @@ def check_environment(env: Any, observation_space: spaces.Space, action_space: s
         raise UserError(f"the environment's action_space {env.action_space} has no finite bounds to map actions to")
 
 
-def one_row(env: gymnasium.Env, task: ArrayLike | None) -> VectorEnv:
+def checked_task(env: gymnasium.Env, task: Any) -> np.ndarray | None:
+    """A task as numbers [P], float64, before the environment sees it.
+
+    One that it refuses at its reset would leave some wrappers of Gymnasium unusable.
+
+    Raises:
+        ConfigError: it is no list of finite numbers.
+        UserError: the environment has a task space, and it is not in there.
+    """
+    if task is None:
+        return None
+    try:
+        numbers = np.asarray(task, np.float64)
+    except (TypeError, ValueError):
+        numbers = np.asarray(np.nan)
+    if numbers.ndim != 1 or not np.isfinite(numbers).all():
+        raise ConfigError(f"task is {shown(task)}; it must be a list of finite numbers")
+    space = env.get_wrapper_attr("task_space") if env.has_wrapper_attr("task_space") else None
+    if isinstance(space, spaces.Space) and not contains_task(space, numbers):
+        raise UserError(f"task is {shown(task)}; it is not in the environment's task space {space}")
+    return numbers
+
+
+def one_row(env: gymnasium.Env, task: np.ndarray | None) -> VectorEnv:
     """A vector environment of the one environment, which may not be copied and stays open."""
     envs = SyncVectorEnv([lambda: _OnTask(env, task)], autoreset_mode=AutoresetMode.DISABLED)
     envs.spec = env.spec or EnvSpec(type(env.unwrapped).__name__)  # its name in messages
@@ -53,9 +76,9 @@ def one_row(env: gymnasium.Env, task: ArrayLike | None) -> VectorEnv:
 class _OnTask(gymnasium.Wrapper):
     """An environment on a fixed task; what it returns is checked. What it raises stays its owner's to see."""
 
-    def __init__(self, env: gymnasium.Env, task: ArrayLike | None):
+    def __init__(self, env: gymnasium.Env, task: np.ndarray | None):
         super().__init__(env)
-        self._options = None if task is None else {"task": np.asarray(task, np.float64)}
+        self._options = None if task is None else {"task": task.copy()}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         result = self.env.reset(seed=seed, options=self._options)

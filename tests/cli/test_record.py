@@ -10,11 +10,13 @@ import imageio.v3 as imageio
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from gymnasium import spaces
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mamlrl.record import main, parse_steps
 from mamlrl.recording.panels import CAPTION_HEIGHT, GAP
 
+from . import drawing_envs
 from .conftest import SMALL, Command, Outcome, assert_fails
 
 FEW = "--steps 0,2 --rollouts 2"
@@ -93,6 +95,20 @@ def test_an_environment_of_ones_own_with_discrete_actions(command: Command, reco
     assert os.listdir("films") == ["task-1.mp4"]  # what a still would show is not known
 
 
+def test_a_task_of_a_discrete_space_is_given_as_a_number(
+    command: Command, record: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drawing_envs.Drawn, "task_space", spaces.Discrete(17, start=-8), raising=False)
+    monkeypatch.setattr(drawing_envs.Drawn, "sample_tasks", lambda self, n, rng: rng.integers(-8, 9, (n, 1)))
+    train_toy(command, "Drawn")
+    outcome = record(f"run --task -8 --out films {FEW}")
+    assert outcome.code == 0, outcome.err
+    assert_fails(
+        record(f"run --task 9 --out others {FEW}"), 2, "--task 9 is not in the task space Discrete(17, start=-8)"
+    )
+    assert_fails(record(f"run --task 0.5 --out others {FEW}"), 2, "--task 0.5 is not in the task space")
+
+
 @pytest.mark.parametrize(
     ("family", "cause"),
     [
@@ -123,8 +139,8 @@ BAD_INPUT = [
     ("nowhere", ["nowhere", "no such file"]),
     ("run --tasks 0", ["--tasks is 0", "[1, 100]"]),
     ("run --steps 0,x", ["--steps is '0,x'", "0,1,3"]),
-    ("run --task 0.1", ["--task has 1 numbers", "has 2"]),
-    ("run --task 0.1 7", ["7.0", "not in the task space"]),
+    ("run --task 0.1", ["--task has 1 number; a task here has 2"]),
+    ("run --task 0.1 7", ["--task 0.1 7 is not in the task space"]),
     ("run --task 0.1 0.2 --tasks 2", ["not allowed with"]),
     ("run --task nan 0.2", ["--task is nan 0.2", "finite"]),
     ("run --task x", ["argument --task", "invalid float value: 'x'"]),
