@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from mamlrl.config import Config, EvalConfig
@@ -22,6 +25,7 @@ from mamlrl.evaluation.tables import markdown, mean_with_interval, save_figure, 
 from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
 from mamlrl.learners import LEARNERS
 from mamlrl.messages import say
+from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer_threads
 from mamlrl.run_folder.figures import Comparison, Curve, Published, figure
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.seeding import Stream, Streams
@@ -302,17 +306,40 @@ def report(comparisons: Sequence[Comparison]) -> str:
 def write_results(folder: Path, results: Sequence[Evaluated], comparisons: Sequence[Comparison]) -> None:
     """Write what was measured, its summary, the figure of the returns, and TensorBoard events into a folder.
 
+    All of RESULTS or, after an error, none: the same folder can be named again.
+
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; names the file.
     """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / CSV_FILE, result_rows(results))
-    write_csv(folder / SUMMARY_FILE, summary(comparisons))
-    canvas = figure(comparisons[0])
-    save_figure(canvas, folder / FIGURE_FILE)
-    with SummaryWriter(str(folder / EVENTS_FOLDER)) as writer:  # no scalars: TensorBoard would smooth them over steps
+    try:
+        write_csv(folder / CSV_FILE, result_rows(results))
+        write_csv(folder / SUMMARY_FILE, summary(comparisons))
+        canvas = figure(comparisons[0])
+        save_figure(canvas, folder / FIGURE_FILE)
+        _write_events(folder / EVENTS_FOLDER, canvas, report(comparisons))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _remove_results(folder, is_new)
+        raise
+
+
+def _write_events(folder: Path, canvas: Figure, text: str) -> None:
+    """Figure and table for TensorBoard; no scalars, which it would smooth over gradient steps."""
+    hooks = silence_writer_threads()
+    with naming_events(folder), SummaryWriter(str(folder)) as writer:
         writer.add_figure("evaluation", canvas)
-        writer.add_text("evaluation", report(comparisons))
+        writer.add_text("evaluation", text)
+    restore_hook(hooks)  # after an error the thread may be about to print it
+
+
+def _remove_results(folder: Path, is_new: bool) -> None:
+    for name in (CSV_FILE, SUMMARY_FILE, FIGURE_FILE):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / EVENTS_FOLDER, ignore_errors=True)
+    if is_new:
+        folder.rmdir()
 
 
 def result_rows(results: Sequence[Evaluated]) -> Iterable[dict[str, Any]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -16,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from mamlrl.config import Config
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard, metrics_table
+from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer_threads
 from mamlrl.run_folder.files import keep_aside, naming, write_whole
 from mamlrl.run_folder.folder import METRICS_FILE
 from mamlrl.run_folder.metrics_table import Table, Written
@@ -50,7 +49,7 @@ class MetricsLog:
         with naming(self._path):
             content = self._path.read_bytes() if self._path.is_file() else b""
             self._recover(content, completed)
-        self._hook = _silence_writer_threads()
+        self._hooks = silence_writer_threads()
         with self._naming_events():
             self._tensorboard = SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
 
@@ -64,8 +63,7 @@ class MetricsLog:
                 self._file.close()
             with self._naming_events():
                 self._tensorboard.close()
-            if threading.excepthook is self._hook[0]:  # not where another run of this process has wrapped it
-                threading.excepthook = self._hook[1]
+            restore_hook(self._hooks)
 
     def describe(self, config: Config, iteration: int) -> None:
         """Tell TensorBoard the run's settings, and at its start how to arrange its charts."""
@@ -162,24 +160,5 @@ class MetricsLog:
         self._file: BinaryIO = self._path.open("a+b")
         self._state = _state(os.fstat(self._file.fileno()))
 
-    @contextlib.contextmanager
-    def _naming_events(self) -> Iterator[None]:
-        files = sorted(self._folder.glob("events.out.tfevents.*"))  # their names begin with the time
-        with naming(files[-1] if files else self._folder):
-            yield
-
-
-def _silence_writer_threads() -> tuple[Callable[..., object], Callable[..., object]]:
-    """What fails in a writer thread of TensorBoard is raised at the next write; its traceback is not printed too.
-
-    Returns:
-        The new hook for exceptions in threads, and the one before it.
-    """
-    before = threading.excepthook
-
-    def show_others(arguments: threading.ExceptHookArgs) -> None:
-        if type(arguments.thread).__name__ != "_AsyncWriterThread":
-            before(arguments)
-
-    threading.excepthook = show_others
-    return show_others, before
+    def _naming_events(self) -> contextlib.AbstractContextManager[None]:
+        return naming_events(self._folder)

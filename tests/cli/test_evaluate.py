@@ -73,6 +73,28 @@ def test_an_evaluation_leaves_table_csv_figure_and_events(command: Command, eval
     assert tags["scalars"] == []  # TensorBoard would smooth them over gradient steps
 
 
+@pytest.mark.parametrize("writes", ["RecordWriter.write", "RecordWriter.flush"])
+@pytest.mark.parametrize("folder_is_there", [True, False])
+def test_a_full_disk_is_one_line_and_the_folder_can_be_named_again(
+    command: Command, evaluate: Command, monkeypatch: pytest.MonkeyPatch, folder_is_there: bool, writes: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    train(command)
+    if folder_is_there:
+        Path("results").mkdir()
+        Path("results/notes.txt").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(f"tensorboard.summary.writer.record_writer.{writes}", full)
+        outcome = evaluate(f"run --out results {FEW}")
+    assert_fails(outcome, 1, "error: results/tensorboard", "No space left on device")
+    assert "3 tasks" in outcome.out  # what took minutes is seen all the same
+    assert [path.name for path in Path().glob("results/*")] == (["notes.txt"] if folder_is_there else [])
+    assert Path("results").exists() == folder_is_there
+    assert evaluate(f"run --out results {FEW}").code == 0
+
+
 def test_the_csv_holds_the_tasks_themselves(command: Command, evaluate: Command) -> None:
     train(command)
     train(command, "multitask", out="other")
@@ -164,7 +186,7 @@ def test_a_full_disk_leaves_no_half_written_table(
     outcome = evaluate(f"run --out results {FEW}")
     assert_fails(outcome, 1, "results/evaluation.csv", "No space left")
     assert "| maml " in outcome.out  # what took minutes is not lost
-    assert list(Path("results").iterdir()) == []
+    assert not Path("results").exists()
 
 
 def test_results_are_written_though_nobody_reads_on(command: Command) -> None:
