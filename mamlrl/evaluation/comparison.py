@@ -283,10 +283,13 @@ def summary(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
 
 
 def table(comparison: Comparison) -> str:
-    """Methods against gradient steps, mean and interval, as Markdown; published means after a learner's rows."""
+    """Methods against gradient steps, mean and interval, as Markdown; published means after a learner's rows.
+
+    Where intervals are over different things, a last column says over what.
+    """
     curves = comparison.curves
     steps = max(len(curve.means) for curve in curves)
-    rows = [["method", *(f"{n} steps" if n != 1 else "1 step" for n in range(steps)), f"{comparison.interval} over"]]
+    rows = [["method", *(f"{n} steps" if n != 1 else "1 step" for n in range(steps)), "over"]]
     last = {curve.learner: curve for curve in curves}
     for curve in curves:
         cells = [mean_with_interval(*numbers) for numbers in zip(curve.means, curve.bounds, strict=True)]
@@ -294,13 +297,25 @@ def table(comparison: Comparison) -> str:
         if curve is last[curve.learner] and (means := comparison.published.get(curve.learner)):
             cells = [f"{mean:.2f}" for mean in means[:steps]]
             rows.append(["  published", *cells, *[""] * (steps - len(cells)), ""])
-    return markdown(rows)
+    return markdown(rows if len(_over(comparison)) > 1 else [row[:-1] for row in rows])
+
+
+def caption(comparison: Comparison) -> str:
+    """What a table's numbers are: the kind of interval, whose name is too long for a column, and over what it is."""
+    over = _over(comparison)
+    if over == [""]:
+        return "Mean"
+    return f"Mean and {comparison.interval} over {over[0] if len(over) == 1 else 'what the last column says'}"
+
+
+def _over(comparison: Comparison) -> list[str]:
+    return list(dict.fromkeys(curve.over for curve in comparison.curves))
 
 
 def report(comparisons: Sequence[Comparison]) -> str:
-    """The title and all tables."""
+    """The title, what the numbers are, and all tables."""
     tables = [table(one) if one.quantity == "return" else f"{one.quantity}:\n\n{table(one)}" for one in comparisons]
-    return "\n\n".join([comparisons[0].title, *tables])
+    return "\n\n".join([comparisons[0].title, caption(comparisons[0]), *tables])
 
 
 def write_results(folder: Path, results: Sequence[Evaluated], comparisons: Sequence[Comparison]) -> None:

@@ -325,3 +325,23 @@ def test_an_unwritable_folder(command: Command, evaluate: Command) -> None:
     train(command)
     Path("locked").mkdir(mode=0o500)
     assert_fails(evaluate(f"run --out locked/results {FEW}"), 1, "locked/results", "Permission denied")
+
+
+def of_four_steps(method: str, over: str) -> Curve:
+    means = [-142.12, -42.12, -12.25, -11.1]
+    return Curve(method, method, means, [[mean - 9.5, mean + 9.5] for mean in means], over)
+
+
+def test_tables_fit_80_columns_and_the_interval_is_named_once() -> None:
+    curves = [of_four_steps("maml", "40 tasks"), of_four_steps("random", "40 tasks")]
+    lines = comparison.report([Comparison("title", INTERVALS["student"], curves, {})]).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[2] == "Mean and 95% interval (Student's t) over 40 tasks"
+    assert "over" not in "".join(lines[3:])
+
+
+def test_a_last_column_says_over_what_intervals_are_where_that_differs() -> None:
+    curves = [of_four_steps("maml", "3 seeds"), of_four_steps("random", "40 tasks")]
+    lines = comparison.report([Comparison("title", INTERVALS["student"], curves, {})]).splitlines()
+    assert lines[2].endswith("over what the last column says")
+    assert [line.split("|")[-2].strip() for line in lines[4:]] == ["over", "--------", "3 seeds", "40 tasks"]
