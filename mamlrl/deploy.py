@@ -20,6 +20,7 @@ from mamlrl.config.files import to_settings
 from mamlrl.deployment.environment import check_environment, checked_task, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
+from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, UserError, said, shown
 from mamlrl.experiment import make_experiment, make_learner, start_learner
 from mamlrl.learner_settings import own_settings
@@ -29,7 +30,7 @@ from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import adaptation_rounds
 from mamlrl.run_folder.checkpoints import CheckpointError, config_of, plain, read_archive, restore, write_archive
-from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
+from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.run_folder.spaces import from_plain, of_policy, to_plain
 from mamlrl.sampler import collect, join, to_environment_actions
 from mamlrl.seeding import Stream, Streams
@@ -310,7 +311,7 @@ def load_policy(path: str | PathLike[str]) -> MetaPolicy:
             f"{checkpoints[0]}: the policy of learner {trained.config.learner} sees the task and never adapts"
         )
     saved = trained.spaces
-    observation_space, action_space = _made_spaces(trained.config) if saved is None else _spaces(saved, trained.path)
+    observation_space, action_space = _made_spaces(trained) if saved is None else _spaces(saved, trained.path)
     origin, state_like = _untrained(trained.config, observation_space, action_space)
     return dataclasses.replace(origin, meta=trained.meta(state_like))
 
@@ -357,10 +358,22 @@ def _adapted_params(saved: Params, start: Params) -> Params:
     return params
 
 
-def _made_spaces(config: Config) -> tuple[spaces.Space, spaces.Space]:
-    """The spaces of the environment itself, for a checkpoint of version 0.1.0, which does not hold them."""
+def _made_spaces(trained: Trained) -> tuple[spaces.Space, spaces.Space]:
+    """The spaces of the environment itself, for a checkpoint of an early version, which does not hold them.
+
+    Raises:
+        UserError: the environment cannot be made here.
+    """
+    config = trained.config
     sampling = dataclasses.replace(config.sampling, tasks=1, rollouts=1)
-    envs = make_experiment(dataclasses.replace(config, sampling=sampling)).envs
+    try:
+        envs = make_experiment(dataclasses.replace(config, sampling=sampling)).envs
+    except (UserError, EnvironmentFailure) as error:
+        raise UserError(
+            f"{trained.path} is of an early version and does not hold the spaces of its policy, so that its environment "
+            f"is needed: {said(error)}; where the environment is, mamlrl.train(resume=...) goes on with the run and "
+            "stores them, or save an adapted policy there"
+        ) from error
     envs.close()
     return envs.single_observation_space, envs.single_action_space
 

@@ -32,7 +32,7 @@ from mamlrl.learners import step_scale
 from mamlrl.learners.maml import MAML
 from mamlrl.policies.base import Linearization, Policy
 from mamlrl.rounds import Round, adaptation_rounds
-from mamlrl.run_folder.checkpoints import read_archive, write_archive
+from mamlrl.run_folder.checkpoints import read_archive, read_content, write_archive
 from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 from mamlrl.sampler import collect, to_environment_actions
 from mamlrl.seeding import Streams
@@ -650,12 +650,18 @@ def test_a_policy_is_used_without_the_module_it_was_trained_in_and_without_a_sim
     assert ran.stdout == "torch.Size([2, 1])\n"
 
 
-def test_a_checkpoint_of_version_0_1_0_makes_its_environment_for_the_spaces() -> None:
-    checkpoint = ROOT / "runs" / "pretrained" / "navigation" / "maml" / "checkpoint.pt"
-    assert read_trained(checkpoint).spaces is None
-    policy = mamlrl.load(checkpoint)
+def test_a_checkpoint_without_spaces_makes_its_environment_for_them_or_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = read_content(ROOT / "runs" / "pretrained" / "navigation" / "maml" / "checkpoint.pt")
+    del content["spaces"]
+    torch.save(content, tmp_path / "older.pt")
+    policy = mamlrl.load(tmp_path / "older.pt")
     assert policy.action_space == Navigation2DEnv().action_space
     assert policy.adapt(Navigation2DEnv(), GOAL, rollouts=2).steps == 1
+    monkeypatch.setitem(sys.modules, "mamlrl.envs.navigation", None)
+    with pytest.raises(UserError, match="older.pt is of an early version and does not hold the spaces .* environment"):
+        mamlrl.load(tmp_path / "older.pt")
 
 
 def test_a_policy_that_sees_the_task_is_refused(tmp_path: Path) -> None:

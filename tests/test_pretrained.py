@@ -6,12 +6,16 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
+from gymnasium import spaces
 
 from mamlrl.config import Config, EvalConfig
 from mamlrl.config.files import make_config, shipped_settings
 from mamlrl.evaluation.comparison import evaluate_config
 from mamlrl.learner_settings import completed
+from mamlrl.run_folder.checkpoints import FORMAT
 from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
+from mamlrl.run_folder.spaces import from_plain
 
 FOLDER = Path(__file__).parents[1] / "runs" / "pretrained"
 CHECKPOINTS = find_checkpoints(FOLDER)
@@ -33,6 +37,14 @@ def test_a_shipped_policy_has_the_settings_of_its_configuration(checkpoint: Path
         return dataclasses.replace(config, seed=1, threads=0, video=Config().video, checkpoint=Config().checkpoint)
 
     assert of_training(trained) == of_training(completed(shipped))
+
+
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=name_of)
+def test_a_shipped_policy_holds_its_spaces_so_that_it_needs_no_simulator(checkpoint: Path) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["format"] == FORMAT
+    assert isinstance(from_plain(content["spaces"]["observation"]), spaces.Box)
+    assert from_plain(content["spaces"]["action"]).is_bounded()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ class Trained(NamedTuple):
     path: Path
     config: Config
     spaces: Mapping[str, Any] | None = None
-    """of the policy, as plain data (`run_folder.spaces`); None in a checkpoint of version 0.1.0"""
+    """of the policy, as plain data (`run_folder.spaces`); None in a checkpoint of an early version"""
 
     def meta(self, state_like: LearnerState) -> MetaParams:
         """What was meta-learned.
