@@ -78,6 +78,8 @@ def train(
     """
     from mamlrl.config.command_line import make_command
 
+    if callback is not None and not callable(callback):
+        raise ConfigError(f"callback is {shown(callback)}; it must be a function of (iteration, metrics)")
     given = _plain(settings if env is None else {"env": env, **settings})
     paths = {"config": config, "out": out, "resume": resume}
     command = make_command(given, *(None if path is None else _path(name, path) for name, path in paths.items()))

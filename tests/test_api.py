@@ -160,6 +160,12 @@ def test_a_resumed_run_may_be_longer() -> None:
     assert len(mamlrl.train(resume=stopped.folder).metrics) == 2  # nothing left to do
 
 
+def test_a_callback_that_is_none_is_refused_before_anything_starts() -> None:
+    with pytest.raises(ConfigError, match="callback is 5; it must be a function of"):
+        train(callback=5, out="out")
+    assert not Path("out").exists()
+
+
 def test_an_exception_in_the_callback_ends_the_run_in_good_order_and_is_raised() -> None:
     class Mine(Exception):
         pass

@@ -11,7 +11,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import ArrayLike
 
-from mamlrl.errors import UserError, shown
+from mamlrl.errors import UserError, cut, shown
 from mamlrl.policies.base import Policy
 from mamlrl.structs import Params, Rollouts
 
@@ -115,10 +115,7 @@ class _Arrays(NamedTuple):
 
 def _checked(number: int, episode: Any, observation_space: spaces.Space, action_space: spaces.Space) -> _Arrays:
     name = f"episode {number}"
-    try:
-        one = Episode(**episode) if isinstance(episode, Mapping) else Episode(*episode)
-    except TypeError as error:
-        raise UserError(f"{name} must have the fields {', '.join(Episode._fields)}: {error}") from error
+    one = _as_episode(name, episode)
     rewards = _numbers(f"{name}: rewards", one.rewards, (), np.float32)
     actions = _numbers(f"{name}: actions", one.actions, action_space.shape or (), np.float64)
     observations = _numbers(f"{name}: observations", one.observations, observation_space.shape or (), np.float32)
@@ -134,6 +131,25 @@ def _checked(number: int, episode: Any, observation_space: spaces.Space, action_
     if isinstance(action_space, spaces.Discrete):
         actions = actions.astype(np.int64)
     return _Arrays(observations.reshape(len(observations), -1), actions, rewards, bool(one.terminated))
+
+
+def _as_episode(name: str, episode: Any) -> Episode:
+    """A mapping, or values in order, as an Episode."""
+    required = [field for field in Episode._fields if field not in Episode._field_defaults]
+    optional = ", ".join(Episode._field_defaults)
+    wanted = f"it must have {', '.join(required)}, and may have {optional}"
+    if isinstance(episode, Mapping):
+        missing = [field for field in required if field not in episode]
+        unknown = [cut(str(field)) for field in episode if field not in Episode._fields]
+        if missing or unknown:
+            what = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
+            raise UserError(f"{name} {what}; {wanted}")
+        return Episode(**episode)
+    if not isinstance(episode, tuple | list):
+        raise UserError(f"{name} is {shown(episode)}; it must be an Episode, or a mapping with its fields")
+    if not len(required) <= len(episode) <= len(Episode._fields):
+        raise UserError(f"{name} has {len(episode)} values; {wanted}")
+    return Episode(*episode)
 
 
 def _numbers(name: str, values: ArrayLike, shape: tuple[int, ...], dtype: type[np.floating]) -> np.ndarray:
