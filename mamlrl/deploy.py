@@ -370,7 +370,7 @@ def _made_spaces(trained: Trained) -> tuple[spaces.Space, spaces.Space]:
         envs = make_experiment(dataclasses.replace(config, sampling=sampling)).envs
     except (UserError, EnvironmentFailure) as error:
         raise UserError(
-            f"{trained.path} is of an early version and does not hold the spaces of its policy, so that the environment "
+            f"{trained.path} is of an early version and does not hold its spaces, so that the environment "
             f"is needed: {said(error)}; where the environment is, mamlrl.train(resume=...) goes on with the run and "
             "stores them, or save an adapted policy there"
         ) from error

@@ -663,7 +663,7 @@ def test_a_checkpoint_without_spaces_makes_its_environment_for_them_or_says_what
     assert policy.action_space == Navigation2DEnv().action_space
     assert policy.adapt(Navigation2DEnv(), GOAL, rollouts=2).steps == 1
     monkeypatch.setitem(sys.modules, "mamlrl.envs.navigation", None)
-    with pytest.raises(UserError, match=r"older\.pt .* does not hold the spaces .* environment"):
+    with pytest.raises(UserError, match=r"older\.pt .* does not hold its spaces, .* environment"):
         mamlrl.load(tmp_path / "older.pt")
 
 
