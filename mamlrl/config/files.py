@@ -132,7 +132,11 @@ def describe_type(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return f"one of {', '.join(map(str, get_args(hint)))}"
     if get_origin(hint) is tuple:
-        return f"a list such as {EXAMPLES.get(get_args(hint)[0], '[...]')}"
+        first, last = get_args(hint)[0], get_args(hint)[-1]
+        if last is not Ellipsis:
+            kinds = ", ".join(describe_type(one) for one in get_args(hint))
+            return f"a list of {len(get_args(hint))}: {kinds}"
+        return f"a list such as {EXAMPLES.get(first, '[...]')}{', or one name' * (first is str)}"
     if get_origin(hint) is dict or dataclasses.is_dataclass(hint):
         return "a mapping of settings"
     words = {int: "an integer", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
@@ -187,8 +191,13 @@ def typed(value: Any, hint: Any, name: str = "") -> Any:
         hints = field_types(hint)
         prefix = f"{name}." if name else ""
         return hint(**{key: typed(item, hints[key], f"{prefix}{key}") for key, item in value.items()})  # type: ignore
-    if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(typed(item, get_args(hint)[0], f"{name}[{index}]") for index, item in enumerate(value))
+    if hint == tuple[str, ...] and isinstance(value, str):  # one alone needs no brackets
+        return (value,)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple) and _has_length(hint, len(value)):
+        hints = get_args(hint)
+        each = [hints[0]] * len(value) if hints[-1] is Ellipsis else hints
+        pairs = enumerate(zip(value, each, strict=True))
+        return tuple(typed(item, one, f"{name}[{index}]") for index, (item, one) in pairs)
     if get_origin(hint) is dict and isinstance(value, Mapping):
         return dict(value)
     if get_origin(hint) is Literal and any(value is choice or value == choice for choice in get_args(hint)):
@@ -201,6 +210,11 @@ def typed(value: Any, hint: Any, name: str = "") -> Any:
     if hint is Any or (hint in (int, float, bool, str, NoneType) and type(value) is hint):
         return value
     raise ConfigError(f"{name} is {shown(value)}; it must be {describe_type(hint)}")
+
+
+def _has_length(hint: Any, length: int) -> bool:
+    """Whether a tuple of this type can have so many entries."""
+    return get_args(hint)[-1] is Ellipsis or len(get_args(hint)) == length
 
 
 def upgraded(settings: Settings) -> Settings:

@@ -28,7 +28,8 @@ TAKEN = r"return|return_interval|eval/.*|env_steps|time|method|seed|step|task(_\
 
 def _require(valid: bool, name: str, value: object, expected: str) -> None:
     if not valid:
-        raise ConfigError(f"{cut(name)} is {shown(value)}; it must be {expected}")
+        written = list(value) if isinstance(value, tuple) else value  # as in YAML
+        raise ConfigError(f"{cut(name)} is {shown(written)}; it must be {expected}")
 
 
 def _require_count(name: str, value: int, least: int, most: int = LARGEST) -> None:

@@ -45,6 +45,7 @@ from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import meta_iteration
 from mamlrl.training.loop import Hooks, meta_train
 from mamlrl.training.memory import keep_freed_memory
+from mamlrl.training.untold import note_untold
 
 
 class RunFailure(UserError):
@@ -99,7 +100,8 @@ def run(
             with opened_log(experiment, folder, checkpoint) as (log, checkpoints):
                 say(f"run folder: {shown}")
                 say(f"charts: tensorboard --logdir {shlex.quote(str(shown))}, at {dashboard.ADDRESS}")
-                hooks = Hooks(evaluate, make_recorder(experiment, folder, log), callback)
+                after = partial(after_iteration, experiment, callback)
+                hooks = Hooks(evaluate, make_recorder(experiment, folder, log), after)
                 iterate = partial(meta_iteration, experiment)
                 progress = meta_train(iterate, checkpoint.progress, experiment.config, log, checkpoints, stop, hooks)
             if progress.iteration == experiment.config.iterations:
@@ -162,6 +164,15 @@ def open_folder(
         run_folder.reopen(folder, config, checkpoint.progress.iteration)
     note_threads(config, stays=command.resume is not None and checkpoint.config.threads == config.threads)
     return folder, checkpoint
+
+
+def after_iteration(
+    experiment: Experiment, callback: Callable[[int, Metrics], bool | None] | None, iteration: int, metrics: Metrics
+) -> bool:
+    """What is to be said after the first iteration, and the user's callback; whether it stops the run."""
+    if iteration == 1:
+        note_untold(experiment, metrics)
+    return bool(callback and callback(iteration, metrics))
 
 
 def make_folder(start: Path, out: Path | None, config: Config) -> Path:

@@ -246,3 +246,19 @@ def test_config_yaml_is_complete(small_run: Command) -> None:
     settings = yaml.safe_load(Path("run/config.yaml").read_text())
     assert settings["trust_region"].keys() >= {"max_kl", "cg_damping", "curvature_fraction"}
     assert settings["environment"]["kwargs"]["goal_range"] == 0.5
+
+
+def test_a_number_of_the_info_that_is_not_there_is_noted_once_with_those_that_are(small_run: Command) -> None:
+    flags = f"--env {__package__}.toy_envs:toy/MeasuredLine-v0 --environment.metrics"
+    outcome = small_run("--iterations 2 --out run", flags, "[sucess,success:last]")
+    assert outcome.code == 0, outcome.err
+    note = "note: environment.metrics: no info held 'sucess'; a time step's info holds success\n"
+    assert outcome.out.count(note) == 1
+    assert "no info" not in small_run("--iterations 1 --out other --environment.metrics success", flags[:-22]).out
+    assert "no info" not in small_run("--iterations 1 --out default").out
+
+
+def test_a_run_is_the_same_with_the_note(small_run: Command) -> None:
+    small_run("--iterations 2 --out noted --environment.metrics sucess")
+    small_run("--iterations 2 --out plain")
+    assert reproducible("noted") == reproducible("plain")

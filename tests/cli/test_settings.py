@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import gymnasium
@@ -12,7 +13,16 @@ import yaml
 
 from mamlrl.config import Config
 from mamlrl.config.command_line import parse_command
-from mamlrl.config.files import all_fields, differences, make_config, merge, shipped_names, to_settings, to_yaml
+from mamlrl.config.files import (
+    all_fields,
+    differences,
+    make_config,
+    make_section,
+    merge,
+    shipped_names,
+    to_settings,
+    to_yaml,
+)
 from mamlrl.errors import ConfigError
 
 from .conftest import Command, assert_fails, read_metrics
@@ -32,7 +42,12 @@ WRONG_FLAGS = [
     ("--env navigation --sampling.discount 1.5", ["sampling.discount", "1.5", "in [0, 1]"]),
     ("--env navigation --policy.initial_std -1", ["policy.initial_std", "-1", "min_std"]),
     ("--env navigation --policy.hidden_sizes 3", ["policy.hidden_sizes", "3", "[100,100]"]),
-    ("--env navigation --policy.hidden_sizes [8,0]", ["policy.hidden_sizes", "(8, 0)"]),
+    ("--env navigation --policy.hidden_sizes [8,0]", ["policy.hidden_sizes is [8, 0]"]),
+    (
+        "--env navigation --environment.metrics success:median",
+        ["is ['success:median']", ":mean, :max or :last"],
+    ),
+    ("--env navigation --environment.metrics 3", ["metrics is 3; it must be a list such as [success], or one name"]),
     ("--env navigation --policy.activation swish", ["policy.activation", "swish", "tanh, relu"]),
     ("--env navigation --learner_settings.first_order 3", ["learner_settings.first_order", "3", "true or false"]),
     ("--env navigation --adaptation.step_size nan", ["adaptation.step_size", "nan"]),
@@ -258,3 +273,24 @@ def test_an_id_of_ours_is_the_same_with_its_module(module: str, tmp_path: Path) 
     file = tmp_path / "mine.yaml"
     file.write_text(f"env: {module}:mamlrl/AntVel-v0")
     assert parse_command(["--config", str(file)]).config.env == "mamlrl/AntVel-v0"
+
+
+def test_one_metric_of_the_environment_needs_no_brackets() -> None:
+    command = parse_command("--env navigation --environment.metrics distance:last".split())
+    assert command.config.environment.metrics == ("distance:last",)
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    betas: tuple[float, float] = (0.9, 0.999)
+    named: tuple[int, str] = (1, "one")
+
+
+def test_lists_of_a_fixed_length_have_that_length_and_a_type_at_each_place() -> None:
+    settings = make_section(PairSettings, {"betas": [0.5, 1], "named": [2, "two"]}, "learner_settings")
+    assert settings == PairSettings((0.5, 1.0), (2, "two"))
+    for betas in ([0.5], [0.5, 0.6, 0.7], 0.5):
+        with pytest.raises(ConfigError, match=r"betas is .*; it must be a list of 2: a number, a number"):
+            make_section(PairSettings, {"betas": betas}, "learner_settings")
+    with pytest.raises(ConfigError, match=r"learner_settings.named\[1\] is 3; it must be text"):
+        make_section(PairSettings, {"named": [2, 3]}, "learner_settings")
