@@ -7,7 +7,10 @@ import errno
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mamlrl.errors import ConfigError, cut, shown
+from mamlrl.errors import ConfigError, cut, shown, suggestion
+
+MOST_LISTED = 30
+"""Flags that a message lists at most; the training has more, and checks them itself."""
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -19,6 +22,17 @@ class OptionParser(argparse.ArgumentParser):
             if word.endswith("=--"):
                 raise ConfigError(f"{cut(word)}: -- is no value")
         return super().parse_known_args(args, namespace)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:  # type: ignore[override]
+        """As argparse does it, but an unknown flag is answered with the one that was meant, or with all."""
+        found, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+            hint = suggestion(unknown[0].partition("=")[0], flags)
+            if not hint and unknown[0].startswith("-") and len(flags) <= MOST_LISTED:
+                hint = f"; flags are {', '.join(flags)}"
+            raise ConfigError(f"unrecognized arguments: {cut(' '.join(unknown))}{hint}")
+        return found
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong."""

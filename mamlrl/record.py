@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 STILL = "still.png"
 MAX_PANELS, MAX_STEPS = 8, 1000
-RANGES = {"tasks": (1, 100), "rollouts": (1, 10_000), "seed": (0, 2**63 - 1), "speed": (0.05, 20.0)}
+RANGES = {
+    "tasks": (1, 100),
+    "rollouts": (1, 10_000),
+    "seed": (0, 2**63 - 1),
+    "speed": (0.05, 20.0),
+    "threads": (0, 4096),
+}
 """The least and the largest value of options."""
 
 
@@ -54,6 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=usable_path, metavar="DIR", help="Folder to write to (runs/recordings/<env>-<time>)."
     )
+    parser.add_argument("--device", default="cpu", metavar="cpu|cuda", help="Device of the policies (cpu).")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="Threads; 0 takes all processors.")
     return parser
 
 
@@ -61,9 +69,11 @@ def _record(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
     steps = parse_steps(options.steps)
     _check_ranges(options)
-    from mamlrl.experiment import draw_tasks, initial_state, make_experiment
+    import torch  # takes seconds: --help has answered by now
+
+    from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
     from mamlrl.learners import find_learner
-    from mamlrl.recording import films, writers  # imports torch, which takes seconds: --help has answered by now
+    from mamlrl.recording import films, writers
     from mamlrl.recording.panels import compose
     from mamlrl.recording.stage import open_stage
     from mamlrl.recording.stills import still
@@ -74,7 +84,7 @@ def _record(argv: Sequence[str]) -> int:
     if len(checkpoints) > 1:
         raise ConfigError(f"{options.run} holds {len(checkpoints)} policies; name one, such as {checkpoints[0]}")
     trained = read_trained(checkpoints[0])
-    config = trained.config
+    config = dataclasses.replace(trained.config, device=options.device, threads=options.threads)
     if find_learner(config.learner).observes_task and steps[-1] > 0:
         raise ConfigError(f"--steps is {options.steps}, but learner {config.learner} does not adapt; give --steps 0")
     num_tasks = 1 if options.task else options.tasks
@@ -89,6 +99,7 @@ def _record(argv: Sequence[str]) -> int:
     if options.format == "mp4":
         writers.check_ffmpeg()
         write_film = writers.write_mp4
+    torch.set_num_threads(num_threads(config))
     experiment = make_experiment(dataclasses.replace(config, sampling=sampling))
     try:
         meta, streams = trained.meta(initial_state(experiment)), Streams(options.seed).test()

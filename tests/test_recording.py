@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfig
@@ -182,7 +183,28 @@ def test_stills_show_what_the_environment_says() -> None:
     assert list(lines(paths)) == [("before adaptation", 6), ("1 gradient step", 4), ("start", 1), ("goal", 1)]
     speeds = still([a_film(still="speed", speeds=np.zeros((5, 2)), target_speed=1.5)] * 5)
     assert speeds is not None
-    assert list(lines(speeds)) == [("before adaptation", 5), ("1 gradient step", 3), ("target", 2)]
+    assert list(lines(speeds))[1:] == [("before adaptation", 5), ("1 gradient step", 3), ("target", 2)]
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_panels_of_a_still_are_to_one_scale_and_clear_of_the_legend(count: int) -> None:
+    many = [*range(2), 3]  # numbers of gradient steps
+    observations = [np.random.default_rng(number).normal(size=(6, 3, 2)) * (number + 1) for number in range(count)]
+    shared = {"steps": many, "lengths": np.array([5, 3, 5])}
+    paths = still([a_film(still="path", observations=one, **shared) for one in observations])
+    speeds = still([a_film(still="speed", speeds=one[:5, :, 0], **shared) for one in observations])
+    for figure in (paths, speeds):
+        assert figure is not None
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+        axes = figure.axes[:count]
+        assert len({(one.get_xlim(), one.get_ylim()) for one in axes}) == 1
+        (legend,) = figure.legends
+        box = legend.get_window_extent(renderer)
+        texts = [text for one in axes for text in (one.title, one.xaxis.label) if text.get_text()]
+        assert not any(box.overlaps(text.get_window_extent(renderer)) for text in texts)
+        assert 0 <= box.x0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+    assert all([0.0, 0.0] in [list(line.get_ydata()) for line in one.lines] for one in speeds.axes[:count])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from mamlrl.recording.films import Film
 from mamlrl.recording.panels import color_of_steps
-from mamlrl.run_folder.figures import steps_name
+from mamlrl.run_folder.figures import legend_beneath, literal, steps_name
 
 TARGET_COLOR = "#d1495b"
 
@@ -26,36 +26,46 @@ def still(films: Sequence[Film]) -> Figure | None:
     columns = min(len(films), 4)
     rows = -(-len(films) // columns)
     canvas = Figure(figsize=(3.4 * columns + 0.4, 3.2 * rows + 0.6), layout="constrained")
-    grid = canvas.subplots(rows, columns, squeeze=False)
-    for axes, film in zip(grid.flat, films, strict=False):
+    grid = canvas.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)  # to be compared by eye
+    for number, (axes, film) in enumerate(zip(grid.flat, films, strict=False)):
         draw_panel(axes, film)
-        axes.set_title(film.description, fontsize=10)
+        axes.set_title(literal(film.description), fontsize=10)
         axes.grid(alpha=0.3)
+        if number + columns >= len(films):  # nothing is beneath
+            axes.set_xlabel(label_x)
+            axes.tick_params(labelbottom=True)
+        if number % columns == 0:
+            axes.set_ylabel(label_y)
     for axes in grid.flat[len(films) :]:
         axes.set_axis_off()
-    canvas.supxlabel(label_x, fontsize=10)
-    canvas.supylabel(label_y, fontsize=10)
-    handles, labels = grid[0, 0].get_legend_handles_labels()
-    canvas.legend(handles, labels, loc="outside upper center", ncols=len(labels) if columns > 1 else 2, fontsize=9)
+    if draw_panel is _draw_paths:
+        reach = max(map(_reach, films))
+        grid[0, 0].set(xlim=(-reach, reach), ylim=(-reach, reach))
+    legend_beneath(canvas, grid[0, 0].get_legend_handles_labels()[0])
     return canvas
 
 
+def _reach(film: Film) -> float:
+    """How far from the origin a panel of paths has to show, at least half a metre; with a margin."""
+    paths = [film.observations[: length + 1, row, :2] for row, length in enumerate(film.lengths)]
+    shown = [*(np.abs(path).max() for path in paths), 0.5]
+    return 1.2 * max(*shown, *(np.abs(film.task) if len(film.task) == 2 else ()))
+
+
 def _draw_paths(axes: Axes, film: Film) -> None:
-    start, shown = film.observations[0, 0, :2], [np.full((1, 2), 0.5)]
+    start = film.observations[0, 0, :2]
     for row, steps in enumerate(film.steps):
         path = film.observations[: film.lengths[row] + 1, row, :2]
         axes.plot(*path.T, ".-", color=color_of_steps(steps), markersize=4, label=steps_name(steps))
-        shown.append(path)
     axes.plot(*start, "o", color="white", markeredgecolor="#5a6472", label="start")
     if len(film.task) == 2:
         axes.plot(*film.task, "*", color=TARGET_COLOR, markersize=13, label="goal")
-        shown.append(film.task[None])
-    reach = 1.2 * np.abs(np.concatenate(shown)).max()
-    axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    axes.set_aspect("equal")
 
 
 def _draw_speeds(axes: Axes, film: Film) -> None:
     assert film.speeds is not None
+    axes.axhline(0, color="black", linewidth=0.8, alpha=0.5)  # forwards above, backwards below
     for row, steps in enumerate(film.steps):
         speeds = film.speeds[: film.lengths[row], row]
         times = np.arange(1, len(speeds) + 1) * film.time_step
