@@ -61,6 +61,7 @@ def _draw_paths(axes: Axes, film: Film) -> None:
     if len(film.task) == 2:
         axes.plot(*film.task, "*", color=TARGET_COLOR, markersize=13, label="goal")
     axes.set_aspect("equal")
+    axes.locator_params(nbins=6)  # ticks as far apart along both
 
 
 def _draw_speeds(axes: Axes, film: Film) -> None:
