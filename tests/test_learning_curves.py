@@ -103,6 +103,34 @@ def test_one_method_has_its_steps_in_one_panel_and_several_have_a_panel_for_each
     assert [text.get_text() for text in canvas.legends[0].texts] == ["maml", "fomaml"]
 
 
+def test_names_of_curves_are_methods_wherever_one_environment_has_several() -> None:
+    write_run("a", [-30, -20])
+    write_run("b", [-31, -21], "learner: fomaml\n")
+    (write_run("c", [3, 4]) / "config.yaml").write_text("name: cheetah-dir\nenv: mamlrl/HalfCheetahDir-v0\n")
+    panels = make_panels(runs_of("a", "b", "c"), Choice())
+    assert [panel.title for panel in panels[2:]] == ["cheetah-dir: before adaptation", "cheetah-dir: 1 gradient step"]
+    assert {band.label for panel in panels for band in panel.bands} == {"maml", "fomaml"}
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_a_run_of_one_iteration_is_a_dot_over_whole_iterations(seeds: int) -> None:
+    for seed in range(seeds):
+        write_run(f"run-{seed}", [-30 - seed], f"seed: {seed}\n")
+    panels = make_panels(runs_of(*(f"run-{seed}" for seed in range(seeds))), Choice())
+    (axes,) = axes_of(learning_curves_figure.figure(panels, Choice()))
+    assert {line.get_marker() for line in axes.lines} == {"o"}
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
+    assert ticks == [0, 1, 2]
+
+
+def test_iterations_have_whole_numbers_at_their_axis() -> None:
+    write_run("run", [-30, -20])
+    (axes,) = axes_of(learning_curves_figure.figure(make_panels(runs_of("run"), Choice()), Choice()))
+    assert {line.get_marker() for line in axes.lines} == {""}
+    assert all(tick == round(tick) for tick in axes.get_xticks())
+
+
 def test_other_environments_have_panels_of_their_own() -> None:
     write_run("a", [-30, -20], "environment: {horizon: 100}\n")
     write_run("b", [-30, -20], "environment: {horizon: 50}\n")

@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
-from mamlrl.config import Config, EvalConfig
+from mamlrl.config import Config, EvalConfig, SamplingConfig
 from mamlrl.config.files import differences
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
@@ -106,13 +106,20 @@ def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
     order = {learner: number for number, learner in enumerate(LEARNERS)}
     by_learner = sorted(methods, key=lambda method: order.get(methods[method][0].config.learner, len(order)))
     entries = [Entry(method, run.config, run) for method in by_learner for run in methods[method]]
-    if random:
-        untrained = {
-            run.config.seed: dataclasses.replace(run.config, learner="random", learner_settings={})
-            for run in reversed(trained)
-        }
-        entries += [Entry("random", config, None) for _, config in sorted(untrained.items())]
-    return entries
+    return entries + (_untrained(trained) if random else [])
+
+
+def _untrained(trained: Sequence[Trained]) -> list[Entry]:
+    """The untrained policies of runs, each once; where networks or inner steps differ, the names say in what."""
+    of_runs: dict[tuple[object, ...], Trained] = {}
+    for run in sorted(trained, key=lambda run: run.config.seed):
+        ours = run.config
+        sampling = SamplingConfig(discount=ours.sampling.discount, gae_lambda=ours.sampling.gae_lambda)
+        parts = {"environment": ours.environment, "policy": ours.policy, "adaptation": ours.adaptation}
+        config = Config(ours.env, ours.name, "random", {}, ours.seed, sampling=sampling, **parts)  # all that it reads
+        of_runs.setdefault((ours.seed, ours.policy, ours.adaptation, sampling), run._replace(config=config))
+    methods = group_methods(of_runs.values())
+    return [Entry(method, run.config, None) for method, runs in methods.items() for run in runs]
 
 
 def evaluate_runs(

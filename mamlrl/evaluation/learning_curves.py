@@ -130,8 +130,8 @@ def short_id(env: str) -> str:
 def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Reference] = ()) -> list[Panel]:
     """Bands of all methods, in panels by environment.
 
-    Where an environment has one method, its numbers of gradient steps share a panel; where it has several, each number
-    of steps has a panel of its own with all methods.
+    Where every environment has one method, its numbers of gradient steps share a panel; else each number of steps has
+    a panel of its own with all methods: names of curves are numbers of steps or methods, never both.
 
     Raises:
         UserError: no run has the metric, or a reference belongs to no panel.
@@ -140,8 +140,10 @@ def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Refere
     family = family_and_step(metrics[0])[0]
     ylabel = YLABELS.get(family, family)
     panels = []
+    by_environment = {environment: group_methods(members) for environment, members in environments(runs).items()}
+    one_method_each = all(len(methods) == 1 for methods in by_environment.values())
     for environment, members in environments(runs).items():
-        methods = group_methods(members)
+        methods = by_environment[environment]
         bands = [
             make_band(method, metric, curves, choice.interval)
             for metric in metrics
@@ -150,7 +152,7 @@ def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Refere
         ]
         bands = [one for one in bands if one.x.size]
         own = [reference for reference in references if reference.name in names_of(environment, members)]
-        if bands and len(methods) == 1 and len(metrics) > 1:
+        if bands and one_method_each and len(metrics) > 1:
             bands = [one._replace(label=steps_name(family_and_step(one.metric)[1] or 0)) for one in bands]
             panels.append(Panel(environment, environment, ylabel, bands, own))
             continue
@@ -276,10 +278,11 @@ def rows_of(panels: Iterable[Panel], choice: Choice) -> Iterable[dict[str, Any]]
 
 def final_table(panels: Iterable[Panel], choice: Choice) -> str:
     """The last point of every band, as Markdown."""
-    rows = [["environment", "method", "metric", choice.against, "mean", f"{INTERVALS[choice.interval]} over"]]
+    rows = [["environment", "method", "metric", choice.against, "mean", "over"]]
     for panel in panels:
         for one in panel.bands:
             over = f"{len(one.runs)} seeds" if len(one.runs) > 1 else ""
             mean = mean_with_interval(float(one.mean[-1]), one.bounds[:, -1].tolist())
             rows.append([panel.environment, one.method, one.metric, f"{one.x[-1]:.7g}", mean, over])
-    return markdown(rows)
+    interval = f" and {INTERVALS[choice.interval]}" if any(row[-1] for row in rows[1:]) else ""
+    return f"Last points of the curves: mean{interval}\n\n{markdown(rows)}"

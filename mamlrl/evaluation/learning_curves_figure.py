@@ -27,7 +27,7 @@ def figure(panels: Sequence[Panel], choice: Choice) -> Figure:
     colors = {label: color_of(number, len(labels)) for number, label in enumerate(labels)}
     shown: dict[str, list[float]] = {}  # by environment, whose panels have the same limits
     for axes, panel in zip(grid, panels, strict=False):
-        shown.setdefault(panel.environment, []).extend(_draw(axes, panel, colors))
+        shown.setdefault(panel.environment, []).extend(_draw(axes, panel, choice, colors))
         axes.set_xlabel(AXES[choice.against])
     for axes, panel in zip(grid, panels, strict=False):
         axes.set_ylim(*limits_around(np.array(shown[panel.environment])))
@@ -42,19 +42,25 @@ def figure(panels: Sequence[Panel], choice: Choice) -> Figure:
     return canvas
 
 
-def _draw(axes: Axes, panel: Panel, colors: dict[str, Color]) -> list[float]:
+def _marker(x: np.ndarray) -> str:
+    """A dot where a single point would be no line."""
+    return "o" if len(x) == 1 else ""
+
+
+def _draw(axes: Axes, panel: Panel, choice: Choice, colors: dict[str, Color]) -> list[float]:
     """Draw one panel; returns the values that must be in view."""
     shown = [reference.value for reference in panel.references]
     for number, band in enumerate(panel.bands):
         color, depth = colors[band.label], 3 - number / len(panel.bands)  # the first is not hidden
-        axes.plot(band.x, band.mean, color=color, linewidth=1.8, zorder=depth)
+        axes.plot(band.x, band.mean, color=color, linewidth=1.8, zorder=depth, marker=_marker(band.x), markersize=5)
         shown += band.mean.tolist()
         if len(band.runs) == 2:  # their interval is many times as wide as they are apart
             for x, values in band.runs:
-                axes.plot(x, values, color=color, linewidth=0.7, alpha=0.6, zorder=1.5)
+                axes.plot(x, values, color=color, linewidth=0.7, alpha=0.6, zorder=1.5, marker=_marker(x), markersize=3)
                 shown += values.tolist()
         else:
-            axes.fill_between(band.x, *band.bounds, color=color, alpha=0.2, linewidth=0, zorder=1)
+            width = 4 if len(band.x) == 1 else 0  # one point's band would have no width
+            axes.fill_between(band.x, *band.bounds, color=color, alpha=0.2, linewidth=width, zorder=1)
             shown += band.bounds.ravel().tolist()
     for reference in panel.references:
         label = steps_name(reference.step)
@@ -64,6 +70,10 @@ def _draw(axes: Axes, panel: Panel, colors: dict[str, Color]) -> list[float]:
     axes.set_title(literal(panel.title), fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.ticklabel_format(axis="x", scilimits=(-4, 5), useMathText=True)
+    if choice.against != "seconds":
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        if len({x for band in panel.bands for x, _ in band.runs for x in x.tolist()}) == 1:
+            axes.set_xlim(panel.bands[0].x[0] - 1, panel.bands[0].x[0] + 1)
     axes.grid(alpha=0.3)
     return shown
 

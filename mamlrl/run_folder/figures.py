@@ -13,7 +13,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
 
 Published = dict[str, tuple[float, ...]]
 """Published mean returns by number of gradient steps, by learner."""
@@ -61,15 +60,16 @@ def color_of(number: int, count: int) -> Color:
     return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](number % (10 if count <= 10 else 20))
 
 
-CROSS = {"linestyle": "", "marker": "x", "markersize": 8, "markeredgewidth": 2}
+BAR = {"linestyle": "", "marker": "_", "markersize": 20, "markeredgewidth": 2}
+"""A published mean: wider than the dot of a curve's point, which it may lie on."""
 
 
 def figure(comparison: Comparison) -> Figure:
-    """Return against gradient steps: a curve with its band for every method, published means as crosses beside it.
+    """Return against gradient steps: a curve with its band for every method, published means as short bars.
 
     A method that does not adapt is a horizontal line. Few runs of a method are dots around their mean; two runs have no
-    band, since their interval is many times as wide as they are apart. The crosses have the colour of the learner's
-    first method.
+    band, since their interval is many times as wide as they are apart. The bars have the colour of the learner's first
+    method.
     """
     canvas = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = canvas.add_subplot()
@@ -82,12 +82,11 @@ def figure(comparison: Comparison) -> Figure:
         line = _draw_curve(axes, curve, last, color, depth)
         line.set_label(f"{curve.method}, {curve.over}" if several and curve.over else curve.method)
         handles.append(line)
-        shift = 0.1 + 0.06 * (len(comparison.published) - len(unmarked))  # those of several learners are often close
-        _draw_published(axes, unmarked.pop(curve.learner, ())[: last + 1], shift, color)
+        _draw_published(axes, unmarked.pop(curve.learner, ())[: last + 1], color)
     if len(unmarked) < len(comparison.published):
-        handles.append(Line2D([], [], color="black", label="published", **CROSS))
+        handles.append(Line2D([], [], color="black", label="published", **BAR))
     axes.set(xlabel="gradient steps", ylabel=f"mean {comparison.quantity}", xticks=range(last + 1))
-    axes.set_xlim(-0.2, last + 0.2 + 0.06 * (len(comparison.published) - len(unmarked)))
+    axes.set_xlim(-0.2, last + 0.2)
     axes.set_ylim(*_limits(comparison, last))
     axes.grid(alpha=0.3)
     canvas.suptitle(literal(textwrap.fill(comparison.title, 80)), fontsize=10)
@@ -112,10 +111,9 @@ def _draw_curve(axes: Axes, curve: Curve, last: int, color: Color, depth: float)
     return line
 
 
-def _draw_published(axes: Axes, means: Sequence[float], shift: float, color: Color) -> None:
-    """Crosses to the right of where the curve has its points."""
-    outline = [withStroke(linewidth=4, foreground="white")]
-    axes.plot(np.arange(len(means)) + shift, means, color=color, path_effects=outline, zorder=4, **CROSS)
+def _draw_published(axes: Axes, means: Sequence[float], color: Color) -> None:
+    """Bars behind the points of the curve, at the same numbers of steps."""
+    axes.plot(range(len(means)), means, color=color, zorder=1.9, **BAR)
 
 
 def _limits(comparison: Comparison, last: int) -> tuple[float, float]:

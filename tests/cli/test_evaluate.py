@@ -259,10 +259,11 @@ def test_published_values_stand_once_beneath_all_methods_of_a_learner() -> None:
     assert [cell.strip() for cell in rows[2]] == ["published", "-40.41", "-11.68"]
     canvas = figure(shown)
     (axes,) = canvas.axes
-    crosses = [line for line in axes.get_lines() if line.get_marker() == "x"]
-    heights = [np.asarray(line.get_ydata()).tolist() for line in crosses]
-    assert [of_method for of_method in heights if of_method] == [[-40.41, -11.68]]
-    assert not set(np.asarray(crosses[0].get_xdata())) & {0, 1}  # beside the curve's own points
+    bars = [line for line in axes.get_lines() if line.get_marker() == "_" and len(np.asarray(line.get_ydata()))]
+    assert [np.asarray(line.get_xydata()).tolist() for line in bars] == [[[0, -40.41], [1, -11.68]]]
+    (curve, *_) = [line for line in axes.get_lines() if line.get_marker() == "o"]
+    assert bars[0].get_markersize() > 2 * curve.get_markersize()  # seen though a point lies on it
+    assert bars[0].get_zorder() < curve.get_zorder()
     assert "published" in [text.get_text() for text in canvas.legends[0].get_texts()]
 
 
@@ -345,3 +346,12 @@ def test_a_last_column_says_over_what_intervals_are_where_that_differs() -> None
     lines = comparison.report([Comparison("title", INTERVALS["student"], curves, {})]).splitlines()
     assert lines[2].endswith("over what the last column says")
     assert [line.split("|")[-2].strip() for line in lines[4:]] == ["over", "--------", "3 seeds", "40 tasks"]
+
+
+def test_untrained_policies_of_other_networks_are_told_apart(command: Command, evaluate: Command) -> None:
+    train(command, out="small")
+    train(command, "maml", 1, "wide", "--policy.hidden_sizes [16]")
+    train(command, "maml", 1, "slow", "--trust_region.max_kl 0.02")  # the same before it is trained
+    assert evaluate(f"small wide slow --random --out results {FEW}").code == 0
+    methods = {row["method"] for row in read_csv("results")}
+    assert {name for name in methods if "random" in name} == {"random (hidden_sizes [8])", "random (hidden_sizes [16])"}
