@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -280,12 +281,19 @@ class AdaptedPolicy:
             raise UserError("the policy remembers what came before; a module of single observations cannot")
         return PolicyModule(policy, self.params, self.action_space, self.origin.config.environment.action_scale)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], overwrite: bool = False) -> None:
         """Write the policy to a file of plain tensors and numbers, for `mamlrl.load_adapted`.
 
+        Args:
+            path: the file.
+            overwrite: whether it may take the place of a file that is there.
+
         Raises:
+            UserError: there is a file already.
             OSError: the file cannot be written.
         """
+        if os.path.lexists(path) and not overwrite:
+            raise UserError(f"{os.fspath(path)} is there already; overwrite=True takes its place")
         origin = self.origin
         content = {
             "format": ADAPTED,

@@ -493,11 +493,15 @@ def test_what_was_not_adapted_is_saved_too_and_bounds_of_the_environment_are_kep
 ) -> None:
     policy = policy_of("box")
     policy.unadapted().save(tmp_path / "unadapted.pt")
+    before = (tmp_path / "unadapted.pt").read_bytes()
+    with pytest.raises(UserError, match=r"unadapted.pt is there already; overwrite=True takes its place"):
+        policy.adapt(Navigation2DEnv(), GOAL, rollouts=3).save(tmp_path / "unadapted.pt")
+    assert (tmp_path / "unadapted.pt").read_bytes() == before
     loaded = mamlrl.load_adapted(tmp_path / "unadapted.pt")
     assert_same(loaded.params, policy.unadapted().params)
     assert loaded.steps == 0
     env = gymnasium.wrappers.RescaleAction(Navigation2DEnv(), np.float64(1.0), np.float64(2.0))
-    policy.adapt(env, GOAL, rollouts=3).save(tmp_path / "unadapted.pt")  # a user's own file is written anew
+    policy.adapt(env, GOAL, rollouts=3).save(tmp_path / "unadapted.pt", overwrite=True)
     loaded = mamlrl.load_adapted(tmp_path / "unadapted.pt")
     assert loaded.action_space == env.action_space
     assert loaded.origin.action_space == policy.action_space

@@ -48,9 +48,9 @@ def test_every_differing_setting_is_named_for_every_method() -> None:
         run(policy=PolicyConfig(hidden_sizes=(32,)), trust_region=TrustRegionConfig(max_kl=0.02)),
     ]
     assert list(group_methods(runs)) == [
-        "maml (hidden_sizes [100,100], adaptation.steps 1, max_kl 0.01)",
-        "maml (hidden_sizes [100,100], adaptation.steps 2, max_kl 0.01)",
-        "maml (hidden_sizes [32], adaptation.steps 1, max_kl 0.02)",
+        "maml (policy.hidden_sizes [100,100], adaptation.steps 1, trust_region.max_kl 0.01)",
+        "maml (policy.hidden_sizes [100,100], adaptation.steps 2, trust_region.max_kl 0.01)",
+        "maml (policy.hidden_sizes [32], adaptation.steps 1, trust_region.max_kl 0.02)",
     ]
 
 

@@ -115,8 +115,16 @@ def _untrained(trained: Sequence[Trained]) -> list[Entry]:
     for run in sorted(trained, key=lambda run: run.config.seed):
         ours = run.config
         sampling = SamplingConfig(discount=ours.sampling.discount, gae_lambda=ours.sampling.gae_lambda)
-        parts = {"environment": ours.environment, "policy": ours.policy, "adaptation": ours.adaptation}
-        config = Config(ours.env, ours.name, "random", {}, ours.seed, sampling=sampling, **parts)  # all that it reads
+        config = Config(  # all that matters to it
+            env=ours.env,
+            name=ours.name,
+            learner="random",
+            seed=ours.seed,
+            environment=ours.environment,
+            policy=ours.policy,
+            sampling=sampling,
+            adaptation=ours.adaptation,
+        )
         of_runs.setdefault((ours.seed, ours.policy, ours.adaptation, sampling), run._replace(config=config))
     methods = group_methods(of_runs.values())
     return [Entry(method, run.config, None) for method, runs in methods.items() for run in runs]

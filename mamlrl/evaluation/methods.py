@@ -92,7 +92,14 @@ def differing_settings(settings: dict[str, Any], rivals: Sequence[dict[str, Any]
     differing = [name for name in names if any(rival.get(name) != rivals[0].get(name) for rival in rivals)]
     if len(differing) > MOST_SETTINGS:
         return ""
-    return ", ".join(f"{short_name(name)} {_text(settings.get(name))}" for name in differing)
+    words = zip(_shortened(differing), differing, strict=True)
+    return ", ".join(f"{word} {_text(settings.get(name))}" for word, name in words)
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Settings by the last parts of their names, or all of them by their whole names where one has to be."""
+    short = [short_name(name) for name in names]
+    return list(names) if any("." in name for name in short) else short
 
 
 def short_name(setting: str) -> str:

@@ -211,7 +211,7 @@ class CheckpointFolder:
 
     def save(self, progress: Progress) -> None:
         """Write `iteration-<number>.pt`, then let go of the oldest ones."""
-        self._write(f"iteration-{progress.iteration:06d}.pt", progress)
+        self._write(iteration_file(progress.iteration), progress)
         for path in list_checkpoints(self._folder)[self._keep :]:
             if path.is_file():
                 path.unlink()
@@ -224,6 +224,11 @@ class CheckpointFolder:
         self._log.sync()
         written = self._log.written(progress.iteration)
         write_checkpoint(self._folder / name, progress, self._settings, written, self._spaces)
+
+
+def iteration_file(iteration: int) -> str:
+    """Name of the checkpoint after an iteration."""
+    return f"iteration-{iteration:06d}.pt"
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

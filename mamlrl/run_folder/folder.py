@@ -34,7 +34,7 @@ def make_default_folder(start: Path, config: Config) -> Path:
         OSError: it cannot be made.
     """
     stem = f"seed-{config.seed}-{_now()}"
-    parent = start / "runs" / _name(config) / config.learner
+    parent = start / "runs" / _name(config) / _as_name(config.learner)
     parent.mkdir(parents=True, exist_ok=True)
     for suffix in ("", *(f"-{number}" for number in range(2, 1000))):
         with contextlib.suppress(FileExistsError):
@@ -49,7 +49,12 @@ def results_folder(kind: str, config: Config) -> Path:
 
 
 def _name(config: Config) -> str:
-    return config.name or re.sub(r"[^\w.-]+", "-", config.env)
+    return config.name or _as_name(config.env)
+
+
+def _as_name(text: str) -> str:
+    """An id or ``module:Name`` as a folder's name, which on some systems holds no colon."""
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 def _now() -> str:

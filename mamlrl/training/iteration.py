@@ -81,7 +81,7 @@ def meta_iteration(
         estimates={"return": returns},
         env_steps=sum(int(one.rollouts.mask.sum()) for one in rounds),
         score=returns[-1].mean,
-        status=f"return {returns[0].mean:.2f} -> {returns[-1].mean:.2f}",
+        status="return " + " -> ".join(f"{one.mean:.2f}" for one in [*returns[:1], *returns[1:][-1:]]),
         not_finite=update.not_finite or not usable,
     )
 

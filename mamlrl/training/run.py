@@ -34,7 +34,14 @@ from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard
 from mamlrl.run_folder import folder as run_folder
-from mamlrl.run_folder.checkpoints import BEST, Checkpoint, CheckpointFolder, Progress, latest_checkpoint
+from mamlrl.run_folder.checkpoints import (
+    BEST,
+    Checkpoint,
+    CheckpointFolder,
+    Progress,
+    iteration_file,
+    latest_checkpoint,
+)
 from mamlrl.run_folder.files import keep_aside
 from mamlrl.run_folder.lock import locked
 from mamlrl.run_folder.metrics_log import MetricsLog
@@ -305,11 +312,14 @@ def report(shown: Path, progress: Progress, config: Config) -> None:
         say(f"stopped after iteration {progress.iteration} of {config.iterations}; go on with")
         say(f"  python -m mamlrl.train --resume {shlex.quote(str(shown))}")
         return
-    say(f"done: {progress.iteration} iterations")
-    if math.isfinite(progress.best_return):  # else it was too short for an evaluation
-        best = shown / run_folder.CHECKPOINTS / BEST
+    say(f"done: {progress.iteration} {'iteration' if progress.iteration == 1 else 'iterations'}")
+    checkpoints = shown / run_folder.CHECKPOINTS
+    if math.isfinite(progress.best_return):
         where = f" in iteration {progress.best_iteration}" if progress.best_iteration else ""
-        say(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {best}")
+        say(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {checkpoints / BEST}")
+    else:
+        last = checkpoints / iteration_file(progress.iteration)
+        say(f"no evaluation was due (eval.every is {config.eval.every}), so none is best; the last policy is {last}")
 
 
 def best_metric(config: Config) -> str:

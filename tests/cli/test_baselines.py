@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,15 @@ def test_a_baseline_trains_and_resumes(small_run: Command, command: Command, lea
 def test_the_random_baseline_is_not_trained(small_run: Command) -> None:
     assert_fails(small_run("--learner random --out run"), 2, "random", "nothing to train", "mamlrl.evaluate")
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(("learner", "numbers"), [("oracle", 1), ("multitask", 1), ("maml", 2)])
+def test_what_does_not_adapt_in_training_has_one_return_an_iteration(
+    small_run: Command, learner: str, numbers: int
+) -> None:
+    out = small_run(f"--learner {learner} --iterations 1 --out run").out
+    assert re.search(r"iteration 1/1: return (-[\d.]+)( -> -[\d.]+)?, ", out)
+    assert out.count(" -> ") == numbers - 1
 
 
 def test_an_oracle_of_scaled_observations(command: Command) -> None:

@@ -377,3 +377,12 @@ def test_a_learner_that_fails_in_an_evaluation_is_told_in_a_line(
     captured = capsys.readouterr()
     assert code == 1
     assert captured.err == "error: learner own_learner:HeavyBall: adapt raised IndexError: list index out of range\n"
+
+
+def test_default_folders_of_learners_and_environments_outside_have_names_that_every_system_takes(
+    users_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*FLAGS.split(), "--iterations", "1"]) == 0
+    (folder,) = Path("runs").glob("*/*/*")
+    assert folder.parent.name == "own_learner-HeavyBall"
+    assert ":" not in str(folder)

@@ -98,7 +98,10 @@ def test_held_out_evaluation_changes_nothing_else(small_run: Command) -> None:
 
 def test_a_run_too_short_for_an_evaluation_names_no_best_return(small_run: Command) -> None:
     outcome = small_run("--iterations 1 --out run --eval.every 2")
-    assert "done: 1 iterations\n" in outcome.out
+    assert "done: 1 iteration\n" in outcome.out
+    last = "run/checkpoints/iteration-000001.pt"
+    assert f"no evaluation was due (eval.every is 2), so none is best; the last policy is {last}\n" in outcome.out
+    assert mamlrl.load("run").meta.init.keys() == read_content(Path(last))["state"]["meta"]["init"].keys()
     assert not Path("run/checkpoints/best.pt").exists()
 
 
