@@ -6,6 +6,7 @@ Importing the package registers its environments (``mamlrl/HalfCheetahVel-v0`` a
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,4 +35,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    ours = (name for name in globals() if f"{__name__}.{name}" in sys.modules or name.startswith("__"))
+    return sorted({*ours, *__all__})

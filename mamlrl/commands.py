@@ -35,6 +35,8 @@ def make_callable(module: str, function: Callable[..., Any]) -> None:
 
     Command.__call__.__doc__ = function.__doc__
     sys.modules[module].__class__ = Command
+    called = f"{module}{inspect.signature(function)}"
+    sys.modules[module].__doc__ = f"{sys.modules[module].__doc__}\n{called}\n\n{inspect.getdoc(function)}"  # for help()
 
 
 def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None, lasting: bool = False) -> int:

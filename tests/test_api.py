@@ -7,6 +7,7 @@ import csv
 import inspect
 import math
 import os
+import pydoc
 import re
 import signal
 import subprocess
@@ -257,7 +258,7 @@ def test_nothing_is_printed_but_on_demand(capfd: pytest.CaptureFixture[str]) -> 
         train(seed=-1)
     assert capfd.readouterr() == ("", "")
     train(iterations=1, out="loud", progress=True)
-    assert "done: 1 iterations" in capfd.readouterr().out
+    assert "done: 1 iteration" in capfd.readouterr().out
 
 
 def test_the_process_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,6 +428,9 @@ def test_the_commands_still_run_as_modules() -> None:
 
 def test_help_and_names_are_those_of_the_functions() -> None:
     assert {"train", "evaluate", "load", "load_adapted"} <= set(dir(mamlrl))
+    assert not {"Any", "Path", "TYPE_CHECKING", "annotations", "importlib"} & set(dir(mamlrl))
+    assert "trust_region={" in pydoc.render_doc(mamlrl.train) and "callback: " in pydoc.render_doc(mamlrl.train)
+    assert "step_size_schedule: " in pydoc.render_doc(mamlrl.evaluate)
     assert inspect.signature(mamlrl.train).parameters["callback"].default is None
     assert "Meta-train a policy" in str(inspect.getdoc(type(mamlrl.train).__call__))
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
@@ -474,15 +478,18 @@ def test_the_optuna_example_of_the_page_tunes_and_prunes(
     study = page["study"]
     assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "COMPLETE"]
     for trial in study.trials:
-        rows = read_csv(Path("runs", "tuning", str(trial.number), "metrics.csv"))
+        folder = Path("runs", study.study_name, str(trial.number))
+        rows = read_csv(folder / "metrics.csv")
         assert [float(row["return/step_1"]) for row in rows] == list(trial.intermediate_values.values())
-        settings = load_settings(Path("runs", "tuning", str(trial.number), CONFIG_FILE))
+        settings = load_settings(folder / CONFIG_FILE)
         assert trial.params == {
             "step_size": settings["adaptation"]["step_size"],
             "max_kl": settings["trust_region"]["max_kl"],
         }
     assert study.best_trial.number in (0, 2)
     assert str(study.best_params) in capfd.readouterr().out
+    exec(code, page)  # once more: a study of its own
+    assert len(list(Path("runs").iterdir())) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*action components lie on their bounds")

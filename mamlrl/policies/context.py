@@ -46,8 +46,9 @@ class ContextPolicy:
         """
         params = self._policy.init_params(generator)
         if BIAS not in params:
+            theirs = ", ".join(name for name in params if name != "free")  # which the policy has added to the network
             raise UserError(
-                f"a context needs a network whose first layer has the bias {BIAS}; it has {', '.join(params)}"
+                f"a context needs a network that names the bias of its first layer {BIAS}; its parameters are {theirs}"
             )
         weight = torch.empty(self._size, len(params[BIAS]))
         torch.nn.init.xavier_uniform_(weight, generator=generator)

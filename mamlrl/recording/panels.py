@@ -15,7 +15,7 @@ from mamlrl.run_folder.figures import steps_name
 COLORS = ("#8a94a3", "#f0a202", "#2f6db5", "#1b998b", "#7b3f98", "#d1495b")
 """One for every number of gradient steps, in films and stills alike."""
 
-INK, FAINT_INK, GREEN = "#1d2530", "#5a6472", "#1b7f5c"
+INK, GREEN = "#1d2530", "#1b7f5c"
 FULL_WIDTH = 480  # pixels; captions of a smaller picture shrink with it
 MIN_WIDTH = 320  # pixels; smaller pictures are enlarged, so that captions can be read
 CAPTION_HEIGHT, GAP = 84, 8  # pixels at full width
@@ -71,7 +71,7 @@ def _drawn(panel: Panel) -> Picture:
     canvas.rectangle((0, 0, picture.width, round(6 * unit)), fill=color_of_steps(panel.steps))
     right = "" if panel.speed is None else f"speed {panel.speed:.2f} m/s"
     _line(canvas, picture.width, 34, 26, INK, steps_name(panel.steps), f"return {panel.episode_return:.1f}")
-    _line(canvas, picture.width, 66, 20, FAINT_INK, " ".join(panel.task.split()), right)
+    _line(canvas, picture.width, 66, 24, INK, " ".join(panel.task.split()), right)
     if badge := _outcome(panel):
         _badge(canvas, badge, whole.size, GREEN if panel.success is not None else INK)
     return np.array(whole)

@@ -110,5 +110,6 @@ def test_permuting_tasks_permutes_contexts(generator):
 
 def test_a_network_without_a_first_bias_is_refused():
     policy = make_policy("gaussian", network="tests.core.outside:GatedNetwork")
-    with pytest.raises(UserError, match="a context needs a network whose first layer has the bias bias_0; it has gate"):
+    with pytest.raises(UserError, match="the bias of its first layer bias_0; its parameters are gate") as raised:
         ContextPolicy(policy, 4).init_params(torch.Generator())
+    assert "free" not in str(raised.value)  # which is none of the user's
