@@ -118,7 +118,7 @@ def test_a_run_of_one_iteration_is_a_dot_over_whole_iterations(seeds: int) -> No
         write_run(f"run-{seed}", [-30 - seed], f"seed: {seed}\n")
     panels = make_panels(runs_of(*(f"run-{seed}" for seed in range(seeds))), Choice())
     (axes,) = axes_of(learning_curves_figure.figure(panels, Choice()))
-    assert {line.get_marker() for line in axes.lines} == {"o"}
+    assert {str(line.get_marker()) for line in axes.lines} == {"o"}
     low, high = axes.get_xlim()
     ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
     assert ticks == [0, 1, 2]
@@ -127,7 +127,7 @@ def test_a_run_of_one_iteration_is_a_dot_over_whole_iterations(seeds: int) -> No
 def test_iterations_have_whole_numbers_at_their_axis() -> None:
     write_run("run", [-30, -20])
     (axes,) = axes_of(learning_curves_figure.figure(make_panels(runs_of("run"), Choice()), Choice()))
-    assert {line.get_marker() for line in axes.lines} == {""}
+    assert {str(line.get_marker()) for line in axes.lines} == {""}
     assert all(tick == round(tick) for tick in axes.get_xticks())
 
 

@@ -205,7 +205,9 @@ def test_panels_of_a_still_are_to_one_scale_and_clear_of_the_legend(count: int) 
         texts = [text for one in axes for text in (one.title, one.xaxis.label) if text.get_text()]
         assert not any(box.overlaps(text.get_window_extent(renderer)) for text in texts)
         assert 0 <= box.x0 and box.x1 <= figure.bbox.width and box.y0 >= 0
-    assert all([0.0, 0.0] in [list(line.get_ydata()) for line in one.lines] for one in speeds.axes[:count])
+    assert speeds is not None
+    heights = [[np.asarray(line.get_ydata()).tolist() for line in one.lines] for one in speeds.axes[:count]]
+    assert all([0.0, 0.0] in of_panel for of_panel in heights)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from mamlrl.evaluation.learning_curves import AXES, Choice, Panel
 from mamlrl.run_folder.figures import Color, color_of, legend_beneath, limits_around, literal, steps_name
@@ -71,7 +72,7 @@ def _draw(axes: Axes, panel: Panel, choice: Choice, colors: dict[str, Color]) ->
     axes.spines[["top", "right"]].set_visible(False)
     axes.ticklabel_format(axis="x", scilimits=(-4, 5), useMathText=True)
     if choice.against != "seconds":
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator("auto", integer=True, steps=[1, 2, 5, 10]))
         if len({x for band in panel.bands for x, _ in band.runs for x in x.tolist()}) == 1:
             axes.set_xlim(panel.bands[0].x[0] - 1, panel.bands[0].x[0] + 1)
     axes.grid(alpha=0.3)

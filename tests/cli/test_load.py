@@ -90,7 +90,7 @@ def test_wrong_use_is_one_clear_error(command: Command) -> None:
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"steps": -1}, "steps is -1; it must be at least 0"),
         ({"rollouts": 0}, "rollouts is 0; it must be at least 1"),
-        ({"task": [3.0, 0.0]}, "not in the task space"),
+        ({"task": [3.0, 0.0]}, "not in the environment's task space"),
     ]
     for arguments, words in wrong:
         with pytest.raises(UserError, match=re.escape(words)):
