@@ -26,7 +26,7 @@ from tqdm import trange
 
 from mamlrl.config import AdaptationConfig, Config, EnvironmentConfig, SamplingConfig, TrustRegionConfig
 from mamlrl.experiment import initial_state, make_experiment
-from mamlrl.learners.objective import AdaptedSurrogate
+from mamlrl.learners.objective import AdaptedObjective
 from mamlrl.training.iteration import Stopwatch, meta_iteration
 from mamlrl.training.memory import keep_freed_memory
 
@@ -59,14 +59,14 @@ def timed_objective(watch: WrappingStopwatch) -> Iterator[None]:
         "curvature_product": "cg",
         "evaluate": "line_search",
     }
-    originals = {name: getattr(AdaptedSurrogate, name) for name in parts}
+    originals = {name: getattr(AdaptedObjective, name) for name in parts}
     for name, part in parts.items():
-        setattr(AdaptedSurrogate, name, watch.wrap(part, originals[name]))
+        setattr(AdaptedObjective, name, watch.wrap(part, originals[name]))
     try:
         yield
     finally:
         for name, original in originals.items():
-            setattr(AdaptedSurrogate, name, original)
+            setattr(AdaptedObjective, name, original)
 
 
 def workload_config(workload: str, curvature_fraction: float, threads: int) -> Config:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -68,9 +68,43 @@ def loss_at(policy: Policy, params: Params, batch: Batch, loss: Loss) -> LossAtP
     return loss_on(policy.linearize(params, batch.observations), policy, batch, loss)
 
 
+class InnerStep(Protocol):
+    """Parameters after an inner step, and the derivative of the step as products with it and with its transpose.
+
+    Whoever adapts in another way has another meta-gradient with it.
+    """
+
+    @property
+    def start(self) -> Params:
+        """Phi, before the step; shared or stacked."""
+        ...
+
+    @property
+    def loss(self) -> LossAtPoint:
+        """The inner loss at phi."""
+        ...
+
+    @property
+    def params(self) -> Params:
+        """Phi', after the step: stacked where a leaf adapts; the others stay as they are."""
+        ...
+
+    def pushforward(self, tangent: Params, size_tangent: Params | None = None) -> Params:
+        """How phi' follows a change of phi (shared or stacked) and of the step sizes."""
+        ...
+
+    def pullback(self, cotangent: Params) -> Params:
+        """The transpose of `pushforward` in phi, per task."""
+        ...
+
+    def pullback_to_sizes(self, cotangent: Params) -> Params:
+        """The transpose of `pushforward` in the step sizes, per task, [M, ...] with their shapes."""
+        ...
+
+
 @dataclass(frozen=True)
-class InnerStep:
-    """Parameters after an inner step, and the derivative of the step.
+class GradientStep:
+    """An inner step that is a gradient step.
 
     Args:
         start: phi, shared or stacked.
@@ -92,13 +126,17 @@ class InnerStep:
         gradient = self.loss.gradient()
         return {name: gradient[name] for name in self.start}
 
-    @cached_property
+    @property
     def params(self) -> Params:
         """Phi' = phi - a * grad L(phi): stacked where a leaf adapts; the others stay as they are.
 
         Raises:
             ValueError: a step size has neither its leaf's shape nor none.
         """
+        return self._params
+
+    @cached_property
+    def _params(self) -> Params:
         self._check_sizes()
         return {
             name: leaf - self._size(name) * self.gradient[name] if name in self.step_sizes else leaf
@@ -168,7 +206,7 @@ def inner_step(
     step_sizes: StepSizes | float,
     scale: float = 1.0,
     first_order: bool = False,
-) -> InnerStep:
+) -> GradientStep:
     """One gradient step on every task: phi_i' = phi_i - a * grad L_i(phi_i).
 
     Finn et al. 2017, Algorithm 3, line 7. Sampling, meta-objective, line search, evaluation, films and deployment all
@@ -190,4 +228,4 @@ def inner_step(
     unknown = [name for name in sizes if name not in params]
     if unknown:
         raise ValueError(f"there are step sizes of {', '.join(unknown)}; the parameters are {', '.join(params)}")
-    return InnerStep(params, loss_at(policy, params, batch, loss), sizes, first_order, scale)
+    return GradientStep(params, loss_at(policy, params, batch, loss), sizes, first_order, scale)

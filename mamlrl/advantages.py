@@ -26,6 +26,8 @@ class Advantages(NamedTuple):
     """[M, B, T] float64, 0 on padding, not normalised"""
     explained_variance: Tensor
     """[M], share of the variance of the returns that the baseline explains; 0 where they do not vary"""
+    returns: Tensor
+    """[M, B, T] float64, discounted, 0 on padding"""
 
 
 def discounted_returns(rewards: Tensor, discount: float) -> Tensor:
@@ -90,13 +92,18 @@ def estimate_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) 
     mean, variance = _masked_moments(returns, mask)
     _, error_variance = _masked_moments((returns - values) * mask, mask)
     varies = variance > CONSTANT * (mean.square() + variance)
-    return Advantages(advantages, torch.where(varies, 1 - error_variance / variance, 0.0))
+    return Advantages(advantages, torch.where(varies, 1 - error_variance / variance, 0.0), returns)
 
 
-def normalize(advantages: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and standard deviation 1 over the valid rows of each task; 0 on padding."""
+def normalize(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean 0 and standard deviation 1 over the valid rows of each task; 0 on padding.
+
+    Returns:
+        The normalised advantages, and the standard deviations [M, 1, 1] that they were divided by.
+    """
     mean, variance = _masked_moments(advantages, mask)
-    return (advantages - mean[:, None, None]) / (variance.sqrt()[:, None, None] + 1e-8) * mask
+    std = variance.sqrt()[:, None, None] + 1e-8
+    return (advantages - mean[:, None, None]) / std * mask, std
 
 
 def _masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,13 +125,15 @@ def make_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, float
         ValueError: the shapes of the rollouts do not agree.
     """
     mask = rollouts.mask.double()
-    advantages, explained = estimate_advantages(rollouts, config.discount, config.gae_lambda)
+    estimated = estimate_advantages(rollouts, config.discount, config.gae_lambda)
+    advantages, std = normalize(estimated.advantages, mask)
     dtype = rollouts.observations.dtype
     batch = Batch(
         observations=rollouts.observations,
         actions=rollouts.actions,
         log_probs=rollouts.log_probs,
-        advantages=normalize(advantages, mask).to(dtype),
+        advantages=advantages.to(dtype),
         weights=(mask / mask.sum((1, 2), keepdim=True)).to(dtype),
+        returns=(estimated.returns / std).to(dtype),
     )
-    return batch, float(explained.mean())
+    return batch, float(estimated.explained_variance.mean())

@@ -71,7 +71,7 @@ def make_learner(row: LearnerRow, policy: Policy, config: Config, own: Any) -> L
         UserError: the learner does not fit the policy, or a user's class cannot be made or is none.
     """
     try:
-        learner = row.make(policy, config, own)
+        learner = row.build(policy, config, own)
     except UserError:
         raise
     except Exception as error:  # whatever a user's class raises

@@ -23,6 +23,9 @@ class NamedLearner:
 
     def __init__(self, learner: Learner, name: str):
         self._learner, self._name, self.policy = learner, name, learner.policy
+        objective = getattr(learner, "objective", None)  # a learner need not have one
+        if objective is not None:
+            self.objective = objective
 
     def init(self, params: Params) -> LearnerState:
         """The state before the first meta-iteration, unchecked: `experiment.start_learner` says what is wrong."""

@@ -44,13 +44,52 @@ def likelihood_ratio_loss(distribution: Distribution, outputs: Tensor, batch: Ba
         ValueError: the outputs do not belong to the batch.
     """
     _check(distribution, outputs, batch)
-    log_ratios = distribution.log_prob(outputs, batch.actions) - batch.log_probs
-    # padding was not sampled by anything: its ratio may be infinite, and 0 times that is no number
-    log_ratios = torch.where(batch.weights > 0, log_ratios, 0.0)
-    return -weighted_sum(batch.weights * batch.advantages, log_ratios.exp())
+    return -weighted_sum(batch.weights * batch.advantages, _log_ratios(distribution, outputs, batch).exp())
 
 
-INNER_LOSSES: dict[str, Loss] = {"log_prob": log_prob_loss, "likelihood_ratio": likelihood_ratio_loss}
+def clipped_loss(distribution: Distribution, outputs: Tensor, batch: Batch, clip: float) -> Tensor:
+    """Clipped surrogate: -mean(min(r A, clamp(r, 1 - clip, 1 + clip) A)), r the ratio of `likelihood_ratio_loss`, [M].
+
+    Schulman et al. 2017 (PPO), equation 7.
+
+    Raises:
+        ValueError: the outputs do not belong to the batch.
+    """
+    _check(distribution, outputs, batch)
+    ratios = _log_ratios(distribution, outputs, batch).exp()
+    advantages = batch.advantages
+    gains = torch.minimum(ratios * advantages, ratios.clamp(1 - clip, 1 + clip) * advantages)
+    return -weighted_sum(batch.weights, torch.where(batch.weights > 0, gains, 0.0))
+
+
+def dice_loss(distribution: Distribution, outputs: Tensor, batch: Batch) -> Tensor:
+    """DiCE with advantages: -mean((box_t - box_{t-1}) A_t), box_t the ratio of all actions up to time t, [M].
+
+    With returns in place of advantages it is the objective of Foerster et al. 2018, equation 10, the mean of
+    box_t r_t; with any baseline derivatives of every order stay unbiased (Farquhar et al. 2019, Loaded DiCE). Its first
+    derivative at the sampling policy is REINFORCE's. Its second one couples time steps,
+
+        A_t (score_t score_t' + grad score_t + score_t sum_{s<t} score_s' + sum_{s<t} score_s score_t'),
+
+    of which `likelihood_ratio_loss` leaves out the last two: a bias that vanishes at a local optimum, for less variance
+    (Rothfuss et al. 2019, section 5).
+
+    Raises:
+        ValueError: the outputs do not belong to the batch.
+    """
+    _check(distribution, outputs, batch)
+    boxes = _log_ratios(distribution, outputs, batch).cumsum(2).exp()
+    before = torch.cat([torch.ones_like(boxes[..., :1]), boxes[..., :-1]], dim=2)
+    return -weighted_sum(batch.weights * batch.advantages, boxes - before)
+
+
+INNER_LOSSES: dict[str, Loss] = {
+    "log_prob": log_prob_loss,
+    "likelihood_ratio": likelihood_ratio_loss,
+    "dice": dice_loss,
+}
+COUPLES_TIME = frozenset({"dice"})
+"""Inner losses in which time steps of a rollout depend on each other."""
 
 
 def mean_kl(distribution: Distribution, outputs: Tensor, new_outputs: Tensor, weights: Tensor) -> Tensor:
@@ -76,6 +115,15 @@ def mean_over_tasks(values: Tensor) -> Tensor:
 def mean_params_over_tasks(stacked: Params) -> Params:
     """`mean_over_tasks` of every leaf."""
     return {name: mean_over_tasks(leaf) for name, leaf in stacked.items()}
+
+
+def _log_ratios(distribution: Distribution, outputs: Tensor, batch: Batch) -> Tensor:
+    """Log of the ratio to the policy that sampled, [M, B, T]; 0 on padding.
+
+    Padding was not sampled by anything: its ratio may be infinite, and 0 times that is no number.
+    """
+    log_ratios = distribution.log_prob(outputs, batch.actions) - batch.log_probs
+    return torch.where(batch.weights > 0, log_ratios, 0.0)
 
 
 def _check(distribution: Distribution, outputs: Tensor, batch: Batch) -> None:

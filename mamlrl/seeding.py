@@ -27,6 +27,7 @@ class Stream(IntEnum):
     CURVATURE = 4
     EVALUATION = 5
     TEST = 6
+    DIAGNOSIS = 7
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Streams:
     def test(self) -> Streams:
         """The streams of evaluation after training, disjoint from all that a run saw, whatever its seed."""
         return Streams(self.seed, (*self.prefix, int(Stream.TEST)))
+
+    def diagnosis(self) -> Streams:
+        """The streams of `mamlrl.diagnose`, disjoint from all that a run saw, whatever its seed."""
+        return Streams(self.seed, (*self.prefix, int(Stream.DIAGNOSIS)))
+
+    def part(self, number: int) -> Streams:
+        """Streams of one of several parts, disjoint from those of the others."""
+        return Streams(self.seed, (*self.prefix, number))
 
     def sequence(self, *key: int) -> np.random.SeedSequence:
         """The seed sequence of one stream, such as ``sequence(Stream.ACTIONS, iteration, step, task)``."""

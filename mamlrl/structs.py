@@ -74,6 +74,9 @@ class Batch(NamedTuple):
     """[M, B, T], normalised per task over valid time steps"""
     weights: Tensor
     """[M, B, T], 1 / (number of valid time steps of the task) on valid ones, 0 on padding: a weighted sum is a mean."""
+    returns: Tensor
+    """[M, B, T], discounted return from each time step on, in units of the standard deviation of the task's advantages
+    before they were normalised; 0 on padding"""
 
 
 class MetaBatch(NamedTuple):

@@ -37,11 +37,15 @@ def logdir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_chart_has_data(logdir: Path) -> None:
+def test_every_chart_has_data(logdir: Path, tmp_path: Path) -> None:
+    """Of this learner or of another: those of step sizes need one that learns them."""
     config = Config(eval=EvalConfig(every=2, steps=3))
-    events = EventAccumulator(str(logdir / "nav-1"))
-    events.Reload()
-    tags = events.Tags()["scalars"]
+    assert main([*RUN[:-2], "--learner", "metasgd", "--out", str(tmp_path / "run")]) == 0
+    tags = []
+    for folder in (logdir / "nav-1", tmp_path / "run"):
+        events = EventAccumulator(str(folder))
+        events.Reload()
+        tags += events.Tags()["scalars"]
     for charts in dashboard.arrange(config).values():
         for kind, patterns in charts.values():
             for pattern in patterns:  # of bands they are whole tags
@@ -136,7 +140,7 @@ def test_the_first_page_shows_adaptation_figures_and_films(page) -> None:
 
 def test_the_custom_layout_shows_returns_with_bands_trust_region_and_time(page) -> None:
     page.show("#custom_scalars")
-    titles = ("Return on training tasks", "Return on held-out tasks", "Trust region", "Time", "Policy and baseline")
+    titles = ("Return on training tasks", "Return on held-out tasks", "Meta-update", "Time", "Policy and baseline")
     for title in titles:
         page.get_by_text(title, exact=True).first.wait_for()
     for title in ("by adaptation step", "3 gradient steps, 95% interval over tasks", "KL divergence"):

@@ -22,14 +22,13 @@ from gymnasium import spaces
 from torch import Tensor
 
 import mamlrl
-from mamlrl.config import Config
 from mamlrl.config.files import merge
 from mamlrl.deploy import Episode, MetaPolicy, PolicyModule
 from mamlrl.envs.navigation import Navigation2DEnv
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.experiment import initial_state, make_experiment
-from mamlrl.learners import step_scale
-from mamlrl.learners.maml import MAML
+from mamlrl.learners import LearnerRow, step_scale
+from mamlrl.learners.maml import make_plain
 from mamlrl.policies.base import Linearization, Policy
 from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.run_folder.checkpoints import read_archive, read_content, write_archive
@@ -84,11 +83,8 @@ class Summing:
         return self._policy.linearize(params, observations.cumsum(2))
 
 
-class Remembering(MAML):
-    """MAML of a policy with a memory."""
-
-    def __init__(self, policy: Policy, config: Config, settings: object = None):
-        super().__init__(Summing(policy), config)
+Remembering = LearnerRow(lambda policy, config, own: make_plain(Summing(policy), config, own))
+"""MAML of a policy with a memory."""
 
 
 class AwkwardNames:

@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import mamlrl
-from mamlrl import compare, evaluate, record
+from mamlrl import compare, diagnose, evaluate, record
 from mamlrl.config.command_line import parse_command
 from mamlrl.config.files import make_config, shipped_settings, to_yaml
 from mamlrl.experiment import make_envs
@@ -107,6 +107,12 @@ def test_comparing_commands_of_the_documentation_are_valid(arguments: str) -> No
     options = compare.build_parser().parse_args(shlex.split(arguments, comments=True))
     for reference in options.reference:
         compare.parse_reference(reference)
+
+
+@pytest.mark.parametrize("arguments", calls_of("diagnose"))
+def test_diagnosing_commands_of_the_documentation_are_valid(arguments: str) -> None:
+    options = diagnose.build_parser().parse_args(shlex.split(arguments, comments=True))
+    diagnose.parse_rollouts(options.rollouts)
 
 
 def test_documentation_names_scripts_that_exist() -> None:

@@ -29,7 +29,7 @@ def name_of(checkpoint: Path) -> str:
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS, ids=name_of)
 def test_a_shipped_policy_has_the_settings_of_its_configuration(checkpoint: Path) -> None:
     configuration, learner, *seed = name_of(checkpoint).split("/")
-    shipped = make_config({"name": configuration, **shipped_settings(configuration), "learner": learner})
+    shipped = make_config({"name": configuration, **shipped_settings(configuration, learner), "learner": learner})
     trained = read_trained(checkpoint).config
     assert seed == [f"seed-{trained.seed}"] or (seed, trained.seed) == ([], 1)
 

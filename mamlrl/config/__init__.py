@@ -1,6 +1,7 @@
 """Every setting of a run, where settings come from, and how they are checked."""
 
 from mamlrl.config.schema import (
+    AdamConfig,
     AdaptationConfig,
     CheckpointConfig,
     Config,
@@ -8,11 +9,13 @@ from mamlrl.config.schema import (
     EvalConfig,
     PolicyConfig,
     SamplingConfig,
+    SgdConfig,
     TrustRegionConfig,
     VideoConfig,
 )
 
 __all__ = [
+    "AdamConfig",
     "AdaptationConfig",
     "CheckpointConfig",
     "Config",
@@ -20,6 +23,7 @@ __all__ = [
     "EvalConfig",
     "PolicyConfig",
     "SamplingConfig",
+    "SgdConfig",
     "TrustRegionConfig",
     "VideoConfig",
 ]

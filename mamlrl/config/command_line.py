@@ -80,7 +80,9 @@ def make_command(given: Settings, config_file: Path | None, out: Path | None, re
     if out is not None and resume is not None:
         raise ConfigError("--out and --resume exclude each other: a resumed run stays in its folder")
     named = "env" in given
-    base, given, notes = _layers(merge(load_settings(config_file) if config_file else {}, given), resume, named)
+    learner = _text(given.get("learner"))
+    in_file = load_settings(config_file, learner) if config_file else {}
+    base, given, notes = _layers(merge(in_file, given), resume, named)
     config = make_config(merge(base, given))
     if resume is not None:
         check_unchanged(to_settings(make_config(base)), to_settings(config))
@@ -210,6 +212,11 @@ def _settings(flags: dict[str, str]) -> Settings:
     return settings
 
 
+def _text(value: Any) -> str | None:
+    """A value that is text; any other is refused where its type is checked."""
+    return value if isinstance(value, str) else None
+
+
 def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings, Settings, tuple[str, ...]]:
     """What the given settings lie over, and the given settings with the short name of `env` resolved.
 
@@ -231,11 +238,11 @@ def _layers(given: Settings, resume: Path | None, named: bool) -> tuple[Settings
         env = given["env"] = _without_our_module(env)
     base, notes = {}, ()
     if isinstance(env, str) and ":" not in env and "/" not in env:
-        base = {"name": env, **shipped_settings(env)}
+        base = {"name": env, **shipped_settings(env, _text(given.get("learner")))}
         given = {"name": env, **given, "env": base["env"]}
     elif resume is None and named and isinstance(env, str) and env in shipped_families():
         name = shipped_families()[env]
-        base = {"name": name, **shipped_settings(name)}
+        base = {"name": name, **shipped_settings(name, _text(given.get("learner")))}
         notes = (f"settings of configs/{name}.yaml, as --env {name}; --config and flags change them",)
     if resume is not None:
         base = load_settings(resume / CONFIG_FILE)

@@ -20,6 +20,8 @@ CONFIG_FILE = "config.yaml"
 """Name of the complete settings in a run folder."""
 MAX_BYTES = 2**20
 """Size of a file of settings."""
+LEARNERS_KEY = "learners"
+"""Key of a file of settings under which a learner's name has the settings that are others for it."""
 Settings = dict[str, Any]
 """Settings as plain nested dicts, as in YAML; usually only some of the fields."""
 EXAMPLES = {int: "[100,100]", float: "[1,0.1]", str: "[success]"}
@@ -36,8 +38,8 @@ def shipped_names() -> list[str]:
     return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
 
 
-def shipped_settings(name: str) -> Settings:
-    """A shipped configuration by its short name.
+def shipped_settings(name: str, learner: str | None = None) -> Settings:
+    """A shipped configuration by its short name, as it is for a learner.
 
     Raises:
         ConfigError: there is none of this name.
@@ -49,7 +51,7 @@ def shipped_settings(name: str) -> Settings:
             "any other environment is given as module:Id-v0"
         )
     text = resources.files("mamlrl.configs").joinpath(f"{name}.yaml").read_text()
-    return _parse(text, f"configs/{name}.yaml")
+    return _parse(text, f"configs/{name}.yaml", learner)
 
 
 @functools.cache
@@ -59,8 +61,8 @@ def shipped_families() -> dict[str, str]:
     return {shipped_settings(name)["env"]: name for name in names}  # the shortest name, without -paper, is the last
 
 
-def load_settings(path: Path) -> Settings:
-    """Settings of a YAML file.
+def load_settings(path: Path, learner: str | None = None) -> Settings:
+    """Settings of a YAML file, as they are for a learner, or else for the one that it names.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML mapping, or has an unknown key.
@@ -73,20 +75,28 @@ def load_settings(path: Path) -> Settings:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ConfigError(f"{name}: larger than {MAX_BYTES} bytes; it must be a YAML file of settings")
-        return _parse(content.decode("utf-8-sig"), name)
+        return _parse(content.decode("utf-8-sig"), name, learner)
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name}: not text in UTF-8; it must be a YAML file of settings") from error
     except OSError as error:
         raise ConfigError(f"cannot read {name}: {error.strerror}") from error
 
 
-def _parse(text: str, source: str) -> Settings:
+def _parse(text: str, source: str, learner: str | None) -> Settings:
+    """Settings in a text; those under `learners`, by name of a learner, go over the others for that one."""
     settings = parse_yaml(text, source)
     if not isinstance(settings, dict):
         raise ConfigError(f"{source} holds {shown(settings)}; it must hold a mapping of settings")
+    of_learners = settings.pop(LEARNERS_KEY, {})
+    if not isinstance(of_learners, dict):
+        raise ConfigError(f"{source}: {LEARNERS_KEY} is {shown(of_learners)}; it must map learners to their settings")
+    for name, theirs in of_learners.items():
+        if not isinstance(theirs, dict):
+            raise ConfigError(f"{source}: {LEARNERS_KEY}.{name} is {shown(theirs)}; it must be a mapping of settings")
+        _check_keys(theirs, Config, source, f"{LEARNERS_KEY}.{name}.")
     settings = upgraded(settings)
     _check_keys(settings, Config, source)
-    return settings
+    return merge(settings, of_learners.get(learner or settings.get("learner", "maml"), {}))
 
 
 def _check_keys(settings: Mapping[str, Any], section: Any, source: str, prefix: str = "") -> None:

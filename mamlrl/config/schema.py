@@ -172,9 +172,10 @@ class AdaptationConfig:
     """Gradient steps on a task (K), each on fresh rollouts."""
     step_size: float = 0.1
     """Step size of the inner gradient step (alpha)."""
-    inner_loss: Literal["likelihood_ratio", "log_prob"] = "likelihood_ratio"
-    """Inner surrogate. Both have the policy gradient as their gradient; likelihood_ratio also has the right second
-    derivative on the sampled data, log_prob (the MAML paper's code) leaves out the outer product of the score."""
+    inner_loss: Literal["likelihood_ratio", "log_prob", "dice"] = "likelihood_ratio"
+    """Inner surrogate. All have the policy gradient as their gradient, and differ in the second derivative: log_prob
+    (the MAML paper's code) leaves out the outer product of the score, likelihood_ratio keeps it within each time step,
+    dice across the time steps of a rollout too, which is unbiased and noisy."""
 
     def __post_init__(self) -> None:
         _require_count("adaptation.steps", self.steps, 1, 1000)
@@ -210,6 +211,44 @@ class TrustRegionConfig:
         _require_count("trust_region.max_backtracks", self.max_backtracks, 1)
         fraction = self.curvature_fraction
         _require(0 < fraction <= 1, "trust_region.curvature_fraction", fraction, "in (0, 1]")
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    """The outer step: Adam on the clipped surrogate of the adapted policies, several steps on the same data."""
+
+    rate: float = 1e-3
+    """Step length."""
+    updates: int = 5
+    """Steps on the data of one meta-iteration."""
+    clip: float = 0.3
+    """How far the ratio of a policy to the one that sampled may leave 1 before it is of no more use (PPO's epsilon)."""
+    betas: tuple[float, ...] = (0.9, 0.999)
+    """Decay of the averages of gradient and squared gradient."""
+    epsilon: float = 1e-8
+    """Added to the root of the average squared gradient."""
+
+    def __post_init__(self) -> None:
+        _require_positive("adam.rate", self.rate)
+        _require_count("adam.updates", self.updates, 1, 10**4)
+        _require_positive("adam.clip", self.clip)
+        in_range = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
+        _require(in_range, "adam.betas", self.betas, "two numbers in [0, 1)")
+        _require_positive("adam.epsilon", self.epsilon)
+
+
+@dataclass(frozen=True)
+class SgdConfig:
+    """The outer step: gradient descent on the surrogate of the adapted policies, one step a meta-iteration."""
+
+    rate: float = 0.1
+    """Step length."""
+    momentum: float = 0.0
+    """Share of the step before that is added."""
+
+    def __post_init__(self) -> None:
+        _require_positive("sgd.rate", self.rate)
+        _require(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -277,6 +316,8 @@ class Config:
     """Meta-learner: a row of mamlrl.learners.LEARNERS, or my_module:MyLearner from outside of the package."""
     learner_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the learner's own (docs/learners.md)."""
+    outer: Literal["auto", "trust_region", "adam", "sgd"] = "auto"
+    """How the meta-update moves what is meta-learned; auto takes what the learner is published with."""
     seed: int = field(default=1, metadata=IS_NO_METHOD)
     """Seed of every random stream of the run."""
     iterations: int = field(default=100, metadata=HOW_IT_RUNS)
@@ -290,6 +331,8 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
+    adam: AdamConfig = field(default_factory=AdamConfig)
+    sgd: SgdConfig = field(default_factory=SgdConfig)
     eval: EvalConfig = field(default_factory=EvalConfig, metadata=IS_NO_METHOD)
     video: VideoConfig = field(default_factory=VideoConfig, metadata=HOW_IT_RUNS)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig, metadata=HOW_IT_RUNS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, is_dataclass
 from typing import Any, NamedTuple
@@ -10,8 +11,21 @@ from mamlrl.config import Config
 from mamlrl.errors import ConfigError
 from mamlrl.external import load_external, unknown_name
 from mamlrl.learners.base import Learner
-from mamlrl.learners.context import ContextSettings, make_context
-from mamlrl.learners.maml import MAML, MAMLSettings
+from mamlrl.learners.context import ContextSettings, make_cavia, make_context
+from mamlrl.learners.emaml import EMAMLSettings, make_emaml
+from mamlrl.learners.imaml import IMAMLSettings, make_imaml
+from mamlrl.learners.maml import (
+    MAMLSettings,
+    make_anil,
+    make_dice,
+    make_fomaml,
+    make_maml,
+    make_metasgd,
+    make_plain,
+)
+from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp
+from mamlrl.learners.promp import ProMPSettings, make_promp
+from mamlrl.learners.reptile import make_reptile
 from mamlrl.policies.base import Policy
 
 
@@ -27,6 +41,10 @@ class LearnerRow(NamedTuple):
     """(policy, settings of the run, its own settings) -> learner"""
     settings: type = NoSettings
     """dataclass of its own settings, the section `learner_settings`"""
+    outers: tuple[str, ...] = ("trust_region", "adam", "sgd")
+    """outer steps that it can take, the first by default; none for a learner whose outer step is its own"""
+    reason: str = "it has an outer step of its own"
+    """why it takes no other"""
     adapts_in_training: bool = True
     """else a meta-iteration samples the unadapted policy alone"""
     observes_task: bool = False
@@ -34,19 +52,58 @@ class LearnerRow(NamedTuple):
     trained: bool = True
     """else it is there to be compared with"""
 
+    def build(self, policy: Policy, config: Config, own: Any) -> Learner:
+        """The learner, with the outer step that is configured or its default one.
+
+        Raises:
+            ConfigError: it cannot take that outer step.
+        """
+        return self.make(policy, dataclasses.replace(config, outer=self.outer(config)), own)
+
+    def outer(self, config: Config) -> str:
+        """Name of the outer step, "auto" for a learner that has its own.
+
+        Raises:
+            ConfigError: it cannot take the one that is configured.
+        """
+        if config.outer == "auto":
+            return self.outers[0] if self.outers else "auto"
+        if config.outer not in self.outers:
+            others = f"; it takes {' or '.join(self.outers)}" if self.outers else ""
+            raise ConfigError(
+                f"outer is {config.outer!r}, but not with learner {config.learner}: {self.reason}{others}"
+            )
+        return config.outer
+
 
 LEARNERS = {
-    "maml": LearnerRow(lambda policy, config, own: MAML(policy, config, own.first_order), MAMLSettings),
-    "fomaml": LearnerRow(lambda policy, config, own: MAML(policy, config, first_order=True)),
-    "context": LearnerRow(make_context, ContextSettings),
-    # Baselines of Finn et al. (2017), section 5.3. One policy for all tasks ("pretrained" in the paper):
-    "multitask": LearnerRow(lambda policy, config, own: MAML(policy, config), adapts_in_training=False),
-    # The untrained policy:
-    "random": LearnerRow(lambda policy, config, own: MAML(policy, config), trained=False),
-    # One policy for all tasks that is told the task, what adaptation could reach at best:
-    "oracle": LearnerRow(
-        lambda policy, config, own: MAML(policy, config), adapts_in_training=False, observes_task=True
+    "maml": LearnerRow(make_maml, MAMLSettings),
+    "fomaml": LearnerRow(make_fomaml),
+    "emaml": LearnerRow(make_emaml, EMAMLSettings),
+    "dice": LearnerRow(make_dice),
+    "promp": LearnerRow(
+        make_promp, ProMPSettings, ("adam", "sgd"), "clipping and a penalty take the place of a trust region"
     ),
+    "metasgd": LearnerRow(make_metasgd),
+    "mamlpp": LearnerRow(
+        make_mamlpp,
+        MAMLPPSettings,
+        ("adam", "sgd"),
+        "the policies after earlier inner steps count too, which a trust region on the last does not bound",
+    ),
+    "anil": LearnerRow(make_anil),
+    "cavia": LearnerRow(make_cavia, ContextSettings),
+    "context": LearnerRow(make_context, ContextSettings),
+    "imaml": LearnerRow(make_imaml, IMAMLSettings, ("adam", "sgd", "trust_region")),
+    "reptile": LearnerRow(
+        make_reptile, outers=("sgd", "adam"), reason="what it follows is not the gradient of a loss with a curvature"
+    ),
+    # Baselines of Finn et al. (2017), section 5.3. One policy for all tasks ("pretrained" in the paper):
+    "multitask": LearnerRow(make_plain, adapts_in_training=False),
+    # The untrained policy:
+    "random": LearnerRow(make_plain, trained=False),
+    # One policy for all tasks that is told the task, what adaptation could reach at best:
+    "oracle": LearnerRow(make_plain, adapts_in_training=False, observes_task=True),
 }
 
 
@@ -60,7 +117,8 @@ def find_learner(name: str) -> LearnerRow:
     """
     if ":" in name:
         found = load_external("learner", name)
-        row = found if isinstance(found, LearnerRow) else LearnerRow(found, getattr(found, "Settings", NoSettings))
+        own = getattr(found, "Settings", NoSettings)
+        row = found if isinstance(found, LearnerRow) else LearnerRow(found, own, outers=())
         if not (isinstance(row.settings, type) and is_dataclass(row.settings)):
             raise ConfigError(f"learner is {name!r}, but its Settings are no dataclass")
         return row

@@ -67,7 +67,11 @@ class Learner(Protocol):
         ...
 
     def start(self, meta: MetaParams) -> Params:
-        """Parameters before adaptation, shared by all tasks; most often `meta.init`."""
+        """Parameters before adaptation, shared by all tasks; most often `meta.init`.
+
+        The tensors of `meta.init` themselves, and constants besides: what is computed from `meta` belongs into `adapt`,
+        whose derivative is known.
+        """
         ...
 
     def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:

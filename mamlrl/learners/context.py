@@ -1,7 +1,7 @@
-"""Context-only adaptation: the inner step changes learned extra inputs, and the network stays as it was meta-learned.
+"""Learners that adapt only a context, learned extra inputs; the network stays as it was meta-learned.
 
-What the MAML paper calls so (Finn, Abbeel, Levine 2017, section 5.3): the context starts from a meta-learned value. It
-is not CAVIA (Zintgraf et al. 2019), whose context starts from zero for every task.
+`context` is what the MAML paper calls so (Finn, Abbeel, Levine 2017, section 5.3): the context starts from a
+meta-learned value. In `cavia` (Zintgraf et al. 2019) it starts from zero for every task.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError
-from mamlrl.learners.maml import MAML
+from mamlrl.learners.adaptations import FromZero, GradientSteps
+from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.policies.base import Policy
 from mamlrl.policies.context import CONTEXT, ContextPolicy
 
 
 @dataclass(frozen=True)
 class ContextSettings:
-    """Settings of the learner context."""
+    """Settings of the learners context and cavia."""
 
     size: int = 10
     """Learned extra inputs of the policy, the only parameters that adapt."""
@@ -27,6 +28,14 @@ class ContextSettings:
             raise ConfigError(f"learner_settings.size is {self.size}; it must be at least 1")
 
 
-def make_context(policy: Policy, config: Config, settings: ContextSettings) -> MAML:
+def make_context(policy: Policy, config: Config, settings: ContextSettings) -> GradientLearner:
     """MAML on a policy with a context, the only parameters that adapt; the meta-update moves all of them."""
-    return MAML(ContextPolicy(policy, settings.size), config, leaves=frozenset({CONTEXT}))
+    policy = ContextPolicy(policy, settings.size)
+    return gradient_learner(GradientSteps(policy, config.adaptation, leaves=frozenset({CONTEXT})), config)
+
+
+def make_cavia(policy: Policy, config: Config, settings: ContextSettings) -> GradientLearner:
+    """Context adaptation: from zero, the only parameters that adapt; the meta-update moves the others."""
+    return gradient_learner(
+        FromZero(ContextPolicy(policy, settings.size), config.adaptation, frozenset({CONTEXT})), config
+    )

@@ -1,20 +1,17 @@
-"""Model-agnostic meta-learning with TRPO (Finn, Abbeel, Levine 2017, Algorithm 3)."""
+"""Model-agnostic meta-learning (Finn, Abbeel, Levine 2017, Algorithm 3) and its nearest kin."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-
-from mamlrl.adaptation import InnerStep, inner_step
 from mamlrl.config import Config
-from mamlrl.learners.base import LearnerState
-from mamlrl.learners.objective import AdaptedSurrogate
-from mamlrl.objectives import INNER_LOSSES
-from mamlrl.outer.trust_region import TrustRegionOutcome, trust_region_step
+from mamlrl.errors import ConfigError
+from mamlrl.learners.adaptations import GradientSteps, LearnedSteps
+from mamlrl.learners.gradient import GradientLearner, gradient_learner
+from mamlrl.learners.objective import Path
 from mamlrl.policies.base import Policy
-from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, unflatten
 
 
 @dataclass(frozen=True)
@@ -25,44 +22,56 @@ class MAMLSettings:
     """Take the Jacobian of the inner step as the identity (first-order MAML, as the learner fomaml)."""
 
 
-class MAML:
-    """TRPO on the initialisation, differentiating through the inner steps.
+def make_maml(policy: Policy, config: Config, settings: MAMLSettings) -> GradientLearner:
+    """An outer step on the initialisation, differentiating through the inner steps.
 
-    Without support batches the surrogate is that of the unadapted policy, and this is TRPO on the mean return over all
-    tasks.
-
-    Args:
-        policy: the policy.
-        config: inner loop and trust region.
-        first_order: take the Jacobian of the inner step as the identity.
-        leaves: the parameters that the inner step changes; None for all. The meta-update moves all of them.
+    Without support batches the objective is that of the unadapted policy: policy optimisation over all tasks.
     """
+    return gradient_learner(GradientSteps(policy, config.adaptation, settings.first_order), config)
 
-    def __init__(self, policy: Policy, config: Config, first_order: bool = False, leaves: Set[str] | None = None):
-        self.policy = policy
-        self._step_size, self._inner_loss = config.adaptation.step_size, INNER_LOSSES[config.adaptation.inner_loss]
-        self._trust_region = config.trust_region
-        self._first_order, self._leaves = first_order, leaves
 
-    def init(self, params: Params) -> LearnerState:
-        """The policy's initial parameters."""
-        return LearnerState(MetaParams(params))
+def make_fomaml(policy: Policy, config: Config, settings: Any) -> GradientLearner:
+    """MAML with the Jacobian of the inner step taken as the identity."""
+    return make_maml(policy, config, MAMLSettings(first_order=True))
 
-    def start(self, meta: MetaParams) -> Params:
-        """Theta."""
-        return meta.init
 
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
-        """One policy-gradient step on every task."""
-        sizes = dict.fromkeys(params if self._leaves is None else self._leaves, self._step_size)
-        return inner_step(self.policy, params, batch, self._inner_loss, sizes, scale, self._first_order)
+def make_plain(policy: Policy, config: Config, settings: Any) -> GradientLearner:
+    """MAML without settings of its own: what baselines adapt by."""
+    return make_maml(policy, config, MAMLSettings())
 
-    def meta_step(
-        self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
-    ) -> tuple[LearnerState, TrustRegionOutcome]:
-        """One TRPO step on theta, through the inner steps."""
-        settings = self._trust_region
-        objective = AdaptedSurrogate(self, state.meta, meta_batch, settings.curvature_fraction, generator)
-        point, outcome = trust_region_step(objective, settings)
-        meta = unflatten(point, state.meta) if outcome.accepted else state.meta
-        return state._replace(meta=meta), outcome
+
+def make_dice(policy: Policy, config: Config, settings: Any) -> GradientLearner:
+    """MAML whose inner loss is DiCE (Foerster et al. 2018)."""
+    adaptation = dataclasses.replace(config.adaptation, inner_loss="dice")
+    return make_plain(policy, dataclasses.replace(config, adaptation=adaptation), settings)
+
+
+def make_anil(policy: Policy, config: Config, settings: Any) -> GradientLearner:
+    """Almost no inner loop: only the last layer adapts (Raghu et al. 2020). The meta-update moves all layers.
+
+    Raises:
+        ConfigError: the network does not say which of its parameters are the last layer.
+    """
+    head = getattr(policy, "head", frozenset())
+    if not head:
+        raise ConfigError(
+            "learner anil adapts the last layer, and policy.network does not say which of its parameters that is; it "
+            "must have an attribute head, their names"
+        )
+    return gradient_learner(GradientSteps(policy, config.adaptation, leaves=frozenset(head)), config)
+
+
+def make_metasgd(policy: Policy, config: Config, settings: Any) -> GradientLearner:
+    """Meta-SGD (Li et al. 2017): a step size for each parameter, learned with the initialisation, of either sign."""
+    return gradient_learner(LearnedSteps(policy, config.adaptation, per_parameter=True), config, measure=step_sizes)
+
+
+def step_sizes(path: Path) -> dict[str, float]:
+    """Mean and extremes of the learned step sizes, before the update."""
+    sizes = [leaf for entry in path.meta.step_sizes for leaf in entry.values()]
+    total, count = sum(float(leaf.sum()) for leaf in sizes), sum(leaf.numel() for leaf in sizes)
+    return {
+        "step_size/mean": total / count,
+        "step_size/min": min(float(leaf.min()) for leaf in sizes),
+        "step_size/max": max(float(leaf.max()) for leaf in sizes),
+    }

@@ -1,30 +1,55 @@
-"""Surrogate loss and mean KL of the adapted policies, as functions of what is meta-learned.
+"""Losses along the adaptation, and the mean KL of the adapted policies, as functions of what is meta-learned.
 
-With phi_i(theta) the parameters adapted to task i, J_i = d phi_i / d theta, S_i the surrogate loss on task i's query
-batch and F_i the Fisher matrix of the adapted policy on its states,
+With phi_i(theta) the parameters adapted to task i, J_i = d phi_i / d theta, S_i the loss on task i's query batch and
+F_i the Fisher matrix of the adapted policy on its states,
 
     loss = 1/M sum_i S_i(phi_i)        g = 1/M sum_i J_i^T grad S_i(phi_i)        H = 1/M sum_i J_i^T F_i J_i .
 
-Loss and gradient can be had at any theta. H is the Hessian of the mean KL from the adapted policies at one theta to
-those at another, exact where the two are the same: there the gradient of the KL is zero, so no derivative of J is left.
+Losses on the support batches, at the parameters that each was sampled with, may be added. Loss and gradient can be had
+at any theta. H is the Hessian of the mean KL from the adapted policies at one theta to those at another, exact where
+the two are the same: there the gradient of the KL is zero, so no derivative of J is left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from mamlrl.adaptation import InnerStep, loss_on
+from mamlrl.adaptation import InnerStep, LossAtPoint, loss_on
+from mamlrl.distributions import Distribution
 from mamlrl.objectives import likelihood_ratio_loss, mean_kl, mean_over_tasks, mean_params_over_tasks
 from mamlrl.policies.base import Linearization, Policy
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
 
+RoundLoss = Callable[[Distribution, Tensor, Batch, Tensor], Tensor]
+"""(distribution, outputs [M, B, T, Z], batch of the round, outputs where the objective was built) -> [M]"""
+
+
+def surrogate(distribution: Distribution, outputs: Tensor, batch: Batch, built: Tensor) -> Tensor:
+    """TRPO's surrogate, `likelihood_ratio_loss`, as a `RoundLoss`."""
+    return likelihood_ratio_loss(distribution, outputs, batch)
+
+
+class Losses(NamedTuple):
+    """What the outer step lowers: losses on the data of some rounds, at the parameters of that round, added up."""
+
+    query: RoundLoss = surrogate
+    support: Sequence[RoundLoss | None] = ()
+    """on the batch of each inner step, at the parameters before it; None, or left out at the end, for none"""
+
+    def of_round(self, number: int, steps: int) -> RoundLoss | None:
+        """That of a round, `steps` being the number of the query round."""
+        if number == steps:
+            return self.query
+        return self.support[number] if number < len(self.support) else None
+
 
 class Adapts(Protocol):
-    """The part of a learner that the objective needs: see `mamlrl.learners.base.Learner`."""
+    """The part of a learner that the objective needs: see `mamlrl.learners.adaptations.Adaptation`."""
 
     policy: Policy
 
@@ -57,8 +82,13 @@ class Path(NamedTuple):
             params = step.pushforward(params, sizes)
         return params
 
-    def pullback(self, cotangent: Params) -> MetaParams:
-        """J^T u, averaged over tasks."""
+    def pullback(self, cotangent: Params, along: Sequence[Params | None] = ()) -> MetaParams:
+        """J^T u, averaged over tasks.
+
+        Args:
+            cotangent: u, by the adapted parameters, stacked.
+            along: cotangents by the parameters before each inner step, which are added on the way back; None for none.
+        """
         num_tasks = next(iter(cotangent.values())).shape[0]
         sizes = [
             {name: leaf.new_zeros(num_tasks, *leaf.shape) for name, leaf in entry.items()}
@@ -70,13 +100,26 @@ class Path(NamedTuple):
                 by_size = step.pullback_to_sizes(cotangent)
                 sizes[entry] = {name: leaf + by_size.get(name, 0.0) for name, leaf in sizes[entry].items()}
             cotangent = step.pullback(cotangent)
+            if number < len(along) and (more := along[number]) is not None:
+                cotangent = {name: leaf + more[name] for name, leaf in cotangent.items()}
         init = {name: cotangent[name] for name in self.meta.init}
         return MetaParams(mean_params_over_tasks(init), tuple(mean_params_over_tasks(entry) for entry in sizes))
 
 
 def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Batch]) -> Path:
-    """Adapt on the support batches, one after the other."""
+    """Adapt on the support batches, one after the other.
+
+    Raises:
+        ValueError: the learner's start has not all meta-learned parameters as they are. `Path` takes the derivative of
+            the start for the identity, and the meta-gradient would be wrong.
+    """
     start = params = learner.start(meta)
+    changed = [name for name, leaf in meta.init.items() if start.get(name) is not leaf]
+    if changed:
+        raise ValueError(
+            f"start must hand on the meta-learned parameters themselves, not what is computed from them, for the "
+            f"meta-gradient to be right; it does not hand on {', '.join(changed)}"
+        )
     steps: list[InnerStep] = []
     for number, batch in enumerate(support):
         steps.append(learner.adapt(meta, params, batch, number))
@@ -84,16 +127,16 @@ def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Batch]) -> 
     return Path(meta, start, tuple(steps))
 
 
-class AdaptedSurrogate:
-    """Surrogate loss and mean KL of the adapted policies, as functions of the vector of all that is meta-learned.
+class AdaptedObjective:
+    """Losses along the adaptation and mean KL of the adapted policies, as functions of all that is meta-learned.
 
     Args:
         learner: how it adapts, and its policy.
         meta: where the KL is measured from and where curvature is taken: the point at which the objective is built.
-        meta_batch: support and query batches. Ratios are taken to the policies that sampled the query batch, so that
-            an objective built anew at another point, on the same data, is right too.
-        curvature_fraction: share of the valid time steps of each task that curvature products use.
-        generator: draws them.
+        meta_batch: support and query batches. Ratios are taken to the policies that sampled them, so that an objective
+            built anew at another point, on the same data, is right too.
+        losses: what is lowered; by default TRPO's surrogate of the adapted policies.
+        draw: makes a smaller batch of one, for the curvature products; None for all of the data.
 
     Attributes:
         point: `meta` as a vector, [D].
@@ -104,55 +147,81 @@ class AdaptedSurrogate:
         learner: Adapts,
         meta: MetaParams,
         meta_batch: MetaBatch,
-        curvature_fraction: float = 1.0,
-        generator: torch.Generator | None = None,
+        losses: Losses = Losses(),  # noqa: B008 (immutable)
+        draw: Callable[[Batch], Batch] | None = None,
     ):
         self._learner, self._meta, self._meta_batch = learner, meta, meta_batch
+        self._losses, self._draw = losses, draw
         self.point = flatten(meta, meta)
-        self._path = adapt_along(learner, meta, meta_batch.support)
-        self._adapted = learner.policy.linearize(self._path.adapted, meta_batch.query.observations)
-        self._curvature = self._make_curvature(curvature_fraction, generator)
-
-    def _make_curvature(self, fraction: float, generator: torch.Generator | None) -> Curvature:
-        """The curvature on all time steps, or on the configured share of them."""
-        learner, query = self._learner, self._meta_batch.query
-        if fraction == 1:
-            return Curvature(learner.policy, self._path, self._adapted, query.weights)
-        steps = tuple(
-            learner.adapt(self._meta, step.start, draw_steps(batch, fraction, generator), number)
-            for number, (step, batch) in enumerate(zip(self._path.steps, self._meta_batch.support, strict=True))
-        )
-        query = draw_steps(query, fraction, generator)
-        adapted = learner.policy.linearize(self._path.adapted, query.observations)
-        return Curvature(learner.policy, self._path._replace(steps=steps), adapted, query.weights)
+        self.path = adapt_along(learner, meta, meta_batch.support)
+        self._adapted = learner.policy.linearize(self.path.adapted, meta_batch.query.observations)
 
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
-        """The surrogate and its gradient [D], where the objective was built or at another point [D]."""
-        policy, query = self._learner.policy, self._meta_batch.query
-        path, adapted = self._path, self._adapted
+        """The loss and its gradient [D], where the objective was built or at another point [D]."""
+        path, adapted = self.path, self._adapted
         if point is not None:
             path = adapt_along(self._learner, unflatten(point, self._meta), self._meta_batch.support)
-            adapted = policy.linearize(path.adapted, query.observations)
-        surrogate = loss_on(adapted, policy, query, likelihood_ratio_loss)
-        gradient = flatten(path.pullback(surrogate.gradient()), self._meta)
-        return float(mean_over_tasks(surrogate.loss)), gradient
+            adapted = self._learner.policy.linearize(path.adapted, self._meta_batch.query.observations)
+        linearizations = [*(step.loss.linearization for step in path.steps), adapted]
+        rounds = [self._loss_of_round(number, one) for number, one in enumerate(linearizations)]
+        *along, query = (one and one.gradient() for one in rounds)
+        assert query is not None
+        loss = sum(mean_over_tasks(one.loss) for one in rounds if one)
+        return float(loss), flatten(path.pullback(query, along), self._meta)
+
+    def _loss_of_round(self, number: int, linearization: Linearization) -> LossAtPoint | None:
+        loss = self._losses.of_round(number, len(self._meta_batch.support))
+        if loss is None:
+            return None
+        batch = (*self._meta_batch.support, self._meta_batch.query)[number]
+        bound = partial(_without_built, loss=loss, built=self._outputs[number])
+        return loss_on(linearization, self._learner.policy, batch, bound)
+
+    @property
+    def _outputs(self) -> list[Tensor]:
+        """Outputs of the policies on the data of each round, where the objective was built."""
+        return [*(step.loss.linearization.outputs for step in self.path.steps), self._adapted.outputs]
 
     def curvature_product(self, vector: Tensor) -> Tensor:
         """H v, [D], at the point where the objective was built."""
         return flatten(self._curvature.product(unflatten(vector, self._meta)), self._meta)
 
+    @cached_property
+    def _curvature(self) -> Curvature:
+        """The curvature on all time steps, or on those that are drawn; made at the first product."""
+        learner, query = self._learner, self._meta_batch.query
+        if self._draw is None:
+            return Curvature(learner.policy, self.path, self._adapted, query.weights)
+        steps = tuple(
+            learner.adapt(self._meta, step.start, self._draw(batch), number)
+            for number, (step, batch) in enumerate(zip(self.path.steps, self._meta_batch.support, strict=True))
+        )
+        query = self._draw(query)
+        adapted = learner.policy.linearize(self.path.adapted, query.observations)
+        return Curvature(learner.policy, self.path._replace(steps=steps), adapted, query.weights)
+
     @torch.no_grad()
     def evaluate(self, point: Tensor) -> tuple[float, float]:
-        """Surrogate, and mean KL from where the objective was built, at `point`, in one adapted pass."""
-        policy, query = self._learner.policy, self._meta_batch.query
+        """Loss, and mean KL of the adapted policies from where the objective was built, at `point`, in one pass."""
+        policy, (support, query) = self._learner.policy, self._meta_batch
         meta = unflatten(point, self._meta)
-        params = self._learner.start(meta)
-        for number, batch in enumerate(self._meta_batch.support):  # keeps no step: there is nothing to go back through
-            params = self._learner.adapt(meta, params, batch, number).params
-        outputs = policy.outputs(params, query.observations)
-        losses = likelihood_ratio_loss(policy.distribution, outputs, query)
-        kl = mean_kl(policy.distribution, self._adapted.outputs, outputs, query.weights)
-        return float(mean_over_tasks(losses)), float(mean_over_tasks(kl))
+        params, losses = self._learner.start(meta), []
+        for number, batch in enumerate(support):  # keeps no step: there is nothing to go back through
+            step = self._learner.adapt(meta, params, batch, number)
+            if loss := self._losses.of_round(number, len(support)):
+                outputs = step.loss.linearization.outputs
+                losses.append(loss(policy.distribution, outputs, batch, self._outputs[number]))
+            params = step.params
+        outputs, built = policy.outputs(params, query.observations), self._adapted.outputs
+        losses.append(self._losses.query(policy.distribution, outputs, query, built))
+        kl = mean_kl(policy.distribution, built, outputs, query.weights)
+        return float(sum(map(mean_over_tasks, losses))), float(mean_over_tasks(kl))
+
+
+def _without_built(
+    distribution: Distribution, outputs: Tensor, batch: Batch, *, loss: RoundLoss, built: Tensor
+) -> Tensor:
+    return loss(distribution, outputs, batch, built)
 
 
 class Curvature(NamedTuple):
@@ -197,3 +266,20 @@ def draw_steps(batch: Batch, fraction: float, generator: torch.Generator | None)
     kept = torch.arange(order.shape[1], device=device) < counts.unsqueeze(1)
     weights = (kept / counts.unsqueeze(1)).to(batch.weights.dtype).unsqueeze(1)
     return Batch(*map(drawn, batch))._replace(weights=weights)
+
+
+def draw_rollouts(batch: Batch, fraction: float, generator: torch.Generator | None) -> Batch:
+    """A share of the rollouts of each task, at least one, whole: [M, n, T, ...].
+
+    Weights sum to one again. For losses that couple the time steps of a rollout.
+
+    Args:
+        batch: of M tasks.
+        fraction: the share, in (0, 1].
+        generator: on the CPU.
+    """
+    num_tasks, rollouts = batch.weights.shape[:2]
+    keys = torch.rand(num_tasks, rollouts, generator=generator, dtype=torch.float64)
+    order = keys.argsort(1)[:, : max(1, round(fraction * rollouts))].to(batch.weights.device)
+    drawn = Batch(*(leaf[torch.arange(num_tasks, device=order.device)[:, None], order] for leaf in batch))
+    return drawn._replace(weights=drawn.weights / drawn.weights.sum((1, 2), keepdim=True))

@@ -1,1 +1,83 @@
-"""Outer steps: how a learner moves what it meta-learns."""
+"""Outer steps: how a learner moves what it meta-learns. A new one is a new file and a row in OUTER_STEPS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from mamlrl.config import Config
+from mamlrl.errors import ConfigError
+from mamlrl.outer.descent import Descent
+from mamlrl.outer.trust_region import TrustRegion
+
+
+class OuterStep(Protocol):
+    """A step on a flat vector [D], as a function of what the step remembers."""
+
+    def init(self, point: Tensor) -> Any:
+        """What it remembers before the first step."""
+        ...
+
+    def step(self, objective: Any, memory: Any, /) -> tuple[Tensor, Any, Any]:
+        """(new point, new memory, `mamlrl.learners.base.Outcome`); a refused step leaves point and memory as they were.
+
+        Args:
+            objective: built where the step begins (`mamlrl.outer.objective`).
+            memory: what the step remembers.
+        """
+        ...
+
+
+def adam(config: Config, rate: Callable[[int], float] | None = None) -> Descent:
+    """Adam (Kingma and Ba 2015).
+
+    Args:
+        config: of the run.
+        rate: step length by number of meta-updates before; None for `adam.rate`.
+    """
+    settings = config.adam
+
+    def make(params: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.Adam(params, betas=(settings.betas[0], settings.betas[1]), eps=settings.epsilon)
+
+    return Descent("adam", make, settings.updates, rate or (lambda done: settings.rate))
+
+
+def sgd(config: Config, rate: Callable[[int], float] | None = None) -> Descent:
+    """Gradient descent, one step a meta-iteration.
+
+    Args:
+        config: of the run.
+        rate: step length by number of meta-updates before; None for `sgd.rate`.
+    """
+    settings = config.sgd
+    return Descent(
+        "sgd",
+        lambda params: torch.optim.SGD(params, momentum=settings.momentum),
+        1,
+        rate or (lambda done: settings.rate),
+    )
+
+
+OUTER_STEPS: dict[str, Callable[[Config], OuterStep]] = {
+    "trust_region": lambda config: TrustRegion(config.trust_region),
+    "adam": adam,
+    "sgd": sgd,
+}
+
+
+def make_outer(config: Config) -> OuterStep:
+    """The outer step that is configured.
+
+    Raises:
+        ConfigError: none is, as for a learner from outside that is no `LearnerRow`.
+    """
+    if config.outer not in OUTER_STEPS:
+        raise ConfigError(
+            f"outer is {config.outer!r}, and nothing says what that is for learner {config.learner}; name, in place of "
+            "a function, a LearnerRow that says which outer steps it takes"
+        )
+    return OUTER_STEPS[config.outer](config)

@@ -9,32 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mamlrl.config import TrustRegionConfig
-
-
-class Objective(Protocol):
-    """A loss to be lowered within a bound on a divergence that is zero, with zero gradient, where it was built."""
-
-    point: Tensor
-    """where the objective was built, [D]"""
-
-    def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
-        """The loss and its gradient [D], where the objective was built or at another point."""
-        ...
-
-    def curvature_product(self, vector: Tensor) -> Tensor:
-        """Hessian of the divergence where the objective was built, times a vector, [D]."""
-        ...
-
-    def evaluate(self, point: Tensor) -> tuple[float, float]:
-        """Loss and divergence at another point [D]."""
-        ...
+from mamlrl.outer.objective import CurvedObjective
 
 
 class SolverEnd(Enum):
@@ -168,7 +151,7 @@ def backtracking_line_search(
     return Found(None, loss, 0.0, settings.max_backtracks)
 
 
-def trust_region_step(objective: Objective, settings: TrustRegionConfig) -> tuple[Tensor, TrustRegionOutcome]:
+def trust_region_step(objective: CurvedObjective, settings: TrustRegionConfig) -> tuple[Tensor, TrustRegionOutcome]:
     """One step of TRPO from where the objective was built.
 
     x = (H + damping)^-1 g, then along -x to where the quadratic model of the KL is max_kl, shortened until the true
@@ -210,3 +193,22 @@ def trust_region_step(objective: Objective, settings: TrustRegionConfig) -> tupl
     if found.point is None:
         return objective.point, outcome._replace(refusal=Refusal.LINE_SEARCH)
     return found.point, outcome._replace(kl=found.kl, surrogate_improvement=loss - found.loss)
+
+
+@dataclass(frozen=True)
+class TrustRegion:
+    """`trust_region_step` as an outer step; it remembers nothing.
+
+    Args:
+        settings: limits of the step.
+    """
+
+    settings: TrustRegionConfig
+
+    def init(self, point: Tensor) -> None:
+        """Nothing."""
+
+    def step(self, objective: CurvedObjective, memory: None) -> tuple[Tensor, None, TrustRegionOutcome]:
+        """One step from where the objective was built."""
+        point, outcome = trust_region_step(objective, self.settings)
+        return point, memory, outcome

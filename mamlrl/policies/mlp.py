@@ -54,6 +54,11 @@ class MLP:
         return len(self.sizes) - 1
 
     @property
+    def head(self) -> tuple[str, str]:
+        """Names of the last layer's parameters; free outputs belong to no layer."""
+        return f"weight_{self.num_layers - 1}", f"bias_{self.num_layers - 1}"
+
+    @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every parameter, without the leading M."""
         shapes: dict[str, tuple[int, ...]] = {}

@@ -29,6 +29,11 @@ class NetworkPolicy:
         self._scale = observation_scale
         self._shapes = {name: tuple(leaf.shape) for name, leaf in network.init_params(torch.Generator()).items()}
 
+    @property
+    def head(self) -> frozenset[str]:
+        """Names of the parameters of the last layer, where the network says which they are."""
+        return frozenset(getattr(self.network, "head", ()))
+
     def init_params(self, generator: torch.Generator) -> Params:
         """Those of the network."""
         return self.network.init_params(generator)
@@ -79,6 +84,7 @@ class WithFreeOutputs:
 
     def __init__(self, network: Network, count: int, value: float):
         self._network, self._count, self._value = network, count, value
+        self.head = getattr(network, "head", ())
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Those of the network, and ``free`` [F].

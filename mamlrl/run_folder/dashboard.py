@@ -49,11 +49,12 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
     if config.eval.every:
         layout["Return on held-out tasks"] = returns(EVALUATION, evaluation_steps(config))
     return layout | {
-        "Trust region": lines(
-            KL_divergence="trust_region/kl$",
-            surrogate_improvement="trust_region/surrogate_improvement$",
+        "Meta-update": lines(
+            KL_divergence="(trust_region|adam|sgd)/kl$",
+            surrogate_improvement="(trust_region|adam|sgd)/surrogate_improvement$",
             conjugate_gradient_residual="trust_region/cg_residual$",
             line_search_backtracks="trust_region/backtracks$",
+            learned_step_sizes="step_size/",
         ),
         "Time": lines(seconds_of_a_meta_iteration="time/"),
         "Policy and baseline": lines(

@@ -9,13 +9,15 @@ from mamlrl.config import AdaptationConfig, Config, EnvironmentConfig, EvalConfi
 from mamlrl.envs.making import make_task_envs
 from mamlrl.evaluation.held_out import evaluate_adaptation
 from mamlrl.experiment import Experiment
-from mamlrl.learners.maml import MAML
+from mamlrl.learners.adaptations import GradientSteps
+from mamlrl.learners.gradient import gradient_learner
 from mamlrl.policies import make_policy
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import Batch, MetaParams, Params
 
 TASKS, ROLLOUTS, HORIZON = 3, 2, 6
 CONFIG = Config(
+    outer="trust_region",
     environment=EnvironmentConfig(horizon=HORIZON),
     policy=PolicyConfig(hidden_sizes=(8,)),
     adaptation=AdaptationConfig(steps=2, step_size=0.5),
@@ -23,7 +25,7 @@ CONFIG = Config(
 )
 
 
-class RecordingMAML(MAML):
+class RecordingSteps(GradientSteps):
     """Remembers the factors on its step sizes."""
 
     scales: tuple[float, ...] = ()
@@ -36,13 +38,14 @@ class RecordingMAML(MAML):
 def evaluate(config: Config) -> tuple[np.ndarray, tuple[float, ...]]:
     envs = make_task_envs(config.env, TASKS * ROLLOUTS, HORIZON, num_threads=1)
     policy = make_policy(config.policy, envs.single_observation_space, envs.single_action_space)
-    learner, streams = RecordingMAML(policy, config), Streams(3).evaluation()
+    adaptation, streams = RecordingSteps(policy, config.adaptation), Streams(3).evaluation()
+    learner = gradient_learner(adaptation, config)
     state = learner.init(policy.init_params(streams.torch(Stream.INITIALISATION)))
     tasks = envs.sample_tasks(TASKS, streams.numpy(Stream.TASKS, 0))  # type: ignore[attr-defined]
     experiment = Experiment(config, envs, policy, learner, streams)
     result = evaluate_adaptation(experiment, envs, state.meta, tasks, streams)
     envs.close()
-    return result.returns, learner.scales
+    return result.returns, adaptation.scales
 
 
 def test_one_return_per_step_and_task_and_smaller_steps_after_those_of_training() -> None:

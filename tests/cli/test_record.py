@@ -63,12 +63,6 @@ def test_a_checkpoint_alone_and_a_given_task(command: Command, record: Command, 
     assert "goal (-0.25, 0.40)" in outcome.out
 
 
-@pytest.mark.parametrize("learner", ["context", "multitask"])
-def test_every_kind_of_learner(command: Command, record: Command, learner: str) -> None:
-    train(command, f"--learner {learner}")
-    assert record(f"run --tasks 1 --out films {FEW}").code == 0
-
-
 def test_an_oracle_is_filmed_unadapted(command: Command, record: Command) -> None:
     train(command, "--learner oracle")
     assert_fails(record("run --steps 0,1"), 2, "oracle", "does not adapt")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mamlrl.adaptation import InnerStep, inner_step
 from mamlrl.config import Config, PolicyConfig
+from mamlrl.learners import LearnerRow
+from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.base import LearnerState
-from mamlrl.learners.maml import MAML
+from mamlrl.learners.gradient import GradientLearner, gradient_learner
+from mamlrl.learners.objective import AdaptedObjective
 from mamlrl.objectives import INNER_LOSSES
-from mamlrl.outer.trust_region import TrustRegionOutcome
+from mamlrl.outer.trust_region import TrustRegionOutcome, trust_region_step
 from mamlrl.policies.base import Policy
-from mamlrl.policies.context import CONTEXT, ContextPolicy
-from mamlrl.structs import Batch, MetaBatch, MetaParams, Params
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, unflatten
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,8 @@ class StepSizeSettings:
     only: tuple[str, ...] = ()
 
 
-class LearnedSteps(MAML):
-    """Step sizes meta-learned with the initialisation (as Meta-SGD), for each inner step or for all of them.
+class OwnStepSizes:
+    """Stands alone: step sizes of some leaves, meta-learned with the initialisation, and a trust-region step.
 
     It has an optimiser state besides, so that one is carried through everything.
     """
@@ -34,55 +37,56 @@ class LearnedSteps(MAML):
     Settings = StepSizeSettings
 
     def __init__(self, policy: Policy, config: Config, settings: StepSizeSettings):
-        super().__init__(policy, config)
-        self._settings, self._initial = settings, config.adaptation.step_size
+        self.policy, self._config, self._settings = policy, config, settings
         self._loss = INNER_LOSSES[config.adaptation.inner_loss]
 
     def init(self, params: Params) -> LearnerState:
-        own = self._settings
+        own, size = self._settings, self._config.adaptation.step_size
         sizes = {
-            name: torch.full_like(leaf if own.per_parameter else leaf.new_zeros(()), self._initial)
+            name: torch.full_like(leaf if own.per_parameter else leaf.new_zeros(()), size)
             for name, leaf in params.items()
             if name in (own.only or params)
         }
         optimiser = {"updates": 0, "moments": ({"first": torch.zeros(3), "second": (torch.ones(()), 0.5)}, [1, 2.5])}
         return LearnerState(MetaParams(params, (sizes,) * own.entries), optimiser)
 
+    def start(self, meta: MetaParams) -> Params:
+        return meta.init
+
     def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
         return inner_step(self.policy, params, batch, self._loss, meta.step_sizes_of(step), scale)
+
+    def objective(
+        self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None = None
+    ) -> AdaptedObjective:
+        return AdaptedObjective(self, state.meta, meta_batch)
 
     def meta_step(
         self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
     ) -> tuple[LearnerState, TrustRegionOutcome]:
-        moved, outcome = super().meta_step(state, meta_batch, generator)
-        if outcome.accepted:
-            moved = moved._replace(optimiser={**moved.optimiser, "updates": moved.optimiser["updates"] + 1})
-        return moved, outcome
+        point, outcome = trust_region_step(self.objective(state, meta_batch), self._config.trust_region)
+        updates = state.optimiser["updates"] + outcome.accepted
+        return LearnerState(unflatten(point, state.meta), {**state.optimiser, "updates": updates}), outcome
 
 
-class ZeroContext(MAML):
-    """Only a context adapts, from zero for every task (as CAVIA): `start` adds a leaf that is not meta-learned."""
+class TwoLeaves(GradientSteps):
+    """Overrides `adapt` alone: only the last two leaves adapt."""
 
-    def __init__(self, policy: Policy, config: Config, settings: object = None):
-        super().__init__(ContextPolicy(policy, 2), config, leaves=frozenset({CONTEXT}))
-
-    def init(self, params: Params) -> LearnerState:
-        return LearnerState(MetaParams({name: leaf for name, leaf in params.items() if name != CONTEXT}))
-
-    def start(self, meta: MetaParams) -> Params:
-        return {CONTEXT: next(iter(meta.init.values())).new_zeros(2), **meta.init}
-
-
-class HeadOnly(MAML):
-    """Overrides `adapt` alone: only the leaves of the last layer adapt."""
-
-    def __init__(self, policy: Policy, config: Config, settings: object = None):
-        super().__init__(policy, config)
+    def __init__(self, policy: Policy, config: Config):
+        super().__init__(policy, config.adaptation)
         self._size, self._loss = config.adaptation.step_size, INNER_LOSSES[config.adaptation.inner_loss]
 
     def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
         sizes = {name: 2 * self._size for name in list(params)[-2:]}
         return inner_step(self.policy, params, batch, self._loss, sizes, scale)
+
+
+def make_head_only(policy: Policy, config: Config, settings: Any) -> GradientLearner:
+    """Of the package's parts, but for the adaptation."""
+    return gradient_learner(TwoLeaves(policy, config), config)
+
+
+HeadOnly = LearnerRow(make_head_only)
 
 
 class GatedNetwork:

@@ -8,15 +8,18 @@ inner step, nor its batching. How a learner adapts is said once more, as a `Rule
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
 from torch import Tensor
 
 from mamlrl.config import AdaptationConfig, Config, PolicyConfig, TrustRegionConfig
+from mamlrl.learners.adaptations import Adaptation
 from mamlrl.learners.base import Learner
-from mamlrl.learners.maml import MAML
+from mamlrl.learners.gradient import GradientLearner
+from mamlrl.learners.maml import MAMLSettings
+from mamlrl.learners.maml import make_maml as make_maml_of
 from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss, mean_kl
 from mamlrl.policies import make_policy as make_policy_for
 from mamlrl.policies.base import Policy
@@ -80,22 +83,26 @@ def random_batch(policy: Policy, params: Params, num_tasks: int, generator: torc
         policy.distribution.log_prob(outputs, actions),
         torch.randn(rows, generator=generator),
         mask / mask.sum((1, 2), keepdim=True),
+        torch.randn(rows, generator=generator) * mask,
     )
 
 
-def make_config(steps: int = 1, inner_loss: str = "likelihood_ratio", fraction: float = 1.0) -> Config:
+def make_config(
+    steps: int = 1, inner_loss: str = "likelihood_ratio", fraction: float = 1.0, outer: str = "trust_region"
+) -> Config:
     return Config(
+        outer=outer,  # type: ignore[arg-type]
         adaptation=AdaptationConfig(steps=steps, step_size=STEP_SIZE, inner_loss=inner_loss),  # type: ignore[arg-type]
         trust_region=TrustRegionConfig(curvature_fraction=fraction),
     )
 
 
-def make_maml(policy: Policy, first_order: bool = False, **settings: object) -> MAML:
-    return MAML(policy, make_config(**settings), first_order)  # type: ignore[arg-type]
+def make_maml(policy: Policy, first_order: bool = False, **settings: Any) -> GradientLearner:
+    return make_maml_of(policy, make_config(**settings), MAMLSettings(first_order))
 
 
 def sample_meta_batch(
-    learner: Learner, meta: MetaParams, num_tasks: int, steps: int, generator: torch.Generator
+    learner: Learner | Adaptation, meta: MetaParams, num_tasks: int, steps: int, generator: torch.Generator
 ) -> tuple[MetaBatch, Params]:
     """A meta-batch whose batches were each sampled by the policies adapted so far; and the adapted parameters."""
     params, support = learner.start(meta), []
@@ -129,6 +136,7 @@ def padded(batch: Batch, extra: int = 2) -> Batch:
         torch.where(valid, longer.log_probs, -3.0),
         torch.where(valid, longer.advantages, 1e3),
         weights,
+        torch.where(valid, longer.returns, 1e3),
     )
 
 

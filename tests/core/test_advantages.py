@@ -78,7 +78,7 @@ def test_features_clip_observations_and_count_time_in_hundreds():
 
 def test_normalised_advantages_have_mean_zero_and_std_one_over_valid_rows(generator):
     rollouts = random_rollouts(generator, steps=9)
-    normalised = normalize(torch.randn(rollouts.mask.shape, generator=generator), rollouts.mask)
+    normalised, _ = normalize(torch.randn(rollouts.mask.shape, generator=generator), rollouts.mask)
     for task in range(2):
         valid = normalised[task][rollouts.mask[task].bool()]
         assert float(valid.mean()) == pytest.approx(0, abs=1e-12)
@@ -119,13 +119,13 @@ def test_nothing_is_explained_of_returns_that_do_not_vary(level, padded, generat
     rollouts = rollouts_of(level * last, mask)
     varied = rollouts._replace(observations=torch.randn(2, 4, 6, 2, generator=generator))
     for each in (rollouts, varied):
-        advantages, explained = estimate_advantages(each, 1.0, 1.0)
+        advantages, explained, _ = estimate_advantages(each, 1.0, 1.0)
         assert advantages.isfinite().all() and torch.equal(explained, torch.zeros(2))
 
 
 def test_explained_variance_is_that_of_a_regression_with_the_numbers_of_valid_steps(generator):
     rollouts = random_rollouts(generator, rollouts=12)
-    _, explained = estimate_advantages(rollouts, 0.9, 0.8)
+    explained = estimate_advantages(rollouts, 0.9, 0.8).explained_variance
     returns = discounted_returns(rollouts.rewards, 0.9)
     for task in range(2):
         valid = rollouts.mask[task].bool()
@@ -139,7 +139,7 @@ def test_returns_that_hardly_vary_are_still_explained():
     """A level a thousand times the variation is no reason to say that nothing varies."""
     rewards = torch.zeros(1, 2, 4)
     rewards[..., -1] = torch.tensor([1000.0, 1001.0])
-    _, explained = estimate_advantages(rollouts_of(rewards), 1.0, 1.0)
+    explained = estimate_advantages(rollouts_of(rewards), 1.0, 1.0).explained_variance
     assert float(explained) == pytest.approx(0, abs=1e-3)  # nothing tells the rollouts apart
     seeing = rollouts_of(rewards)._replace(observations=(rewards.sum(-1) - 1000)[..., None, None].expand(1, 2, 4, 2))
     assert float(estimate_advantages(seeing, 1.0, 1.0).explained_variance) == pytest.approx(1, abs=1e-3)
@@ -150,13 +150,27 @@ def test_a_batch_keeps_rollouts_and_time_with_mean_weights(generator):
     batch, explained = make_batch(rollouts, SamplingConfig(discount=0.9, gae_lambda=0.8))
     for name in ("observations", "actions", "log_probs"):
         assert torch.equal(getattr(batch, name), getattr(rollouts, name))
-    advantages, explained_by_task = estimate_advantages(rollouts, 0.9, 0.8)
-    torch.testing.assert_close(batch.advantages, normalize(advantages, rollouts.mask))
+    advantages, explained_by_task, _ = estimate_advantages(rollouts, 0.9, 0.8)
+    torch.testing.assert_close(batch.advantages, normalize(advantages, rollouts.mask)[0])
     assert explained == pytest.approx(float(explained_by_task.mean()))
     torch.testing.assert_close(batch.weights.sum((1, 2)), torch.ones(2))
     for task in range(2):
         assert set(batch.weights[task].unique().tolist()) <= {0.0, float(1 / rollouts.mask[task].sum())}
     assert torch.equal(batch.weights > 0, rollouts.mask > 0)
+
+
+def test_returns_of_a_batch_are_discounted_and_in_units_of_the_spread_of_the_advantages():
+    """Two rollouts of one task, 3 steps and 1; by hand."""
+    rewards = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 9.0, 9.0]]])  # what padding holds is not counted
+    mask = torch.tensor([[[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]])
+    rollouts = rollouts_of(rewards, mask)._replace(rewards=rewards)
+    batch, _ = make_batch(rollouts, SamplingConfig(discount=0.5, gae_lambda=1.0))
+    raw = estimate_advantages(rollouts, 0.5, 1.0).advantages[mask > 0]
+    spread = (raw - raw.mean()).square().mean().sqrt()
+    expected = torch.tensor([[[2.75, 3.5, 3.0], [4.0, 0.0, 0.0]]]) / spread
+    torch.testing.assert_close(batch.returns, expected, rtol=1e-6, atol=0)
+    # so a return and the advantages are in the same units: normalised advantages times the spread are the raw ones
+    torch.testing.assert_close(batch.advantages[mask > 0] * spread, raw - raw.mean(), rtol=1e-6, atol=1e-9)
 
 
 def test_a_batch_has_the_precision_of_its_rollouts(generator):

@@ -1,4 +1,5 @@
-"""What must hold of every learner with every policy: of all rows of LEARNERS and POLICIES, and of some from outside.
+"""What must hold of every learner with every policy and outer step: of all rows of LEARNERS and POLICIES, and of some
+from outside.
 
 A new row is covered without an edit here. Reinforcement learning is not needed: batches are random numbers, sampled by
 the policies themselves.
@@ -8,7 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,100 +19,180 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from mamlrl.config import AdaptationConfig, Config, PolicyConfig, SamplingConfig, TrustRegionConfig
+from mamlrl.config import (
+    AdamConfig,
+    AdaptationConfig,
+    Config,
+    PolicyConfig,
+    SamplingConfig,
+    SgdConfig,
+    TrustRegionConfig,
+)
 from mamlrl.errors import UserError
-from mamlrl.learners import LEARNERS, find_learner, training_steps
-from mamlrl.learners.base import Learner, LearnerState, Outcome
-from mamlrl.learners.objective import AdaptedSurrogate, adapt_along
-from mamlrl.objectives import likelihood_ratio_loss
+from mamlrl.learners import LEARNERS, LearnerRow, find_learner, training_steps
+from mamlrl.learners.base import LearnerState, Outcome
+from mamlrl.learners.objective import adapt_along
+from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss
 from mamlrl.policies import POLICIES, make_policy
 from mamlrl.rounds import adaptation_rounds
 from mamlrl.run_folder.checkpoints import Progress, read_checkpoint, write_checkpoint
 from mamlrl.run_folder.metrics_table import Written
-from mamlrl.structs import Batch, MetaBatch, Params, Rollouts, flatten
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, Rollouts, flatten, unflatten
 from tests.core.problems import (
+    Rule,
     central_difference,
     observation_space,
+    one_task,
     padded,
     random_batch,
     random_mask,
     random_params,
+    reference_adapt,
     sample_meta_batch,
     select,
 )
 
 OUTSIDE = "tests.core.outside:"
-LEARNER_NAMES = [*LEARNERS, *(OUTSIDE + name for name in ("LearnedSteps", "HeadOnly", "ZeroContext"))]
+GATED = OUTSIDE + "GatedNetwork"
+LEARNER_NAMES = [*LEARNERS, OUTSIDE + "OwnStepSizes", OUTSIDE + "HeadOnly"]
 SPACES = {"box": spaces.Box(-1.0, 1.0, (2,)), "discrete": spaces.Discrete(3)}
-NETWORKS = [
-    *(
-        (name, space)
-        for name, row in POLICIES.items()
-        for space in SPACES
-        if isinstance(SPACES[space], row.action_space)
-    ),
-    *((OUTSIDE + "GatedNetwork", space) for space in SPACES),
-]
-TASKS, STEPS = 3, 2
-HIDDEN = (4, 3)
+TASKS, STEP_SIZE = 3, 0.2
+STEP_SIZES = {"imaml": 0.02}
+"""So short that every proximal problem, on so few time steps, has a solution."""
+
+OWN: dict[str, list[dict[str, Any]]] = {
+    "promp": [{"kl_penalty": 0.5}],
+    "emaml": [{"credit": 0.1}],
+    "mamlpp": [{}, {"first_order_iterations": 0}],  # in its first phase, and after it
+    "imaml": [{"iterations": 60, "tolerance": 1e-9, "cg_iterations": 40, "cg_tolerance": 1e-11}],
+}
+"""Settings of their own, for each of which a learner is tested: such that what is particular to it weighs enough, and
+solvers end where the limits of the arithmetic are."""
 
 
-def make_learner(learner: str, network: str, space: str, trust_region: TrustRegionConfig) -> tuple[Config, Learner]:
-    config = Config(
-        learner=learner,
-        policy=PolicyConfig(network=network, hidden_sizes=HIDDEN, initial_std=0.7),
-        adaptation=AdaptationConfig(steps=STEPS, step_size=0.2),
-        trust_region=trust_region,
-    )
-    row = find_learner(learner)
-    policy = make_policy(config.policy, observation_space(), SPACES[space])
-    return config, row.make(policy, config, row.settings())
+class Case(NamedTuple):
+    """A combination of parts."""
+
+    learner: str
+    network: str
+    space: str
+    outer: str
+    steps: int
+    own: int
+    """which of OWN"""
+
+    @property
+    def row(self) -> LearnerRow:
+        return find_learner(self.learner)
+
+    def config(self) -> Config:
+        return Config(
+            learner=self.learner,
+            outer=self.outer,  # type: ignore[arg-type]
+            iterations=50,
+            policy=PolicyConfig(network=self.network, hidden_sizes=(4, 3), initial_std=0.7),
+            adaptation=AdaptationConfig(steps=self.steps, step_size=STEP_SIZES.get(self.learner, STEP_SIZE)),
+            adam=AdamConfig(updates=2),
+            sgd=SgdConfig(rate=0.05, momentum=0.9),
+        )
+
+    def make(self, config: Config) -> Any:
+        policy = make_policy(config.policy, observation_space(), SPACES[self.space])
+        return self.row.build(policy, config, self.row.settings(**OWN.get(self.learner, [{}])[self.own]))
+
+    @property
+    def id(self) -> str:
+        parts = [self.learner, self.network, self.space, self.outer, f"K{self.steps}", *(["later"] if self.own else [])]
+        return "-".join(part.replace(OUTSIDE, "outside:") for part in parts)
 
 
-def go_together(learner: str, network: str, space: str) -> bool:
+def networks() -> Iterator[tuple[str, str]]:
+    for name, row in POLICIES.items():
+        yield from ((name, space) for space in SPACES if isinstance(SPACES[space], row.action_space))
+    yield from ((GATED, space) for space in SPACES)
+
+
+def all_cases() -> Iterator[Case]:
+    """Every learner with every network, its outer step and K = 2; every outer step, and K = 1, with one network."""
+    first, *_ = networks()
+    for learner in LEARNER_NAMES:
+        default, *others = find_learner(learner).outers or ("auto",)
+        for own in range(len(OWN.get(learner, [{}]))):
+            yield from (Case(learner, *network, default, 2, own) for network in networks())
+            yield from (Case(learner, *first, other, 2, own) for other in others)
+            yield Case(learner, *first, default, 1, own)
+
+
+def goes_together(case: Case) -> bool:
     try:
-        made = make_learner(learner, network, space, TrustRegionConfig())[1]
+        made = case.make(case.config())
         made.policy.init_params(torch.Generator())
     except UserError:
         return False
     return True
 
 
-ROWS = {
-    f"{learner}-{network}-{space}".replace(OUTSIDE, "outside:"): (learner, network, space)
-    for learner in LEARNER_NAMES
-    for network, space in NETWORKS
-    if go_together(learner, network, space)
-}
+CASES = {case.id: case for case in all_cases() if goes_together(case)}
+FEW = [name for name, case in CASES.items() if case.space == "box" and case.steps == 2]
+"""Enough where the kind of actions and K make no difference."""
 
 
 def test_only_what_needs_a_layer_of_the_mlp_refuses_a_network_from_outside() -> None:
-    pairs = {(learner, network) for learner, network, _ in ROWS.values()}
-    missing = {(learner, network) for learner in LEARNER_NAMES for network, _ in NETWORKS} - pairs
-    assert missing == {(learner, OUTSIDE + "GatedNetwork") for learner in ("context", OUTSIDE + "ZeroContext")}
+    missing = {(case.learner, case.network) for case in all_cases() if case.id not in CASES}
+    assert missing == {(learner, GATED) for learner in ("context", "cavia", "anil")}
 
 
-class Row(NamedTuple):
-    config: Config
-    learner: Learner
-    state: LearnerState
-    meta_batch: MetaBatch
+class Problem:
+    """A learner, its state, and data. None of it is ever written to, so that tests share it."""
+
+    def __init__(self, case: Case, damping: float = 1e-5, max_kl: float = 0.01):
+        self.case = case
+        # few iterations: rounding grows with each of them, beside one large eigenvalue to 1e-6 in ten
+        trust_region = TrustRegionConfig(cg_iterations=5, cg_damping=damping, max_kl=max_kl)
+        self.config = dataclasses.replace(case.config(), trust_region=trust_region)
+        self.learner = case.make(self.config)
+        generator = torch.Generator().manual_seed(0)
+        state = self.learner.init(random_params(self.learner.policy, generator))
+        point = flatten(
+            state.meta, state.meta
+        )  # learned step sizes differ from each other, and from the configured one
+        self.meta = unflatten(point + 0.05 * torch.rand(point.shape, generator=generator), state.meta)
+        self.state = state._replace(meta=self.meta)
+        steps = training_steps(self.config)
+        self.meta_batch, self.adapted = sample_meta_batch(self.learner, self.meta, TASKS, steps, generator)
+        self.generator = generator
 
     def step(self, meta_batch: MetaBatch, state: LearnerState | None = None) -> tuple[LearnerState, Outcome]:
         generator = torch.Generator().manual_seed(0)
         return self.learner.meta_step(self.state if state is None else state, meta_batch, generator)
 
+    @cached_property
+    def updated(self) -> tuple[LearnerState, Outcome]:
+        return self.step(self.meta_batch)
 
-def make_row(name: str, generator: torch.Generator, **trust_region: Any) -> Row:
-    config, learner = make_learner(*ROWS[name], TrustRegionConfig(**trust_region))
-    state = learner.init(random_params(learner.policy, generator))
-    meta_batch, _ = sample_meta_batch(learner, state.meta, TASKS, training_steps(config), generator)
-    return Row(config, learner, state, meta_batch)
+    @cached_property
+    def objective(self) -> Any:
+        return self.learner.objective(self.state, self.meta_batch)
+
+    @property
+    def trust_region(self) -> bool:
+        return "trust_region/accepted" in self.updated[1].metrics()
+
+    @property
+    def first_order(self) -> bool:
+        return any(getattr(step, "first_order", False) for step in self.objective.path.steps)
 
 
-@pytest.fixture(params=ROWS)
-def row(request: pytest.FixtureRequest, generator: torch.Generator) -> Row:
-    return make_row(request.param, generator)
+make_problem = cache(Problem)
+
+
+@pytest.fixture
+def problem(request: pytest.FixtureRequest) -> Problem:
+    return make_problem(CASES[request.param])
+
+
+every = pytest.mark.parametrize("problem", CASES, indirect=True)
+few = pytest.mark.parametrize("problem", FEW, indirect=True)
 
 
 def leaves(tree: Any) -> Iterator[Any]:
@@ -147,95 +229,141 @@ def copy(state: LearnerState) -> LearnerState:
     return copied(state)
 
 
-def accepted(outcome: Outcome) -> bool:
-    if "trust_region/accepted" not in outcome.metrics():
-        pytest.skip("its outer step is no trust region")
-    return outcome.metrics()["trust_region/accepted"] == 1
+def by_first_order(problem: Problem) -> Tensor:
+    """The meta-gradient by its definition: autograd, with the gradient of the inner loss held fixed in every step.
+
+    Where the objective was built all ratios are 1, so that a clipped surrogate has the gradient of the other. With K
+    steps the first meta-update of mamlpp weighs the losses after each of them alike.
+    """
+    learner, (support, query) = problem.learner, problem.meta_batch
+    policy, inner_loss = learner.policy, INNER_LOSSES[problem.config.adaptation.inner_loss]
+    point = flatten(problem.meta, problem.meta).requires_grad_()
+    meta = unflatten(point, problem.meta)
+    params = {name: leaf.expand(TASKS, *leaf.shape) for name, leaf in learner.start(meta).items()}
+    after_each = problem.case.learner == "mamlpp"
+    losses: list[Tensor] = []
+
+    def loss_on(batch: Batch) -> Tensor:
+        return likelihood_ratio_loss(policy.distribution, policy.outputs(params, batch.observations), batch).mean()
+
+    for number, batch in enumerate(support):
+        if number and after_each:
+            losses.append(loss_on(batch))
+        here = {name: leaf.detach().requires_grad_() for name, leaf in params.items()}
+        value = inner_loss(policy.distribution, policy.outputs(here, batch.observations), batch).sum()
+        gradients = torch.autograd.grad(value, list(here.values()), allow_unused=True, materialize_grads=True)
+        sizes = meta.step_sizes_of(number) if meta.step_sizes else dict.fromkeys(params, STEP_SIZE)
+        params = {name: params[name] - sizes[name] * gradient for name, gradient in zip(here, gradients, strict=True)}
+    losses.append(loss_on(query))
+    return torch.autograd.grad(torch.stack(losses).mean(), point)[0]
 
 
-def first_order(row: Row) -> bool:
-    """Whether the learner takes the derivative of its inner steps as the identity."""
-    steps = adapt_along(row.learner, row.state.meta, row.meta_batch.support).steps
-    return any(step.first_order for step in steps)
-
-
-def first_order_gradient(row: Row) -> Tensor:
-    """Of the surrogate by the adapted parameters, those of all tasks added up: its definition with J = I."""
-    adapted = adapt_along(row.learner, row.state.meta, row.meta_batch.support).adapted
-    policy, query = row.learner.policy, row.meta_batch.query
-    stacked = {
-        name: leaf.detach().expand(TASKS, *row.state.meta.init[name].shape).clone().requires_grad_()
-        for name, leaf in adapted.items()
-    }
-    loss = likelihood_ratio_loss(policy.distribution, policy.outputs(stacked, query.observations), query).mean()
-    gradients = torch.autograd.grad(loss, list(stacked.values()), allow_unused=True, materialize_grads=True)
-    return torch.cat([gradient.sum(0).reshape(-1) for gradient in gradients])
-
-
-def test_meta_gradient_is_that_of_central_differences_or_of_its_own_definition(row: Row, generator) -> None:
-    objective = AdaptedSurrogate(row.learner, row.state.meta, row.meta_batch)
-    gradient = objective.loss_and_gradient()[1]
-    if first_order(row):
-        torch.testing.assert_close(gradient, first_order_gradient(row))
-        return
-    directions = torch.randn(8, len(gradient), generator=generator)
-    differences = [
-        central_difference(lambda p: objective.evaluate(p)[0], objective.point, direction) for direction in directions
+def by_distance(problem: Problem) -> Tensor:
+    """Reptile's: theta less the mean of the adapted parameters, a task at a time."""
+    support, query = problem.meta_batch
+    rule = Rule(problem.learner.policy, sizes=lambda meta, step: dict.fromkeys(meta.init, STEP_SIZE))
+    adapted = [
+        reference_adapt(rule, problem.meta, [one_task(batch, task) for batch in (*support, query)])
+        for task in range(TASKS)
     ]
-    torch.testing.assert_close(directions @ gradient, torch.tensor(differences), rtol=1e-7, atol=1e-9)
+    mean = {name: torch.cat([params[name] for params in adapted]).mean(0) for name in problem.meta.init}
+    return flatten(problem.meta, problem.meta) - flatten(MetaParams(mean), problem.meta).detach()
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_the_meta_update_goes_along_the_meta_gradient(name: str, generator: torch.Generator) -> None:
-    """With a damping beyond all curvature the trust-region step is the one of steepest descent."""
-    row = make_row(name, generator, cg_damping=1e10, max_kl=1.0)
-    state, outcome = row.step(row.meta_batch)
-    moved = flatten(state.meta, row.state.meta) - flatten(row.state.meta, row.state.meta)
-    assert accepted(outcome)
-    gradient = AdaptedSurrogate(row.learner, row.state.meta, row.meta_batch).loss_and_gradient()[1]
-    torch.testing.assert_close(moved / moved.norm(), -gradient / gradient.norm(), rtol=1e-6, atol=1e-8)
+@every
+def test_meta_gradient_is_that_of_central_differences_or_of_its_own_definition(problem: Problem) -> None:
+    """Of what the learner says that it lowers; where the objective is built, and at another point."""
+    objective, generator = problem.objective, torch.Generator().manual_seed(1)
+    if problem.case.learner == "reptile":
+        torch.testing.assert_close(objective.loss_and_gradient()[1], by_distance(problem))
+        return
+    if problem.first_order:
+        torch.testing.assert_close(objective.loss_and_gradient()[1], by_first_order(problem))
+        return
+    h, rtol = (1e-3, 1e-5) if problem.case.learner == "imaml" else (3e-4, 1e-7)  # of solutions by iteration
+    size = len(objective.point)
+    for point in (objective.point, objective.point + 0.01 * torch.randn(size, generator=generator)):
+        gradient = objective.loss_and_gradient(point)[1]
+        directions = torch.randn(2, size, generator=generator)
+        differences = [
+            central_difference(lambda p: objective.evaluate(p)[0], point, direction, h) for direction in directions
+        ]
+        torch.testing.assert_close(directions @ gradient, torch.tensor(differences), rtol=rtol, atol=1e-9)
+    torch.testing.assert_close(objective.loss_and_gradient(), objective.loss_and_gradient(objective.point))
 
 
-def test_parameters_that_sample_are_those_of_the_meta_objective(row: Row, generator: torch.Generator) -> None:
+def by_optimiser(problem: Problem, make: Callable[[Tensor], torch.optim.Optimizer], updates: int) -> Tensor:
+    """Where a torch optimiser leads on the learner's objective."""
+    vector = problem.objective.point.clone()
+    optimiser = make(vector)
+    for _ in range(updates):
+        vector.grad = problem.objective.loss_and_gradient(vector)[1]
+        optimiser.step()
+    return vector
+
+
+@few
+def test_the_meta_update_is_the_outer_step_on_the_objective(problem: Problem) -> None:
+    """Of Adam or SGD by hand. With a damping beyond all curvature a trust-region step is one of steepest descent."""
+    config = problem.config
+    if problem.trust_region:
+        problem = make_problem(problem.case, damping=1e10, max_kl=1.0)
+        assert problem.updated[1].metrics()["trust_region/accepted"] == 1
+    moved = flatten(problem.updated[0].meta, problem.meta)
+    if problem.trust_region:
+        step, gradient = moved - problem.objective.point, problem.objective.loss_and_gradient()[1]
+        torch.testing.assert_close(step / step.norm(), -gradient / gradient.norm(), rtol=1e-6, atol=1e-8)
+    elif "adam/rate" in problem.updated[1].metrics():
+        make = lambda vector: torch.optim.Adam([vector], config.adam.rate)  # noqa: E731
+        torch.testing.assert_close(moved, by_optimiser(problem, make, config.adam.updates))
+    else:
+        torch.testing.assert_close(
+            moved, by_optimiser(problem, lambda vector: torch.optim.SGD([vector], config.sgd.rate), 1)
+        )
+
+
+@every
+def test_parameters_that_sample_are_those_of_the_meta_objective(problem: Problem) -> None:
     """Round by round of the generator that training, evaluation and deployment run, bit for bit."""
-    policy, sampled = row.learner.policy, []
+    learner, sampled, generator = problem.learner, [], torch.Generator().manual_seed(2)
 
     def sample(params: Params, step: int) -> Rollouts:
         sampled.append(params)
-        batch = random_batch(policy, params, TASKS, generator)
+        batch = random_batch(learner.policy, params, TASKS, generator)
         mask = random_mask(TASKS, generator)
         rewards = torch.randn(mask.shape, generator=generator) * mask
         last = batch.observations[:, :, -1]
         return Rollouts(batch.observations, batch.actions, batch.log_probs, rewards, 0 * mask, mask, last)
 
-    steps = training_steps(row.config)
-    rounds = list(adaptation_rounds(row.learner, row.state.meta, sample, steps, SamplingConfig()))
+    steps = training_steps(problem.config)
+    rounds = list(adaptation_rounds(learner, problem.meta, sample, steps, SamplingConfig()))
     assert len(rounds) == len(sampled) == steps + 1
     *support, query = (each.batch for each in rounds)
-    path = adapt_along(row.learner, row.state.meta, support)
-    expected = [path.start, *(step.params for step in path.steps)]
-    for params, objectives in zip(sampled, expected, strict=True):
+    # the objective is built there: no KL, and a loss that is the one whose gradient is taken
+    objective = learner.objective(problem.state, MetaBatch(tuple(support), query))
+    loss, kl = objective.evaluate(objective.point)
+    assert kl == pytest.approx(0, abs=1e-12) or (problem.case.learner == "reptile" and math.isnan(kl))
+    assert loss == pytest.approx(objective.loss_and_gradient()[0], rel=1e-9, abs=1e-12)
+    path = objective.path
+    for params, objectives in zip(sampled, [path.start, *(step.params for step in path.steps)], strict=False):
         assert list(params) == list(objectives)
         assert all(torch.equal(params[leaf], objectives[leaf]) for leaf in params)
-    # and the objective is built there: no KL, and ratios of 1
-    objective = AdaptedSurrogate(row.learner, row.state.meta, MetaBatch(tuple(support), query))
-    loss, kl = objective.evaluate(objective.point)
-    assert kl == pytest.approx(0, abs=1e-12)
-    assert loss == pytest.approx(-float((query.weights * query.advantages).sum((1, 2)).mean()), abs=1e-12)
 
 
-def test_the_factor_on_the_step_sizes_is_one_on_the_step(row: Row, generator: torch.Generator) -> None:
+@few
+def test_the_factor_on_the_step_sizes_is_one_on_the_step(problem: Problem) -> None:
     """Evaluation halves the steps beyond those of training, whether step sizes are learned or not."""
-    params = row.learner.start(row.state.meta)
-    batch = random_batch(row.learner.policy, params, TASKS, generator)
-    for step in (0, STEPS, STEPS + 3):
-        whole, half = (row.learner.adapt(row.state.meta, params, batch, step, scale).params for scale in (1.0, 0.5))
+    learner, generator = problem.learner, torch.Generator().manual_seed(2)
+    params = learner.start(problem.meta)
+    batch = random_batch(learner.policy, params, TASKS, generator)
+    for step in (0, problem.case.steps, problem.case.steps + 3):
+        whole, half = (learner.adapt(problem.meta, params, batch, step, scale).params for scale in (1.0, 0.5))
         assert any(not torch.equal(whole[name], leaf.expand_as(whole[name])) for name, leaf in params.items())
-        for name, leaf in params.items():
+        for name, leaf in params.items() if problem.case.learner != "imaml" else ():  # there it is one on the length
             torch.testing.assert_close(half[name], (leaf + whole[name]) / 2)
 
 
-def changed(meta_batch: MetaBatch, change) -> MetaBatch:
+def changed(meta_batch: MetaBatch, change: Callable[[Batch], Batch]) -> MetaBatch:
     return MetaBatch(tuple(change(batch) for batch in meta_batch.support), change(meta_batch.query))
 
 
@@ -244,77 +372,84 @@ def assert_close_updates(one: tuple[LearnerState, Outcome], other: tuple[Learner
     torch.testing.assert_close(flatten(one[0].meta, like), flatten(other[0].meta, like), rtol=1e-6, atol=1e-7)
     mine, theirs = one[1].metrics(), other[1].metrics()
     assert mine.keys() == theirs.keys()
-    for name in mine.keys() - {"trust_region/cg_residual"}:  # what is left after convergence is rounding
-        assert mine[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-9), name
+    for name in mine:
+        if not name.endswith("residual"):  # what is left after convergence is rounding
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-6, abs=1e-9, nan_ok=True), name
 
 
-def test_the_order_of_tasks_changes_nothing_but_rounding(row: Row) -> None:
-    order = torch.tensor([2, 0, 1])
-    assert_close_updates(row.step(row.meta_batch), row.step(changed(row.meta_batch, lambda b: select(b, order))))
+@every
+def test_neither_the_order_of_tasks_nor_padding_changes_more_than_rounding(problem: Problem) -> None:
+    order, meta_batch = torch.tensor([2, 0, 1]), problem.meta_batch
+    assert_close_updates(problem.updated, problem.step(changed(meta_batch, lambda batch: select(batch, order))))
+    garbage = changed(meta_batch, padded)
+    assert_close_updates(problem.updated, problem.step(garbage))
+    adapted = adapt_along(problem.learner, problem.meta, garbage.support).adapted
+    torch.testing.assert_close(adapted, problem.adapted, rtol=1e-6, atol=1e-7)
 
 
-def test_padding_changes_nothing(row: Row) -> None:
-    garbage = changed(row.meta_batch, padded)
-    assert_close_updates(row.step(row.meta_batch), row.step(garbage))
-    one, other = (adapt_along(row.learner, row.state.meta, each.support).adapted for each in (row.meta_batch, garbage))
-    torch.testing.assert_close(one, other)
+@few
+def test_numbers_that_are_not_finite_refuse_the_update_bit_for_bit(problem: Problem) -> None:
+    """What the outer step remembers included."""
 
-
-@pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_numbers_that_are_not_finite_refuse_the_update_bit_for_bit(row: Row, value: float) -> None:
-    def spoiled(batch: Batch) -> Batch:
+    def spoiled(batch: Batch, value: float) -> Batch:
         advantages = batch.advantages.clone()
         advantages[1, 0, 0] = value
         return batch._replace(advantages=advantages)
 
-    support, query = row.meta_batch
-    bad = [row.meta_batch._replace(query=spoiled(query))]
-    for step, batch in enumerate(support):
-        bad.append(row.meta_batch._replace(support=(*support[:step], spoiled(batch), *support[step + 1 :])))
-    before = copy(row.state)
-    for meta_batch in bad:
-        state, outcome = row.step(meta_batch)
-        assert outcome.not_finite
-        assert_same(state, before)
-        assert_same(row.state, before)
+    after_one = problem.updated[0]
+    before, rounds = copy(after_one), [*problem.meta_batch.support, problem.meta_batch.query]
+    for number in range(len(rounds)):
+        for value in (math.nan, math.inf):
+            *support, query = [spoiled(batch, value) if i == number else batch for i, batch in enumerate(rounds)]
+            state, outcome = problem.step(MetaBatch(tuple(support), query), after_one)
+            assert outcome.not_finite
+            assert_same(state, before)
+            assert_same(after_one, before)
 
 
-def test_without_any_advantage_the_update_is_refused_bit_for_bit(row: Row) -> None:
-    before = copy(row.state)
-    nothing = changed(row.meta_batch, lambda batch: batch._replace(advantages=torch.zeros_like(batch.advantages)))
-    state, outcome = row.step(nothing)
-    assert not accepted(outcome) and not outcome.not_finite
-    assert_same(state, before)
+@few
+def test_without_anything_to_gain_nothing_moves(problem: Problem) -> None:
+    def worthless(batch: Batch) -> Batch:
+        return batch._replace(advantages=torch.zeros_like(batch.advantages), returns=torch.zeros_like(batch.returns))
 
-
-def test_an_update_changes_a_new_state_and_not_the_old_one(row: Row) -> None:
-    before = copy(row.state)
-    state, outcome = row.step(row.meta_batch)
+    state, outcome = problem.step(changed(problem.meta_batch, worthless))  # of which Adam makes 1e-6 out of rounding
     assert not outcome.not_finite
-    assert not torch.equal(flatten(state.meta, state.meta), flatten(before.meta, state.meta))
-    assert_same(row.state, before)
-    assert all(isinstance(value, float) for value in outcome.metrics().values())
+    if problem.trust_region:
+        assert outcome.metrics()["trust_region/accepted"] == 0
+        assert_same(state, problem.state)
+    torch.testing.assert_close(flatten(state.meta, state.meta), problem.objective.point, rtol=0, atol=1e-5)
 
 
-def test_the_state_survives_a_checkpoint_and_goes_on_alike(row: Row, tmp_path: Path) -> None:
-    state, _ = row.step(row.meta_batch)
-    path = tmp_path / "checkpoint.pt"
-    write_checkpoint(path, Progress(state, iteration=3), dataclasses.asdict(row.config), Written())
-    progress = read_checkpoint(path, row.state).progress
+@every
+def test_updates_change_a_new_state_and_lower_the_loss_on_the_same_data_again(problem: Problem) -> None:
+    """Ratios are to the policies that sampled: it goes on falling from where the first update left it."""
+    before = copy(problem.state)
+    state, first = problem.updated
+    again, second = problem.step(problem.meta_batch, state)
+    for outcome in (first, second):
+        assert not outcome.not_finite
+        assert outcome.metrics().get("trust_region/accepted", 1) == 1
+        assert all(isinstance(value, float) for value in outcome.metrics().values())
+    assert_same(problem.state, before)
+    points = [flatten(each.meta, problem.meta) for each in (problem.state, state, again)]
+    losses = [problem.objective.evaluate(point)[0] for point in points]
+    assert losses[0] > losses[1] > losses[2]
+    if problem.trust_region and problem.case.learner != "emaml":  # whose credit is another where it is built anew
+        improvements = [each.metrics()["trust_region/surrogate_improvement"] for each in (first, second)]
+        assert [losses[0] - losses[1], losses[1] - losses[2]] == pytest.approx(improvements, abs=1e-10)
+
+
+@few
+def test_the_state_survives_a_checkpoint_and_goes_on_alike(problem: Problem, tmp_path: Path) -> None:
+    """Learned step sizes, moments and counters included; to the last bit."""
+    state, path = problem.updated[0], tmp_path / "checkpoint.pt"
+    write_checkpoint(path, Progress(state, iteration=3), dataclasses.asdict(problem.config), Written())
+    progress = read_checkpoint(path, problem.state).progress
     assert progress.iteration == 3
     assert_same(progress.state, state)
-    went_on, came_back = row.step(row.meta_batch, state), row.step(row.meta_batch, progress.state)
+    went_on, came_back = problem.step(problem.meta_batch, state), problem.step(problem.meta_batch, progress.state)
     assert_same(went_on[0], came_back[0])
-    assert went_on[1].metrics() == came_back[1].metrics()
-
-
-def test_a_second_update_on_the_same_data_is_taken_too(row: Row) -> None:
-    """Ratios are to the policies that sampled: the surrogate goes on falling from where the first update left it."""
-    state, first = row.step(row.meta_batch)
-    again, second = row.step(row.meta_batch, state)
-    assert accepted(first) and accepted(second)
-    objective = AdaptedSurrogate(row.learner, row.state.meta, row.meta_batch)
-    losses = [objective.evaluate(flatten(each.meta, row.state.meta))[0] for each in (row.state, state, again)]
-    improvements = [each.metrics()["trust_region/surrogate_improvement"] for each in (first, second)]
-    assert losses[0] - losses[1] == pytest.approx(improvements[0], abs=1e-12)
-    assert losses[1] - losses[2] == pytest.approx(improvements[1], abs=1e-12) and improvements[1] > 0
+    assert went_on[1].metrics() == pytest.approx(came_back[1].metrics(), rel=0, abs=0, nan_ok=True)
+    # what a run resumes into is made anew
+    params = random_params(problem.learner.policy, torch.Generator().manual_seed(9))
+    assert_same(read_checkpoint(path, problem.learner.init(params)).progress.state, state)

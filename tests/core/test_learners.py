@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
 
 from mamlrl.config import Config
-from mamlrl.learners import LEARNERS, evaluation_steps, step_scale, training_steps
-from mamlrl.learners.maml import MAML
-from mamlrl.learners.objective import AdaptedSurrogate
+from mamlrl.errors import ConfigError
+from mamlrl.learners import LEARNERS, evaluation_steps, find_learner, step_scale, training_steps
+from mamlrl.learners.objective import AdaptedObjective
 from mamlrl.objectives import likelihood_ratio_loss
 from mamlrl.outer.trust_region import TrustRegionOutcome
 from mamlrl.structs import Batch, MetaBatch, MetaParams, flatten
@@ -19,7 +20,7 @@ CONFIG = Config()
 
 def make(name: str, policy, **own):
     row = LEARNERS[name]
-    return row.make(policy, CONFIG, row.settings(**own))
+    return row.build(policy, CONFIG, row.settings(**own))
 
 
 def test_fomaml_is_maml_with_the_first_order_switch(generator):
@@ -27,7 +28,7 @@ def test_fomaml_is_maml_with_the_first_order_switch(generator):
     meta = MetaParams(random_params(policy, generator))
     meta_batch, _ = sample_meta_batch(make("maml", policy), meta, 3, 1, generator)
     gradients = [
-        AdaptedSurrogate(learner, meta, meta_batch).loss_and_gradient()[1]
+        AdaptedObjective(learner, meta, meta_batch).loss_and_gradient()[1]
         for learner in (make("fomaml", policy), make("maml", policy, first_order=True), make("maml", policy))
     ]
     assert torch.equal(gradients[0], gradients[1])
@@ -42,7 +43,7 @@ def test_multitask_is_trpo_on_the_rows_of_all_tasks_together(generator):
     batch = batch._replace(weights=torch.full_like(batch.weights, 1 / batch.weights[0].numel()))
     together = Batch(*(leaf.flatten(0, 1).unsqueeze(0) for leaf in batch))
     together = together._replace(weights=together.weights / 3)
-    objectives = [AdaptedSurrogate(learner, meta, MetaBatch((), rows)) for rows in (batch, together)]
+    objectives = [AdaptedObjective(learner, meta, MetaBatch((), rows)) for rows in (batch, together)]
 
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in meta.init.items()}
     outputs = policy.outputs(leaves, together.observations)
@@ -62,10 +63,49 @@ def test_every_baseline_fine_tunes_by_the_same_inner_step(generator):
     policy = make_policy("gaussian")
     meta = MetaParams(random_params(policy, generator))
     batch = random_batch(policy, meta.init, 3, generator)
-    expected = MAML(policy, CONFIG).adapt(meta, meta.init, batch).params
+    expected = make("maml", policy).adapt(meta, meta.init, batch).params
     for name in ("fomaml", "multitask", "random", "oracle"):
         adapted = make(name, policy).adapt(meta, meta.init, batch).params
         assert all(torch.equal(adapted[leaf], expected[leaf]) for leaf in expected), name
+
+
+def test_a_row_takes_its_outer_steps_by_name_and_the_first_of_them_by_default():
+    defaults = {name: row.outer(CONFIG) for name, row in LEARNERS.items()}
+    others = {"promp": "adam", "mamlpp": "adam", "imaml": "adam", "reptile": "sgd"}
+    assert defaults == {**dict.fromkeys(LEARNERS, "trust_region"), **others}
+    for row in LEARNERS.values():
+        for outer in row.outers:
+            assert row.outer(dataclasses.replace(CONFIG, outer=outer)) == outer
+
+
+@pytest.mark.parametrize(
+    ("name", "outer", "message"),
+    [
+        ("promp", "trust_region", "clipping and a penalty take the place of a trust region; it takes adam or sgd"),
+        ("mamlpp", "trust_region", "which a trust region on the last does not bound; it takes adam or sgd"),
+        ("reptile", "trust_region", "not the gradient of a loss with a curvature; it takes sgd or adam"),
+        ("tests.core.outside:OwnStepSizes", "adam", "it has an outer step of its own"),
+    ],
+)
+def test_an_outer_step_without_meaning_is_refused_with_the_reason(name, outer, message):
+    config, row = dataclasses.replace(CONFIG, learner=name, outer=outer), find_learner(name)
+    expected = f"^outer is '{outer}', but not with learner {re.escape(name)}: .*{message}$"
+    with pytest.raises(ConfigError, match=expected):
+        row.outer(config)
+    with pytest.raises(ConfigError, match=expected):
+        row.build(make_policy("gaussian"), config, row.settings())
+
+
+def test_a_learner_from_outside_is_a_row_or_a_class_with_an_outer_step_of_its_own():
+    row = find_learner("tests.core.outside:HeadOnly")
+    assert row.outer(CONFIG) == "trust_region" and row.outer(dataclasses.replace(CONFIG, outer="adam")) == "adam"
+    assert find_learner("tests.core.outside:OwnStepSizes").outer(CONFIG) == "auto"
+
+
+def test_a_function_of_parts_from_outside_is_told_to_name_its_outer_steps(generator):
+    row = find_learner("tests.core.outside:make_head_only")
+    with pytest.raises(ConfigError, match=r"^outer is 'auto', .* a LearnerRow that says which outer steps it takes"):
+        row.build(make_policy("gaussian"), CONFIG, row.settings())
 
 
 @pytest.mark.parametrize("name", LEARNERS)

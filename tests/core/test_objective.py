@@ -1,4 +1,4 @@
-"""`AdaptedSurrogate` against a task loop by autograd, central differences and the dense Hessian of the mean KL.
+"""`AdaptedObjective` against a task loop by autograd, central differences and the dense Hessian of the mean KL.
 
 For every way to adapt: all parameters, a context, one from zero, the head alone, with learned step sizes.
 """
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from mamlrl.learners.base import Learner
-from mamlrl.learners.context import ContextSettings, make_context
-from mamlrl.learners.maml import MAML
-from mamlrl.learners.objective import AdaptedSurrogate, adapt_along, draw_steps
-from mamlrl.objectives import likelihood_ratio_loss
+from mamlrl.learners.context import ContextSettings, make_cavia, make_context
+from mamlrl.learners.maml import make_anil, make_metasgd, make_plain
+from mamlrl.learners.objective import AdaptedObjective, adapt_along, draw_rollouts, draw_steps
+from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss
 from mamlrl.policies.context import CONTEXT
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, flatten, unflatten
-from tests.core.outside import HeadOnly, LearnedSteps, StepSizeSettings, ZeroContext
+from tests.core.outside import OwnStepSizes, StepSizeSettings, make_head_only
 from tests.core.problems import (
     STEP_SIZE,
     Reference,
@@ -37,7 +37,7 @@ from tests.core.problems import (
 )
 
 kinds = pytest.mark.parametrize("kind", ["gaussian", "categorical"])
-losses = pytest.mark.parametrize("loss", ["log_prob", "likelihood_ratio"])
+losses = pytest.mark.parametrize("loss", INNER_LOSSES)
 
 
 def learned_sizes(meta: MetaParams, step: int) -> Params:
@@ -45,7 +45,7 @@ def learned_sizes(meta: MetaParams, step: int) -> Params:
 
 
 def with_zero_context(meta: MetaParams) -> Params:
-    return {**meta.init, CONTEXT: torch.zeros(2)}
+    return {**meta.init, CONTEXT: torch.zeros(4)}
 
 
 class Way(NamedTuple):
@@ -58,28 +58,39 @@ class Way(NamedTuple):
 
 def with_step_sizes(**settings) -> Way:
     own = StepSizeSettings(**settings)
-    return Way(lambda policy, config: LearnedSteps(policy, config, own), sizes=learned_sizes)
+    return Way(lambda policy, config: OwnStepSizes(policy, config, own), sizes=learned_sizes)
 
 
 WAYS = {
-    "maml": Way(MAML),
+    "maml": Way(lambda policy, config: make_plain(policy, config, None)),
     "context": Way(
         lambda policy, config: make_context(policy, config, ContextSettings(size=4)),
         sizes=lambda meta, step: {CONTEXT: STEP_SIZE},
     ),
-    "zero context": Way(ZeroContext, with_zero_context, lambda meta, step: {CONTEXT: STEP_SIZE}),
-    "head only": Way(HeadOnly, sizes=lambda meta, step: dict.fromkeys(list(meta.init)[-2:], 2 * STEP_SIZE)),
-    "a step size per parameter": with_step_sizes(entries=1),
+    "cavia": Way(
+        lambda policy, config: make_cavia(policy, config, ContextSettings(size=4)),
+        with_zero_context,
+        lambda meta, step: {CONTEXT: STEP_SIZE},
+    ),
+    "anil": Way(
+        lambda policy, config: make_anil(policy, config, None),
+        sizes=lambda meta, step: dict.fromkeys(("weight_2", "bias_2"), STEP_SIZE),
+    ),
+    "head only": Way(
+        lambda policy, config: make_head_only(policy, config, None),
+        sizes=lambda meta, step: dict.fromkeys(list(meta.init)[-2:], 2 * STEP_SIZE),
+    ),
+    "metasgd": Way(lambda policy, config: make_metasgd(policy, config, None), sizes=learned_sizes),
     "a step size per leaf": with_step_sizes(entries=1, per_parameter=False),
     "step sizes per step": with_step_sizes(entries=3),
     "step sizes per leaf and two steps": with_step_sizes(entries=2, per_parameter=False),
     "learned step sizes of two leaves": with_step_sizes(entries=1, only=("weight_1", "bias_0")),
 }
 ways = pytest.mark.parametrize("way", WAYS)
-CORNERS = [("gaussian", 1, "likelihood_ratio"), ("categorical", 2, "log_prob"), ("gaussian", 3, "likelihood_ratio")]
+CORNERS = [("gaussian", 1, "likelihood_ratio"), ("categorical", 2, "log_prob"), ("gaussian", 3, "dice")]
 grid = pytest.mark.parametrize(
     ("way", "kind", "steps", "loss"),
-    [("maml", *case) for case in product(("gaussian", "categorical"), (1, 2, 3), ("log_prob", "likelihood_ratio"))]
+    [("maml", *case) for case in product(("gaussian", "categorical"), (1, 2, 3), INNER_LOSSES)]
     + [(way, *case) for way in WAYS if way != "maml" for case in CORNERS],
 )
 
@@ -91,8 +102,8 @@ class Problem(NamedTuple):
     meta_batch: MetaBatch
     adapted: Params
 
-    def objective(self, meta: MetaParams | None = None) -> AdaptedSurrogate:
-        return AdaptedSurrogate(self.learner, self.meta if meta is None else meta, self.meta_batch)
+    def objective(self, meta: MetaParams | None = None) -> AdaptedObjective:
+        return AdaptedObjective(self.learner, self.meta if meta is None else meta, self.meta_batch)
 
     def reference(self, meta: MetaParams | None = None) -> Reference:
         return Reference(self.rule, self.meta if meta is None else meta, self.meta_batch)
@@ -164,13 +175,13 @@ def test_meta_gradient_with_relu_equals_a_task_loop(kind, loss, generator):
 @grid
 def test_meta_gradient_equals_central_differences(way, kind, steps, loss, generator):
     case = problem(generator, way, kind, steps, loss=loss)
-    objective = case.objective()
+    objective, h = case.objective(), 5e-5 if loss == "dice" else 3e-4  # dice bends more
     points = [objective.point, flatten(elsewhere(case.meta, generator), case.meta)]
     for point in points:
         _, gradient = objective.loss_and_gradient(point)
         for _ in range(3):
             direction = torch.randn(point.shape, generator=generator)
-            difference = central_difference(lambda p: objective.evaluate(p)[0], point, direction)
+            difference = central_difference(lambda p: objective.evaluate(p)[0], point, direction, h)
             assert float(gradient @ direction) == pytest.approx(difference, rel=1e-7, abs=1e-10)
         # and along the step sizes alone
         for leaf in case.meta.step_sizes:
@@ -178,7 +189,7 @@ def test_meta_gradient_equals_central_differences(way, kind, steps, loss, genera
             still = {name: torch.zeros_like(value) for name, value in case.meta.init.items()}
             tangent = MetaParams(still, tuple(sizes for _ in case.meta.step_sizes))
             direction = flatten(tangent, case.meta)
-            difference = central_difference(lambda p: objective.evaluate(p)[0], point, direction)
+            difference = central_difference(lambda p: objective.evaluate(p)[0], point, direction, h)
             assert float(gradient @ direction) == pytest.approx(difference, rel=1e-7, abs=1e-10)
 
 
@@ -236,9 +247,9 @@ def test_first_order_takes_the_jacobian_as_identity(generator):
     surrogate = likelihood_ratio_loss(learner.policy.distribution, outputs, meta_batch.query).mean()
     gradients = torch.autograd.grad(surrogate, list(leaves.values()))
     expected = torch.cat([gradient.sum(0).reshape(-1) for gradient in gradients])
-    gradient = AdaptedSurrogate(first_order, meta, meta_batch).loss_and_gradient()[1]
+    gradient = AdaptedObjective(first_order, meta, meta_batch).loss_and_gradient()[1]
     torch.testing.assert_close(gradient, expected)
-    assert not torch.allclose(gradient, AdaptedSurrogate(learner, meta, meta_batch).loss_and_gradient()[1], rtol=1e-3)
+    assert not torch.allclose(gradient, AdaptedObjective(learner, meta, meta_batch).loss_and_gradient()[1], rtol=1e-3)
 
 
 @pytest.mark.parametrize(("size", "equal"), [(0.0, True), (STEP_SIZE, False)])
@@ -247,13 +258,13 @@ def test_first_order_equals_second_order_only_without_a_step(size, equal, genera
     meta = MetaParams(
         random_params(policy, generator), ({name: torch.tensor(size) for name in policy.init_params(generator)},)
     )
-    exact, first = LearnedSteps(policy, make_config(), StepSizeSettings(entries=1)), make_maml(policy, first_order=True)
+    exact, first = OwnStepSizes(policy, make_config(), StepSizeSettings(entries=1)), make_maml(policy, first_order=True)
     meta_batch, _ = sample_meta_batch(exact, meta, 3, 1, generator)
     of_init = meta._replace(step_sizes=())
-    gradient = AdaptedSurrogate(exact, meta, meta_batch).loss_and_gradient()[1]
+    gradient = AdaptedObjective(exact, meta, meta_batch).loss_and_gradient()[1]
     if size == 0:
         meta_batch = MetaBatch((), meta_batch.query)  # the same: nothing adapts
-    expected = AdaptedSurrogate(first, of_init, meta_batch).loss_and_gradient()[1]
+    expected = AdaptedObjective(first, of_init, meta_batch).loss_and_gradient()[1]
     assert torch.allclose(gradient[: len(expected)], expected, rtol=1e-3) == equal
 
 
@@ -262,7 +273,7 @@ def test_a_learner_that_overrides_adapt_has_a_meta_gradient_of_its_own(generator
     case = problem(generator, "head only")
     gradient = case.objective().loss_and_gradient()[1]
     torch.testing.assert_close(gradient, case.reference().gradient(flatten(case.meta, case.meta)))
-    of_maml = AdaptedSurrogate(make_maml(case.learner.policy), case.meta, case.meta_batch).loss_and_gradient()[1]
+    of_maml = AdaptedObjective(make_maml(case.learner.policy), case.meta, case.meta_batch).loss_and_gradient()[1]
     assert not torch.allclose(gradient, of_maml, rtol=1e-3)
 
 
@@ -270,7 +281,7 @@ def test_parameters_in_another_order_give_the_same_meta_gradient_by_name(generat
     learner, _, meta, meta_batch, _ = problem(generator, steps=2)
     shuffled = MetaParams({name: meta.init[name] for name in sorted(meta.init, reverse=True)})
     assert list(shuffled.init) != list(meta.init)
-    one, other = (AdaptedSurrogate(learner, each, meta_batch) for each in (meta, shuffled))
+    one, other = (AdaptedObjective(learner, each, meta_batch) for each in (meta, shuffled))
     vector = torch.randn(one.point.shape, generator=generator)
     results = [
         (one.loss_and_gradient()[1], one.curvature_product(vector), meta),
@@ -287,7 +298,7 @@ def test_permuting_tasks_changes_nothing_but_rounding(generator):
     learner, _, meta, meta_batch, _ = problem(generator, num_tasks=4)
     order = torch.tensor([2, 0, 3, 1])
     permuted = MetaBatch(tuple(select(batch, order) for batch in meta_batch.support), select(meta_batch.query, order))
-    one, other = (AdaptedSurrogate(learner, meta, each) for each in (meta_batch, permuted))
+    one, other = (AdaptedObjective(learner, meta, each) for each in (meta_batch, permuted))
     torch.testing.assert_close(one.loss_and_gradient()[1], other.loss_and_gradient()[1])
     vector = torch.randn(one.point.shape, generator=generator)
     torch.testing.assert_close(one.curvature_product(vector), other.curvature_product(vector))
@@ -297,7 +308,10 @@ def test_permuting_tasks_changes_nothing_but_rounding(generator):
 def test_curvature_on_drawn_steps_is_the_exact_product_of_those_steps(way, generator):
     """By autograd: J of the drawn support steps, taken where the full step leads, and F of the drawn query steps."""
     case = problem(generator, way, num_tasks=2)
-    sampled = AdaptedSurrogate(case.learner, case.meta, case.meta_batch, 0.4, torch.Generator().manual_seed(5))
+    source = torch.Generator().manual_seed(5)
+    sampled = AdaptedObjective(
+        case.learner, case.meta, case.meta_batch, draw=lambda batch: draw_steps(batch, 0.4, source)
+    )
     draws = torch.Generator().manual_seed(5)
     support = draw_steps(case.meta_batch.support[0], 0.4, draws)
     query = draw_steps(case.meta_batch.query, 0.4, draws)
@@ -344,7 +358,7 @@ def heavily_padded(generator: torch.Generator, num_tasks: int = 5) -> Batch:
     actions = policy.distribution.sample(outputs, torch.randn(num_tasks, 6, 40, 3, generator=generator))
     marks = torch.arange(mask.numel()).double().view_as(mask) + 1  # tells one time step from the other
     weights = mask / mask.sum((1, 2), keepdim=True)
-    return Batch(observations, actions, policy.distribution.log_prob(outputs, actions), marks, weights)
+    return Batch(observations, actions, policy.distribution.log_prob(outputs, actions), marks, weights, marks)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -381,3 +395,40 @@ def test_every_valid_step_is_drawn_as_often(generator):
         counts += (values.unsqueeze(1) == drawn.advantages[drawn.weights > 0]).any(1)
     share = counts / draws
     assert (share - share.mean()).abs().max() < 5 * 0.5 / draws**0.5  # five standard errors
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3, 0.5, 1.0])
+def test_drawn_rollouts_are_whole_rollouts_of_each_task_whose_weights_sum_to_one(fraction, generator):
+    batch = heavily_padded(generator)
+    for _ in range(20):
+        drawn = draw_rollouts(batch, fraction, generator)
+        assert drawn.weights.shape == (5, max(1, round(6 * fraction)), 40)
+        torch.testing.assert_close(drawn.weights.sum((1, 2)), torch.ones(5))
+        for task in range(5):
+            found = []
+            for rollout in range(drawn.weights.shape[1]):
+                (source,) = (batch.advantages[task, :, 0] == drawn.advantages[task, rollout, 0]).nonzero()[0].tolist()
+                found.append(source)
+                for leaf, whole in zip(drawn, batch, strict=True):
+                    if leaf is not drawn.weights:
+                        assert torch.equal(leaf[task, rollout], whole[task, source])
+                assert torch.equal(drawn.weights[task, rollout] > 0, batch.weights[task, source] > 0)
+            assert len(set(found)) == len(found)  # without replacement
+            valid = drawn.weights[task][drawn.weights[task] > 0]
+            torch.testing.assert_close(valid, torch.full_like(valid, 1 / len(valid)))
+
+
+def test_curvature_of_dice_is_that_of_whole_rollouts(generator):
+    """Time steps without their order would make another inner loss of it."""
+    policy = make_policy("gaussian")
+    learner = make_maml(policy, inner_loss="dice", fraction=0.4)
+    state = learner.init(random_params(policy, generator))
+    meta_batch, _ = sample_meta_batch(learner, state.meta, 3, 1, generator)
+    objective = learner.objective(state, meta_batch, torch.Generator().manual_seed(5))
+    vector, source = torch.randn(objective.point.shape, generator=generator), torch.Generator().manual_seed(5)
+    expected = AdaptedObjective(
+        learner, state.meta, meta_batch, draw=lambda batch: draw_rollouts(batch, 0.4, source)
+    ).curvature_product(vector)
+    torch.testing.assert_close(objective.curvature_product(vector), expected)
+    steps = AdaptedObjective(learner, state.meta, meta_batch, draw=lambda batch: draw_steps(batch, 0.4, source))
+    assert not torch.allclose(steps.curvature_product(vector), expected)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from mamlrl.distributions import DiagonalGaussian
-from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss, log_prob_loss, mean_kl
+from mamlrl.objectives import INNER_LOSSES, clipped_loss, dice_loss, likelihood_ratio_loss, log_prob_loss, mean_kl
 from mamlrl.structs import Batch
-from tests.core.problems import make_policy, padded, random_batch, random_params
+from tests.core.problems import make_policy, one_task, padded, random_batch, random_params
 
 both = pytest.mark.parametrize("kind", ["gaussian", "categorical"])
 
@@ -23,7 +23,46 @@ def test_losses_share_the_gradient_at_the_sampling_policy(kind, generator):
     def gradient(loss):
         return torch.func.grad(lambda z: loss(policy.distribution, z, batch).sum())(outputs)
 
-    torch.testing.assert_close(gradient(log_prob_loss), gradient(likelihood_ratio_loss))
+    for loss in (likelihood_ratio_loss, dice_loss, lambda *args: clipped_loss(*args, clip=0.2)):
+        torch.testing.assert_close(gradient(loss), gradient(log_prob_loss))
+
+
+@both
+def test_second_derivative_of_dice_couples_the_time_steps_of_a_rollout(kind, generator):
+    """-mean A_t (s_t s_t' + grad s_t + s_t S_t' + S_t s_t'), s the score, S_t the sum of those before, in loops."""
+    policy = make_policy(kind)
+    params = random_params(policy, generator)
+    batch = one_task(random_batch(policy, params, 2, generator), 1)
+    outputs = policy.outputs(params, batch.observations)[0].detach()  # [B, T, Z]
+
+    hessian = torch.autograd.functional.hessian(
+        lambda z: dice_loss(policy.distribution, z.unsqueeze(0), batch).sum(), outputs, vectorize=True
+    )
+    assert isinstance(hessian, torch.Tensor)
+    expected = torch.zeros_like(hessian)  # [B, T, Z, B, T, Z]
+    for rollout, row in enumerate(outputs):
+        for time in range(int((batch.weights[0, rollout] > 0).sum())):
+
+            def log_prob(z, rollout=rollout, time=time):
+                return policy.distribution.log_prob(z, batch.actions[0, rollout, time])
+
+            credit = batch.weights[0, rollout, time] * batch.advantages[0, rollout, time]
+            score = torch.func.grad(log_prob)(row[time])
+            own = torch.outer(score, score) + torch.func.hessian(log_prob)(row[time])
+            expected[rollout, time, :, rollout, time] -= credit * own
+            for before in range(time):
+                earlier = torch.func.grad(lambda z, t=before: log_prob(z, time=t))(row[before])
+                expected[rollout, time, :, rollout, before] -= credit * torch.outer(score, earlier)
+                expected[rollout, before, :, rollout, time] -= credit * torch.outer(earlier, score)
+    assert expected[0, 1, :, 0, 0].abs().max() > 1e-3
+    torch.testing.assert_close(hessian, expected)
+
+    # and likelihood_ratio leaves out the coupling alone
+    ratio = torch.autograd.functional.hessian(
+        lambda z: likelihood_ratio_loss(policy.distribution, z.unsqueeze(0), batch).sum(), outputs, vectorize=True
+    )
+    same_time = torch.eye(outputs.shape[1])[None, :, None, None, :, None]
+    torch.testing.assert_close(ratio, expected * same_time)
 
 
 def test_likelihood_ratio_adds_the_outer_product_of_the_score(generator):
@@ -54,8 +93,11 @@ def test_a_loss_is_the_mean_over_valid_time_steps(kind, loss, generator):
     for task in range(2):
         valid = batch.weights[task] > 0
         log_probs = policy.distribution.log_prob(outputs, batch.actions)[task, valid]
-        credit = torch.ones_like(log_probs) if loss == "likelihood_ratio" else log_probs  # the ratio is 1 here
-        torch.testing.assert_close(losses[task], -(credit * batch.advantages[task, valid]).mean())
+        # the ratio is 1 here, and that of dice, box_t - box_{t-1}, is 0
+        credit = {"log_prob": log_probs, "likelihood_ratio": torch.ones_like(log_probs)}.get(loss, 0 * log_probs)
+        torch.testing.assert_close(
+            losses[task], -(credit * batch.advantages[task, valid]).mean(), atol=1e-15, rtol=1e-7
+        )
 
 
 def hand_worked() -> tuple[DiagonalGaussian, torch.Tensor, Batch]:
@@ -67,6 +109,7 @@ def hand_worked() -> tuple[DiagonalGaussian, torch.Tensor, Batch]:
         log_probs=torch.tensor([[[-1.0, -2.0], [-0.5, 0.0]]]),
         advantages=torch.tensor([[[3.0, -1.0], [2.0, 5.0]]]),
         weights=torch.tensor([[[1.0, 1.0], [1.0, 0.0]]]) / 3,
+        returns=torch.zeros(1, 2, 2),
     )
     return DiagonalGaussian(1), torch.zeros(1, 2, 2, 2), batch
 
@@ -79,6 +122,46 @@ def test_losses_of_a_hand_worked_batch():
     assert log_prob_loss(*hand_worked()).item() == pytest.approx(-mean)
     expected = -(3 * ratios[0] - ratios[1] + 2 * ratios[2]) / 3
     assert likelihood_ratio_loss(*hand_worked()).item() == pytest.approx(expected)
+    # dice: the second ratio of the first rollout is that of both of its actions, less that of the first
+    boxes = [ratios[0] - 1, ratios[0] * ratios[1] - ratios[0], ratios[2] - 1]
+    assert dice_loss(*hand_worked()).item() == pytest.approx(-(3 * boxes[0] - boxes[1] + 2 * boxes[2]) / 3)
+
+
+@pytest.mark.parametrize("clip", [0.05, 0.2, 0.7])
+def test_the_clipped_loss_of_a_hand_worked_batch_and_where_its_gradient_vanishes(clip):
+    """Ratios 0.66, 0.40 and 0.66: the first and third gain by growing, and do; the second, of a bad action, shrank."""
+    distribution, outputs, batch = hand_worked()
+    valid, outputs = batch.weights > 0, outputs.clone().requires_grad_()
+    ratios = (distribution.log_prob(outputs, batch.actions) - batch.log_probs).exp()[valid].tolist()
+    advantages = batch.advantages[valid].tolist()
+    pairs = list(zip(ratios, advantages, strict=True))
+    clipped = [min(max(ratio, 1 - clip), 1 + clip) for ratio in ratios]
+    gains = [min(ratio * a, bound * a) for (ratio, a), bound in zip(pairs, clipped, strict=True)]
+    loss = clipped_loss(distribution, outputs, batch, clip)
+    assert loss.item() == pytest.approx(-sum(gains) / 3)
+    (gradient,) = torch.autograd.grad(loss.sum(), outputs)
+    moves = (gradient[valid].abs().sum(-1) > 0).tolist()
+    gone_too_far = [(a > 0 and ratio > 1 + clip) or (a < 0 and ratio < 1 - clip) for ratio, a in pairs]
+    assert moves == [not far for far in gone_too_far]
+    assert (gradient[~valid] == 0).all()
+
+
+@both
+def test_beyond_the_clip_a_loss_has_no_gradient_and_within_it_that_of_the_ratio(kind, generator):
+    policy = make_policy(kind)
+    params = random_params(policy, generator)
+    batch = random_batch(policy, params, 2, generator)
+    outputs = policy.outputs({name: leaf + 0.1 for name, leaf in params.items()}, batch.observations)
+    ratios = (policy.distribution.log_prob(outputs, batch.actions) - batch.log_probs).exp()
+    clip = float((ratios[batch.weights > 0] - 1).abs().median())  # half of them are beyond
+
+    def gradient(loss):
+        return torch.func.grad(lambda z: loss(policy.distribution, z, batch).sum())(outputs)
+
+    clipped, free = gradient(lambda *args: clipped_loss(*args, clip=clip)), gradient(likelihood_ratio_loss)
+    gained = torch.sign(batch.advantages) * (ratios - 1) > clip  # it is better already, by as much as is trusted
+    assert gained[batch.weights > 0].any() and not gained[batch.weights > 0].all()
+    torch.testing.assert_close(clipped, torch.where(gained.unsqueeze(-1), 0.0, free))
 
 
 def test_kl_of_a_hand_worked_batch():
@@ -102,6 +185,8 @@ def test_padding_changes_nothing(kind, generator):
                 likelihood_ratio_loss(policy.distribution, outputs, each),
                 likelihood_ratio_loss(policy.distribution, shifted, each),
                 log_prob_loss(policy.distribution, outputs, each),
+                dice_loss(policy.distribution, shifted, each),
+                clipped_loss(policy.distribution, shifted, each, 0.1),
                 mean_kl(policy.distribution, outputs, shifted, each.weights),
             )
         )
@@ -120,7 +205,9 @@ def test_padding_of_zeros_stays_finite_however_small_the_std(loss, dtype):
         log_probs = distribution.log_prob(outputs, actions)
         weights = torch.tensor([[[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]], dtype=dtype) / 3
         log_probs = torch.where(weights > 0, log_probs, 0.0)
-        batch = Batch(outputs[..., :2], actions, log_probs, torch.where(weights > 0, 1.0, 0.0).to(dtype), weights)
+        batch = Batch(
+            outputs[..., :2], actions, log_probs, torch.where(weights > 0, 1.0, 0.0).to(dtype), weights, weights
+        )
         outputs.requires_grad_()
         value = INNER_LOSSES[loss](distribution, outputs, batch)
         (gradient,) = torch.autograd.grad(value.sum(), outputs, create_graph=True)
@@ -161,7 +248,7 @@ def test_actions_that_would_broadcast_are_refused(loss):
     """M = B = T = A: there actions without one of their dimensions fit by accident."""
     distribution, threes = DiagonalGaussian(3), torch.ones(3, 3, 3)
     outputs = torch.zeros(3, 3, 3, 6)
-    batch = Batch(threes.unsqueeze(-1), torch.ones(3, 3, 3, 3), threes, threes, threes / 9)
+    batch = Batch(threes.unsqueeze(-1), torch.ones(3, 3, 3, 3), threes, threes, threes / 9, threes)
     INNER_LOSSES[loss](distribution, outputs, batch)
     for actions in (torch.ones(3, 3), torch.ones(3, 3, 3), torch.ones(3, 3, 3, 1), torch.ones(3, 3, 1, 3)):
         with pytest.raises(ValueError, match=r"actions has shape .*; it must be \[M, B, T, A\] with .*A = 3"):

@@ -1,0 +1,1 @@
+"""A laboratory for meta-gradients: how far each estimator is from the truth, and how noisy."""

@@ -1,0 +1,109 @@
+"""Estimators of the meta-gradient by name. Any other learner that has an `objective` is one too."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+from mamlrl.config import Config
+from mamlrl.errors import ConfigError
+from mamlrl.external import unknown_name
+from mamlrl.learners import LEARNERS, find_learner, training_steps
+from mamlrl.learners.base import Learner, LearnerState
+from mamlrl.structs import MetaBatch, MetaParams, Params, flatten, unflatten
+
+
+class Estimator(NamedTuple):
+    """A learner and its inner loss."""
+
+    learner: str
+    inner_loss: str
+    credits: bool = False
+    """whether it credits single rollouts, so that it makes no sense with all of them at once"""
+
+
+ESTIMATORS = {
+    "log_prob": Estimator("maml", "log_prob"),
+    "likelihood_ratio": Estimator("maml", "likelihood_ratio"),
+    "dice": Estimator("maml", "dice"),
+    "emaml": Estimator("emaml", "log_prob", credits=True),  # the inner loss with which it is an unbiased estimate
+    "first_order": Estimator("fomaml", "log_prob"),
+}
+REFERENCE = "dice"
+"""Whose expectation, with ever more rollouts, is the gradient of the return after the expected inner step."""
+
+
+def parse_estimators(text: str) -> list[str]:
+    """Names of estimators from ``dice,emaml,my_module:MyLearner``, each once.
+
+    Raises:
+        ConfigError: there is no such estimator or learner.
+    """
+    names = list(dict.fromkeys(text.split(",")))
+    for name in names:
+        if name not in ESTIMATORS and name not in LEARNERS and ":" not in name:
+            raise unknown_name("--estimators", name, [*ESTIMATORS, *LEARNERS])
+    return names
+
+
+def estimator_config(name: str, config: Config) -> Config:
+    """The settings with the learner and inner loss of an estimator; a learner's own settings where it is theirs.
+
+    Raises:
+        ConfigError: the learner does not adapt in training.
+    """
+    learner, inner_loss, _ = ESTIMATORS.get(name, Estimator(name, config.adaptation.inner_loss))
+    own = config.learner_settings if learner == config.learner and name not in ESTIMATORS else {}
+    adaptation = dataclasses.replace(config.adaptation, inner_loss=inner_loss)
+    config = dataclasses.replace(config, learner=learner, learner_settings=own, outer="auto", adaptation=adaptation)
+    if not training_steps(config) or find_learner(learner).observes_task:
+        raise ConfigError(f"--estimators has {name}, which does not adapt in training")
+    return config
+
+
+def begin(name: str, learner: Learner, theta: Params) -> LearnerState:
+    """The state of an estimator's learner at an initialisation.
+
+    Raises:
+        ConfigError: it has no meta-gradient that can be asked for, or meta-learns another initialisation.
+    """
+    if not hasattr(learner, "objective"):
+        raise ConfigError(
+            f"--estimators has {name}, which has no method objective(state, meta_batch, generator); its "
+            "loss_and_gradient() is what is diagnosed"
+        )
+    state = learner.init(theta)
+    found, wanted = ({key: list(leaf.shape) for key, leaf in one.items()} for one in (state.meta.init, theta))
+    if found != wanted:
+        others = ", ".join(sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)))
+        raise ConfigError(f"--estimators has {name}, which meta-learns another initialisation: {others}")
+    return state
+
+
+def meta_gradient(learner: Any, state: LearnerState, meta_batch: MetaBatch) -> torch.Tensor:
+    """The gradient of a learner's objective in the initialisation, [D]; learned step sizes are left out."""
+    _, gradient = learner.objective(state, meta_batch, None).loss_and_gradient()
+    init = MetaParams(unflatten(gradient, state.meta).init)
+    return flatten(init, init)
+
+
+def curvature_products(
+    learner: Learner, state: LearnerState, meta_batch: MetaBatch, directions: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """What the derivative of the first inner step takes for a H v along each direction v, mean over tasks, [D].
+
+    The step's Jacobian is I - a H: a H v is what it takes away from v.
+    """
+    step = learner.adapt(state.meta, learner.start(state.meta), meta_batch.support[0])
+    like = MetaParams(state.meta.init)
+    products = []
+    for direction in directions:
+        tangent = unflatten(direction, like).init
+        pushed = step.pushforward(tangent)
+        per_task = {name: leaf - pushed[name] for name, leaf in tangent.items()}
+        mean = {name: leaf.mean(0) if leaf.dim() > tangent[name].dim() else leaf for name, leaf in per_task.items()}
+        products.append(flatten(MetaParams(mean), like))
+    return products

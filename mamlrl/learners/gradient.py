@@ -1,0 +1,137 @@
+"""Learners that follow a meta-gradient: an adaptation, an objective on what it leads to, and an outer step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+
+from mamlrl.adaptation import InnerStep
+from mamlrl.config import Config
+from mamlrl.distributions import Distribution
+from mamlrl.learners.adaptations import Adaptation
+from mamlrl.learners.base import LearnerState, Outcome
+from mamlrl.learners.objective import (
+    AdaptedObjective,
+    Losses,
+    Path,
+    RoundLoss,
+    draw_rollouts,
+    draw_steps,
+    surrogate,
+)
+from mamlrl.objectives import COUPLES_TIME, clipped_loss
+from mamlrl.outer import OuterStep, make_outer
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
+
+LossesOf = Callable[[LearnerState, MetaBatch], Losses]
+"""What a learner lowers, given its state and the data."""
+ObjectiveOf = Callable[[Adaptation, LearnerState, MetaBatch, torch.Generator | None], Any]
+"""The objective of an outer step, a `mamlrl.outer.objective.Objective`, built where the state is."""
+
+
+class Measured(NamedTuple):
+    """An outcome, and what a learner tells besides."""
+
+    outcome: Outcome
+    measures: dict[str, float]
+
+    @property
+    def not_finite(self) -> bool:
+        """That of the outcome."""
+        return self.outcome.not_finite
+
+    def metrics(self) -> dict[str, float]:
+        """Both."""
+        return {**self.outcome.metrics(), **self.measures}
+
+
+class GradientLearner:
+    """theta <- outer step on the objective of the adapted policies.
+
+    Args:
+        adaptation: how it adapts.
+        objective: what the outer step lowers.
+        outer: how it moves.
+        measure: what else is to be told of the way from theta to the adapted parameters.
+    """
+
+    def __init__(
+        self,
+        adaptation: Adaptation,
+        objective: ObjectiveOf,
+        outer: OuterStep,
+        measure: Callable[[Path], dict[str, float]] | None = None,
+    ):
+        self.policy = adaptation.policy
+        self._adaptation, self._objective, self._outer, self._measure = adaptation, objective, outer, measure
+
+    def init(self, params: Params) -> LearnerState:
+        """What the adaptation begins with, and an outer step that remembers nothing yet."""
+        meta = self._adaptation.init(params)
+        return LearnerState(meta, self._outer.init(flatten(meta, meta)))
+
+    def start(self, meta: MetaParams) -> Params:
+        """That of the adaptation."""
+        return self._adaptation.start(meta)
+
+    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
+        """That of the adaptation."""
+        return self._adaptation.adapt(meta, params, batch, step, scale)
+
+    def objective(self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None = None) -> Any:
+        """What the outer step lowers, built where the state is."""
+        return self._objective(self._adaptation, state, meta_batch, generator)
+
+    def meta_step(
+        self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
+    ) -> tuple[LearnerState, Outcome]:
+        """One outer step on the objective."""
+        objective = self.objective(state, meta_batch, generator)
+        point, memory, outcome = self._outer.step(objective, state.optimiser)
+        if self._measure:
+            outcome = Measured(outcome, self._measure(objective.path))
+        return LearnerState(unflatten(point, state.meta), memory), outcome
+
+
+def gradient_learner(
+    adaptation: Adaptation,
+    config: Config,
+    losses: LossesOf | None = None,
+    outer: OuterStep | None = None,
+    measure: Callable[[Path], dict[str, float]] | None = None,
+) -> GradientLearner:
+    """A learner that lowers losses along the adaptation.
+
+    Args:
+        adaptation: how it adapts.
+        config: names the outer step, and has its settings.
+        losses: what it lowers; None for the query loss of the outer step alone.
+        outer: how it moves, in place of the outer step of `config`.
+        measure: what else is to be told.
+    """
+    losses = losses or (lambda state, meta_batch: Losses(query_loss(config)))
+    fraction = config.trust_region.curvature_fraction if config.outer == "trust_region" else 1.0
+    draw = draw_rollouts if config.adaptation.inner_loss in COUPLES_TIME else draw_steps
+
+    def objective(
+        adaptation: Adaptation, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None
+    ) -> AdaptedObjective:
+        drawn = partial(draw, fraction=fraction, generator=generator) if fraction < 1 else None
+        return AdaptedObjective(adaptation, state.meta, meta_batch, losses(state, meta_batch), drawn)
+
+    return GradientLearner(adaptation, objective, outer or make_outer(config), measure)
+
+
+def query_loss(config: Config) -> RoundLoss:
+    """The loss on the data of the adapted policies: clipped where several steps are taken on them without a bound."""
+    return partial(clipped_surrogate, clip=config.adam.clip) if config.outer == "adam" else surrogate
+
+
+def clipped_surrogate(
+    distribution: Distribution, outputs: torch.Tensor, batch: Batch, built: torch.Tensor, clip: float
+) -> torch.Tensor:
+    """`clipped_loss` as a `RoundLoss`."""
+    return clipped_loss(distribution, outputs, batch, clip)

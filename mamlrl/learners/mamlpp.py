@@ -1,0 +1,130 @@
+"""MAML++ (Antoniou, Edwards, Storkey 2019): MAML with what makes its training steadier."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mamlrl.adaptation import InnerStep
+from mamlrl.config import Config
+from mamlrl.distributions import Distribution
+from mamlrl.errors import ConfigError
+from mamlrl.learners.adaptations import LearnedSteps
+from mamlrl.learners.base import LearnerState, Outcome
+from mamlrl.learners.gradient import GradientLearner, gradient_learner, query_loss
+from mamlrl.learners.maml import step_sizes
+from mamlrl.learners.objective import Losses, RoundLoss
+from mamlrl.outer import adam, sgd
+from mamlrl.policies.base import Policy
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params
+
+
+@dataclass(frozen=True)
+class MAMLPPSettings:
+    """Settings of the learner mamlpp."""
+
+    multi_step_iterations: int = 20
+    """Meta-updates after which only the policy after the last inner step counts; before, those after the earlier ones
+    do too, less and less."""
+    first_order_iterations: int = 10
+    """First meta-updates, which take the Jacobian of the inner step as the identity."""
+    final_rate: float = 1e-5
+    """Step length of the last meta-update, to which that of the outer step falls along a half cosine."""
+
+    def __post_init__(self) -> None:
+        for name in ("multi_step_iterations", "first_order_iterations"):
+            if not 0 <= getattr(self, name) <= 10**9:
+                raise ConfigError(f"learner_settings.{name} is {getattr(self, name)}; it must be in [0, {10**9}]")
+        if not 0 < self.final_rate <= 1e30:
+            raise ConfigError(f"learner_settings.final_rate is {self.final_rate}; it must be positive")
+
+
+def cosine(first: float, last: float, iterations: int, done: int) -> float:
+    """Step length after `done` of so many meta-updates: a half cosine from the first to the last one."""
+    share = min(done / max(iterations - 1, 1), 1.0)
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+
+
+def step_weights(steps: int, iterations: int, done: int) -> list[float]:
+    """Weights of the losses after inner step 1 ... K: equal at first, after `iterations` of the last alone.
+
+    Antoniou et al. 2019, section 4, multi-step loss optimisation. They sum to one.
+    """
+    earlier = max(0.0, 1 - done / iterations) / steps if iterations else 0.0
+    return [earlier] * (steps - 1) + [1 - (steps - 1) * earlier]
+
+
+class MAMLPP:
+    """Two learners in turn: the first-order one, then the exact one, which share a state.
+
+    Args:
+        first_order: the learner of the first meta-updates.
+        exact: the learner afterwards.
+        switch: meta-updates that the first one makes.
+    """
+
+    def __init__(self, first_order: GradientLearner, exact: GradientLearner, switch: int):
+        self.policy = exact.policy
+        self._first_order, self._exact, self._switch = first_order, exact, switch
+
+    def init(self, params: Params) -> LearnerState:
+        """The policy's initial parameters and step sizes."""
+        return self._exact.init(params)
+
+    def start(self, meta: MetaParams) -> Params:
+        """Theta."""
+        return self._exact.start(meta)
+
+    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
+        """One policy-gradient step on every task, with the sizes learned for it."""
+        return self._exact.adapt(meta, params, batch, step, scale)
+
+    def _learner(self, state: LearnerState) -> GradientLearner:
+        return self._first_order if updates_done(state) < self._switch else self._exact
+
+    def objective(self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None = None) -> object:
+        """That of the learner whose turn it is."""
+        return self._learner(state).objective(state, meta_batch, generator)
+
+    def meta_step(
+        self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
+    ) -> tuple[LearnerState, Outcome]:
+        """An outer step of the learner whose turn it is."""
+        return self._learner(state).meta_step(state, meta_batch, generator)
+
+
+def updates_done(state: LearnerState) -> int:
+    """Meta-updates so far, as the outer step remembers them."""
+    return int(state.optimiser["done"])
+
+
+def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAMLPP:
+    """Step sizes per leaf and inner step, annealed multi-step loss, annealed first order, annealed outer step."""
+    query, steps = query_loss(config), config.adaptation.steps
+
+    def losses(state: LearnerState, meta_batch: MetaBatch) -> Losses:
+        *earlier, last = step_weights(steps, settings.multi_step_iterations, updates_done(state))
+        # what was sampled after k inner steps is the query data of those, and the support data of the next
+        return Losses(
+            weighted(query, last), [None, *(weighted(query, weight) if weight else None for weight in earlier)]
+        )
+
+    def learner(first_order: bool) -> GradientLearner:
+        adaptation = LearnedSteps(policy, config.adaptation, False, steps, first_order)
+        make, first = (adam, config.adam.rate) if config.outer == "adam" else (sgd, config.sgd.rate)
+        outer = make(config, lambda done: cosine(first, settings.final_rate, config.iterations, done))
+        return gradient_learner(adaptation, config, losses, outer, step_sizes)
+
+    return MAMLPP(learner(True), learner(False), settings.first_order_iterations)
+
+
+def weighted(loss: RoundLoss, weight: float) -> RoundLoss:
+    """A loss times a number."""
+
+    def times(distribution: Distribution, outputs: Tensor, batch: Batch, built: Tensor) -> Tensor:
+        return weight * loss(distribution, outputs, batch, built)
+
+    return times

@@ -1,0 +1,58 @@
+"""Reptile (Nichol, Achiam, Schulman 2018): towards the mean of the adapted parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mamlrl.config import Config
+from mamlrl.learners.adaptations import Adaptation, GradientSteps
+from mamlrl.learners.base import LearnerState
+from mamlrl.learners.gradient import GradientLearner
+from mamlrl.learners.objective import adapt_along
+from mamlrl.outer import make_outer
+from mamlrl.policies.base import Policy
+from mamlrl.structs import MetaBatch, flatten
+
+
+class Towards:
+    """1/2 of the mean squared distance to the adapted parameters phi_i, held fixed; its gradient is theta - mean phi_i.
+
+    The last inner step is taken on the query batch, so that no data are left aside.
+
+    Args:
+        adaptation: how it adapts.
+        state: of the learner.
+        meta_batch: support and query batches.
+
+    Attributes:
+        point: theta as a vector, [D].
+        path: from theta to the adapted parameters.
+    """
+
+    def __init__(self, adaptation: Adaptation, state: LearnerState, meta_batch: MetaBatch):
+        self.point = flatten(state.meta, state.meta)
+        self.path = adapt_along(adaptation, state.meta, (*meta_batch.support, meta_batch.query))
+        adapted = self.path.adapted
+        self._adapted = torch.cat([adapted[name].reshape(len(adapted[name]), -1) for name in state.meta.init], dim=1)
+
+    def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
+        """The loss and theta - mean phi_i, [D]."""
+        point = self.point if point is None else point
+        return self.evaluate(point)[0], point - self._adapted.mean(0)
+
+    def evaluate(self, point: Tensor) -> tuple[float, float]:
+        """The loss; there is no divergence (NaN)."""
+        return float(0.5 * (point - self._adapted).square().sum(1).mean()), float("nan")
+
+
+def make_reptile(policy: Policy, config: Config, settings: Any) -> GradientLearner:
+    """Inner steps on all rounds of rollouts, then an outer step along theta - mean phi_i."""
+    adaptation = GradientSteps(policy, config.adaptation, first_order=True)
+    return GradientLearner(
+        adaptation,
+        lambda adaptation, state, meta_batch, generator: Towards(adaptation, state, meta_batch),
+        make_outer(config),
+    )

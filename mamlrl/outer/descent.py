@@ -1,0 +1,102 @@
+"""Outer steps along the gradient: Adam and SGD, several of them on the same data if so configured.
+
+The arithmetic of the optimisers is torch's; here they become functions of their state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from mamlrl.outer.objective import Objective
+
+Moments = dict[str, Tensor]
+"""What torch's optimiser remembers of a parameter, by its names for it; empty before the first step."""
+
+
+class DescentOutcome(NamedTuple):
+    """What became of the steps of one meta-update."""
+
+    name: str
+    """of the optimiser"""
+    gradient_norm: float
+    """of the first step"""
+    surrogate_improvement: float = 0.0
+    """loss before all steps minus loss after them, 0 when refused"""
+    kl: float = 0.0
+    """mean KL of all steps together, nats, 0 when refused; NaN where the objective has none"""
+    rate: float = 0.0
+    not_finite: bool = False
+    """whether the update was refused, as a whole, because a number was not finite"""
+
+    def metrics(self) -> dict[str, float]:
+        """The outcome as numbers by name."""
+        return {
+            f"{self.name}/gradient_norm": self.gradient_norm,
+            f"{self.name}/surrogate_improvement": self.surrogate_improvement,
+            f"{self.name}/kl": self.kl,
+            f"{self.name}/rate": self.rate,
+            f"{self.name}/nonfinite": float(self.not_finite),
+        }
+
+
+@dataclass(frozen=True)
+class Descent:
+    """Steps of a torch optimiser on a flat vector [D].
+
+    Args:
+        name: of the optimiser, the prefix of its metrics.
+        make: the optimiser of a list of parameters.
+        updates: steps on the data of one meta-iteration.
+        rate: step length of a meta-update, given how many came before.
+    """
+
+    name: str
+    make: Callable[[list[Tensor]], Optimizer]
+    updates: int
+    rate: Callable[[int], float]
+
+    def init(self, point: Tensor) -> Moments:
+        """What the optimiser remembers after no step: the shape of it, and zeros."""
+        vector = point.clone()
+        optimiser = self.make([vector])
+        vector.grad = torch.zeros_like(vector)
+        optimiser.step()
+        return {"done": torch.zeros(())} | {
+            name: torch.zeros_like(value)
+            for name, value in optimiser.state[vector].items()
+            if isinstance(value, Tensor)
+        }
+
+    def step(self, objective: Objective, moments: Moments) -> tuple[Tensor, Moments, DescentOutcome]:
+        """`updates` steps from where the objective was built, all or none of them.
+
+        Returns:
+            The new point (`objective.point` itself where a number was not finite), the new moments and what happened.
+        """
+        vector = objective.point.detach().clone()
+        optimiser = self.make([vector])
+        done = int(moments["done"])
+        rate = optimiser.param_groups[0]["lr"] = self.rate(done)
+        optimiser.state[vector] = {name: value.clone() for name, value in moments.items() if name != "done"}
+        loss, gradient = objective.loss_and_gradient()
+        first, norm = loss, float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+        refused = objective.point, moments, DescentOutcome(self.name, norm, rate=rate, not_finite=True)
+        for update in range(self.updates):
+            if update:
+                loss, gradient = objective.loss_and_gradient(vector)
+            if not (math.isfinite(loss) and gradient.isfinite().all()):
+                return refused
+            vector.grad = gradient
+            optimiser.step()
+        last, kl = objective.evaluate(vector)
+        if not (math.isfinite(last) and vector.isfinite().all()):
+            return refused
+        outcome = DescentOutcome(self.name, norm, first - last, kl, rate)
+        return vector.detach(), {"done": moments["done"] + 1, **optimiser.state[vector]}, outcome

@@ -1,0 +1,90 @@
+"""Every learner by the command: it trains, resumes, is evaluated and filmed."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mamlrl.evaluate import main as evaluate
+from mamlrl.learners import LEARNERS
+from mamlrl.record import main as record
+
+from .conftest import Command, assert_fails, read_metrics, reproducible
+
+EVALUATED = "--eval.every 2 --eval.tasks 2 --eval.rollouts 2 --eval.steps 2"
+TRAINED = [name for name, row in LEARNERS.items() if row.trained]
+
+
+def last_state(folder: str) -> Any:
+    """What the last checkpoint holds of the learner."""
+    return torch.load(Path(folder, "checkpoints/iteration-000002.pt"), weights_only=True)["state"]
+
+
+def assert_same(one: Any, other: Any) -> None:
+    """To the last bit, moments and learned step sizes included."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert list(one) == list(other)
+        for name, leaf in one.items():
+            assert_same(leaf, other[name])
+    elif isinstance(one, list):
+        assert len(one) == len(other)
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same(mine, theirs)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("learner", TRAINED)
+def test_a_learner_trains_resumes_is_evaluated_and_filmed(small_run: Command, command: Command, learner: str) -> None:
+    flags, row = f"--learner {learner} --adaptation.steps 2 {EVALUATED}", LEARNERS[learner]
+    outcome = small_run(f"--iterations 1 --out run {flags}")
+    assert outcome.code == 0, outcome.err
+    assert command("--resume run --iterations 2").code == 0
+    small_run(f"--iterations 2 --out whole {flags}")
+    assert reproducible("run") == reproducible("whole")
+    assert_same(last_state("run"), last_state("whole"))
+    first, second = read_metrics("run")
+    outer = row.outers[0]
+    assert first[f"{outer}/nonfinite"] == second[f"{outer}/nonfinite"] == "0.0"
+    assert first.get("trust_region/accepted", "1.0") == "1.0"
+    assert ("return/step_2" in first) == row.adapts_in_training
+    assert second["eval/return/step_0"] and ("eval/return/step_2" in second) == (not row.observes_task)
+
+    assert evaluate("run --tasks 2 --rollouts 2 --steps 1 --threads 1 --out results".split()) == 0
+    with Path("results/evaluation.csv").open() as file:
+        assert {line["step"] for line in csv.DictReader(file)} == ({"0"} if row.observes_task else {"0", "1"})
+    step = 0 if row.observes_task else 1
+    assert record(f"run --tasks 1 --steps {step} --rollouts 2 --out films".split()) == 0
+    assert Path("films/task-1.mp4").exists()
+
+
+def test_an_outer_step_of_another_kind_is_taken_where_it_has_a_meaning(small_run: Command, command: Command) -> None:
+    outcome = small_run("--learner anil --outer adam --adam.rate 0.01 --iterations 1 --out run")
+    assert outcome.code == 0, outcome.err
+    (row,) = read_metrics("run")
+    assert row["adam/rate"] == "0.01" and "trust_region/accepted" not in row
+    assert command("--resume run --iterations 2").code == 0
+    assert int(last_state("run")["optimiser"]["done"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--learner reptile --outer trust_region", ["outer", "'trust_region'", "reptile", "curvature", "sgd or adam"]),
+        ("--learner promp --outer trust_region", ["promp", "clipping and a penalty", "adam or sgd"]),
+        ("--learner mamlpp --outer trust_region", ["mamlpp", "earlier inner steps", "adam or sgd"]),
+        ("--outer newton", ["outer", "newton", "trust_region", "adam", "sgd"]),
+        ("--learner imaml --learner_settings.tolerance 2", ["learner_settings.tolerance", "2", "[0, 1)"]),
+    ],
+)
+def test_a_combination_without_meaning_is_refused_with_the_reason(
+    small_run: Command, flags: str, words: list[str]
+) -> None:
+    assert_fails(small_run(f"{flags} --out run"), 2, *words)
+    assert not Path("run").exists()
