@@ -26,48 +26,53 @@ TAKEN = r"return|return_interval|eval/.*|env_steps|time|method|seed|step|task(_\
 """Names of metrics, and of columns of evaluation.csv, that no number of an environment's info may have."""
 
 
-def _require(valid: bool, name: str, value: object, expected: str) -> None:
+def require(valid: bool, name: str, value: object, expected: str) -> None:
+    """A setting has a value that it may have; learners check their own settings with it too.
+
+    Raises:
+        ConfigError: it has not; names the field, the value and what would be right.
+    """
     if not valid:
         written = list(value) if isinstance(value, tuple) else value  # as in YAML
         raise ConfigError(f"{cut(name)} is {shown(written)}; it must be {expected}")
 
 
 def _require_count(name: str, value: int, least: int, most: int = LARGEST) -> None:
-    _require(value >= least, name, value, f"at least {least}")
-    _require(value <= most, name, value, f"at most {most}")
+    require(value >= least, name, value, f"at least {least}")
+    require(value <= most, name, value, f"at most {most}")
 
 
 def _require_positive(name: str, value: float) -> None:
-    _require(value > 0, name, value, "positive")
-    _require(TINY <= value <= HUGE, name, value, f"from {TINY} to {HUGE}")
+    require(value > 0, name, value, "positive")
+    require(TINY <= value <= HUGE, name, value, f"from {TINY} to {HUGE}")
 
 
 def _require_not_negative(name: str, value: float) -> None:
-    _require(value >= 0, name, value, "at least 0")
-    _require(value <= HUGE, name, value, f"at most {HUGE}")
+    require(value >= 0, name, value, "at least 0")
+    require(value <= HUGE, name, value, f"at most {HUGE}")
 
 
 def _require_word(name: str, value: str, expected: str) -> None:
     """Text that a file's name and a line in a terminal can hold."""
-    _require(value.isprintable() and len(value.encode()) <= 200, name, value, expected)
+    require(value.isprintable() and len(value.encode()) <= 200, name, value, expected)
 
 
 def _require_plain(name: str, value: Any) -> None:
     """What YAML and checkpoints hold: numbers, text, truth values, and lists and mappings of them."""
     if isinstance(value, dict):
         for key, item in value.items():
-            _require(isinstance(key, str) and key != "", f"a key of {name}", key, "a name")
+            require(isinstance(key, str) and key != "", f"a key of {name}", key, "a name")
             _require_plain(f"{name}.{key}", item)
     elif isinstance(value, list | tuple):
         for item in value:
             _require_plain(name, item)
     elif isinstance(value, str):
-        _require(not re.search(r"[\0\ud800-\udfff]", value), name, value, "text in UTF-8 without zero bytes")
+        require(not re.search(r"[\0\ud800-\udfff]", value), name, value, "text in UTF-8 without zero bytes")
     elif isinstance(value, int):  # truth values too
-        _require(abs(value) < 2**63, name, value, "an integer of 64 bits")
+        require(abs(value) < 2**63, name, value, "an integer of 64 bits")
     else:
         plain = value is None or (isinstance(value, float) and not math.isnan(value))
-        _require(plain, name, value, "a number, text, a truth value, or a list or mapping of them")
+        require(plain, name, value, "a number, text, a truth value, or a list or mapping of them")
 
 
 @dataclass(frozen=True)
@@ -95,23 +100,23 @@ class EnvironmentConfig:
     def __post_init__(self) -> None:
         _require_count("environment.horizon", self.horizon, 0)
         _require_count("environment.workers", self.workers, 0)
-        _require(0 <= self.timeout < math.inf, "environment.timeout", self.timeout, "at least 0 seconds")
+        require(0 <= self.timeout < math.inf, "environment.timeout", self.timeout, "at least 0 seconds")
         if self.vectorization != "async":
             async_only = "0 unless environment.vectorization is async"
-            _require(self.workers == 0, "environment.workers", self.workers, async_only)
-            _require(self.timeout == 0, "environment.timeout", self.timeout, async_only)
+            require(self.workers == 0, "environment.workers", self.workers, async_only)
+            require(self.timeout == 0, "environment.timeout", self.timeout, async_only)
         _require_positive("environment.action_scale", self.action_scale)
         _require_plain("environment.kwargs", self.kwargs)
-        _require(
+        require(
             all(re.fullmatch(r"[^:]+(:(mean|max|last))?", name) for name in self.metrics),
             "environment.metrics",
             self.metrics,
             "names, each alone or with :mean, :max or :last",
         )
         names = [name.partition(":")[0] for name in self.metrics]
-        _require(len(set(names)) == len(names), "environment.metrics", self.metrics, "names that stand once each")
+        require(len(set(names)) == len(names), "environment.metrics", self.metrics, "names that stand once each")
         for name in names:
-            _require(not re.fullmatch(TAKEN, name), "environment.metrics", name, "a name that is not in use already")
+            require(not re.fullmatch(TAKEN, name), "environment.metrics", name, "a name that is not in use already")
 
 
 @dataclass(frozen=True)
@@ -135,12 +140,12 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         sizes, scale = self.hidden_sizes, self.observation_scale
-        _require(all(size >= 1 for size in sizes), "policy.hidden_sizes", sizes, "at least 1 each")
-        _require(all(size <= 10**6 for size in sizes), "policy.hidden_sizes", sizes, f"at most {10**6} each")
-        _require(len(sizes) <= 100, "policy.hidden_sizes", sizes, "at most 100 layers")
-        _require(all(abs(x) <= HUGE for x in scale), "policy.observation_scale", scale, f"finite, at most {HUGE} each")
+        require(all(size >= 1 for size in sizes), "policy.hidden_sizes", sizes, "at least 1 each")
+        require(all(size <= 10**6 for size in sizes), "policy.hidden_sizes", sizes, f"at most {10**6} each")
+        require(len(sizes) <= 100, "policy.hidden_sizes", sizes, "at most 100 layers")
+        require(all(abs(x) <= HUGE for x in scale), "policy.observation_scale", scale, f"finite, at most {HUGE} each")
         _require_positive("policy.min_std", self.min_std)
-        _require(self.initial_std >= self.min_std, "policy.initial_std", self.initial_std, "at least policy.min_std")
+        require(self.initial_std >= self.min_std, "policy.initial_std", self.initial_std, "at least policy.min_std")
         _require_positive("policy.initial_std", self.initial_std)
 
 
@@ -160,8 +165,8 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         _require_count("sampling.tasks", self.tasks, 1)
         _require_count("sampling.rollouts", self.rollouts, 1)
-        _require(0 <= self.discount <= 1, "sampling.discount", self.discount, "in [0, 1]")
-        _require(0 <= self.gae_lambda <= 1, "sampling.gae_lambda", self.gae_lambda, "in [0, 1]")
+        require(0 <= self.discount <= 1, "sampling.discount", self.discount, "in [0, 1]")
+        require(0 <= self.gae_lambda <= 1, "sampling.gae_lambda", self.gae_lambda, "in [0, 1]")
 
 
 @dataclass(frozen=True)
@@ -206,11 +211,11 @@ class TrustRegionConfig:
         _require_positive("trust_region.max_kl", self.max_kl)
         _require_count("trust_region.cg_iterations", self.cg_iterations, 1)
         _require_not_negative("trust_region.cg_damping", self.cg_damping)
-        _require(0 <= self.cg_tolerance < 1, "trust_region.cg_tolerance", self.cg_tolerance, "in [0, 1)")
-        _require(0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)")
+        require(0 <= self.cg_tolerance < 1, "trust_region.cg_tolerance", self.cg_tolerance, "in [0, 1)")
+        require(0 < self.backtrack_ratio < 1, "trust_region.backtrack_ratio", self.backtrack_ratio, "in (0, 1)")
         _require_count("trust_region.max_backtracks", self.max_backtracks, 1)
         fraction = self.curvature_fraction
-        _require(0 < fraction <= 1, "trust_region.curvature_fraction", fraction, "in (0, 1]")
+        require(0 < fraction <= 1, "trust_region.curvature_fraction", fraction, "in (0, 1]")
 
 
 @dataclass(frozen=True)
@@ -233,7 +238,7 @@ class AdamConfig:
         _require_count("adam.updates", self.updates, 1, 10**4)
         _require_positive("adam.clip", self.clip)
         in_range = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
-        _require(in_range, "adam.betas", self.betas, "two numbers in [0, 1)")
+        require(in_range, "adam.betas", self.betas, "two numbers in [0, 1)")
         _require_positive("adam.epsilon", self.epsilon)
 
 
@@ -248,7 +253,7 @@ class SgdConfig:
 
     def __post_init__(self) -> None:
         _require_positive("sgd.rate", self.rate)
-        _require(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "in [0, 1)")
+        require(0 <= self.momentum < 1, "sgd.momentum", self.momentum, "in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -339,14 +344,14 @@ class Config:
 
     def __post_init__(self) -> None:
         is_id = re.fullmatch(r"([^\W\d]\w*(\.[^\W\d]\w*)*:)?[^\s:]+", self.env)
-        _require(bool(is_id), "env", self.env, "a Gymnasium id, or module:Id-v0 with the module's dotted name")
+        require(bool(is_id), "env", self.env, "a Gymnasium id, or module:Id-v0 with the module's dotted name")
         _require_word("env", self.env, "printable and at most 200 characters long")
-        _require(not re.search(r"[/\\]|^\.", self.name), "name", self.name, "usable as a folder's name")
+        require(not re.search(r"[/\\]|^\.", self.name), "name", self.name, "usable as a folder's name")
         _require_word("name", self.name, "usable as a folder's name")
-        _require(self.learner != "", "learner", self.learner, "a learner's name")
+        require(self.learner != "", "learner", self.learner, "a learner's name")
         _require_plain("learner_settings", self.learner_settings)
         _require_word("learner", self.learner, "a learner's name")
-        _require(bool(re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device)), "device", self.device, "cpu or cuda")
+        require(bool(re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device)), "device", self.device, "cpu or cuda")
         _require_count("seed", self.seed, 0, 2**63 - 1)
         _require_count("iterations", self.iterations, 1)
         _require_count("threads", self.threads, 0, 4096)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mamlrl.config import Config
-from mamlrl.errors import ConfigError
+from mamlrl.config.schema import require
 from mamlrl.learners.adaptations import FromZero, GradientSteps
 from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.policies.base import Policy
@@ -24,8 +24,7 @@ class ContextSettings:
     """Learned extra inputs of the policy, the only parameters that adapt."""
 
     def __post_init__(self) -> None:
-        if self.size < 1:
-            raise ConfigError(f"learner_settings.size is {self.size}; it must be at least 1")
+        require(self.size >= 1, "learner_settings.size", self.size, "at least 1")
 
 
 def make_context(policy: Policy, config: Config, settings: ContextSettings) -> GradientLearner:

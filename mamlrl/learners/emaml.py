@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from mamlrl.config import Config
+from mamlrl.config.schema import require
 from mamlrl.distributions import Distribution
-from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.base import LearnerState
 from mamlrl.learners.gradient import GradientLearner, gradient_learner, query_loss
@@ -27,8 +27,7 @@ class EMAMLSettings:
     rollouts, less of it has less variance, 0 is MAML."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.credit <= 1e6:
-            raise ConfigError(f"learner_settings.credit is {self.credit}; it must be in [0, 1e6]")
+        require(0 <= self.credit <= 1e6, "learner_settings.credit", self.credit, "in [0, 1e6]")
 
 
 def make_emaml(policy: Policy, config: Config, settings: EMAMLSettings) -> GradientLearner:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mamlrl.adaptation import InnerStep, LossAtPoint, loss_at
 from mamlrl.config import AdaptationConfig, Config
-from mamlrl.errors import ConfigError
+from mamlrl.config.schema import require
 from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.learners.objective import Path
@@ -35,11 +35,11 @@ class IMAMLSettings:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "cg_iterations"):
-            if not 1 <= getattr(self, name) <= 10**6:
-                raise ConfigError(f"learner_settings.{name} is {getattr(self, name)}; it must be in [1, {10**6}]")
+            value = getattr(self, name)
+            require(1 <= value <= 10**6, f"learner_settings.{name}", value, f"in [1, {10**6}]")
         for name in ("tolerance", "cg_tolerance"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"learner_settings.{name} is {getattr(self, name)}; it must be in [0, 1)")
+            value = getattr(self, name)
+            require(0 <= value < 1, f"learner_settings.{name}", value, "in [0, 1)")
 
 
 def make_imaml(policy: Policy, config: Config, settings: IMAMLSettings) -> GradientLearner:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mamlrl.adaptation import InnerStep
 from mamlrl.config import Config
+from mamlrl.config.schema import require
 from mamlrl.distributions import Distribution
-from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import LearnedSteps
 from mamlrl.learners.base import LearnerState, Outcome
 from mamlrl.learners.gradient import GradientLearner, gradient_learner, query_loss
@@ -36,10 +36,9 @@ class MAMLPPSettings:
 
     def __post_init__(self) -> None:
         for name in ("multi_step_iterations", "first_order_iterations"):
-            if not 0 <= getattr(self, name) <= 10**9:
-                raise ConfigError(f"learner_settings.{name} is {getattr(self, name)}; it must be in [0, {10**9}]")
-        if not 0 < self.final_rate <= 1e30:
-            raise ConfigError(f"learner_settings.final_rate is {self.final_rate}; it must be positive")
+            value = getattr(self, name)
+            require(0 <= value <= 10**9, f"learner_settings.{name}", value, f"in [0, {10**9}]")
+        require(0 < self.final_rate <= 1e30, "learner_settings.final_rate", self.final_rate, "positive")
 
 
 def cosine(first: float, last: float, iterations: int, done: int) -> float:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from mamlrl.config import Config
+from mamlrl.config.schema import require
 from mamlrl.distributions import Distribution
-from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.base import LearnerState
 from mamlrl.learners.gradient import GradientLearner, gradient_learner, query_loss
@@ -26,8 +26,7 @@ class ProMPSettings:
     """Factor on the mean KL from the policies that sampled the support data to those before each inner step (eta)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.kl_penalty <= 1e6:
-            raise ConfigError(f"learner_settings.kl_penalty is {self.kl_penalty}; it must be in [0, 1e6]")
+        require(0 <= self.kl_penalty <= 1e6, "learner_settings.kl_penalty", self.kl_penalty, "in [0, 1e6]")
 
 
 def make_promp(policy: Policy, config: Config, settings: ProMPSettings) -> GradientLearner:
