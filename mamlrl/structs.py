@@ -150,6 +150,17 @@ def unflatten(vector: Tensor, like: MetaParams) -> MetaParams:
     return MetaParams(shaped(like.init), tuple(shaped(sizes) for sizes in like.step_sizes))
 
 
+def flatten_stacked(stacked: Params) -> Tensor:
+    """A row of all leaves for each task, in their order, [M, D]."""
+    return torch.cat([leaf.reshape(len(leaf), -1) for leaf in stacked.values()], dim=1)
+
+
+def unflatten_stacked(rows: Tensor, like: Params) -> Params:
+    """The inverse of `flatten_stacked`, in the shapes of `like`."""
+    pieces = rows.split([leaf[0].numel() for leaf in like.values()], dim=1)
+    return {name: piece.reshape(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
+
+
 def _leaves(meta: MetaParams, like: MetaParams) -> list[Tensor]:
     if len(meta.step_sizes) != len(like.step_sizes):
         raise ValueError(

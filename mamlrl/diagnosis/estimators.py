@@ -13,6 +13,7 @@ from mamlrl.errors import ConfigError
 from mamlrl.external import unknown_name
 from mamlrl.learners import LEARNERS, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
+from mamlrl.objectives import mean_over_tasks
 from mamlrl.structs import MetaBatch, MetaParams, Params, flatten, unflatten
 
 
@@ -104,6 +105,8 @@ def curvature_products(
         tangent = unflatten(direction, like).init
         pushed = step.pushforward(tangent)
         per_task = {name: leaf - pushed[name] for name, leaf in tangent.items()}
-        mean = {name: leaf.mean(0) if leaf.dim() > tangent[name].dim() else leaf for name, leaf in per_task.items()}
+        mean = {
+            name: mean_over_tasks(leaf) if leaf.dim() > tangent[name].dim() else leaf for name, leaf in per_task.items()
+        }
         products.append(flatten(MetaParams(mean), like))
     return products

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from mamlrl.config import AdaptationConfig, Config, PolicyConfig
 from mamlrl.diagnosis.estimators import ESTIMATORS, begin, curvature_products, estimator_config, meta_gradient
-from mamlrl.experiment import make_learner, own_settings
+from mamlrl.experiment import make_learner
+from mamlrl.learner_settings import own_settings
 from mamlrl.learners import find_learner
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy

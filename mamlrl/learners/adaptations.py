@@ -14,8 +14,8 @@ from mamlrl.policies.base import Policy
 from mamlrl.structs import Batch, MetaParams, Params
 
 
-class Adaptation(Protocol):
-    """From what is meta-learned to the parameters of each task.
+class Adapts(Protocol):
+    """From what is meta-learned to the parameters of each task; a part of every learner, and learners have it too.
 
     Attributes:
         policy: whose parameters adapt.
@@ -23,16 +23,20 @@ class Adaptation(Protocol):
 
     policy: Policy
 
-    def init(self, params: Params) -> MetaParams:
-        """What is meta-learned, at the start of training, from the initial parameters of the policy."""
-        ...
-
     def start(self, meta: MetaParams) -> Params:
         """Parameters before adaptation, shared by all tasks."""
         ...
 
     def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
         """Inner step `step` (from 0) on every task, from `params`; its step sizes times `scale`."""
+        ...
+
+
+class Adaptation(Adapts, Protocol):
+    """How to adapt, and what is meta-learned for it."""
+
+    def init(self, params: Params) -> MetaParams:
+        """What is meta-learned, at the start of training, from the initial parameters of the policy."""
         ...
 
 
@@ -110,11 +114,10 @@ class FromZero(GradientSteps):
         policy: the policy.
         settings: step size and inner loss.
         leaves: the parameters that adapt.
-        first_order: take the derivative of each step as the identity.
     """
 
-    def __init__(self, policy: Policy, settings: AdaptationConfig, leaves: Set[str], first_order: bool = False):
-        super().__init__(policy, settings, first_order, leaves)
+    def __init__(self, policy: Policy, settings: AdaptationConfig, leaves: Set[str]):
+        super().__init__(policy, settings, leaves=leaves)
         self._shapes = {
             name: leaf.shape for name, leaf in policy.init_params(torch.Generator()).items() if name in leaves
         }

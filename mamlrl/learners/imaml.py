@@ -17,7 +17,7 @@ from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.learners.objective import Path
 from mamlrl.objectives import Loss
 from mamlrl.policies.base import Policy
-from mamlrl.structs import Batch, MetaParams, Params
+from mamlrl.structs import Batch, MetaParams, Params, flatten_stacked, unflatten_stacked
 
 
 @dataclass(frozen=True)
@@ -120,16 +120,16 @@ class ProximalStep:
         """Phi', and the relative residual of each task, [M]."""
         gradient = self._ordered(self.loss.gradient())
         like = {name: leaf.expand_as(gradient[name]) for name, leaf in self.start.items()}
-        anchor = x = flat(like)
-        value, residual = self.loss.loss, self.length * flat(gradient)
+        anchor = x = flatten_stacked(like)
+        value, residual = self.loss.loss, self.length * flatten_stacked(gradient)
         norms = scale = row_norms(residual)
         shares = torch.ones_like(scale)
         for _ in range(self.solver.iterations):
             if not (norms > self.solver.tolerance * scale).any():  # one that is not a number is beyond help
                 break
             trial = x - shares[:, None] * residual
-            loss = loss_at(self.policy, unflat(trial, like), self.batch, self.inner_loss)
-            new_residual = trial - anchor + self.length * flat(self._ordered(loss.gradient()))
+            loss = loss_at(self.policy, unflatten_stacked(trial, like), self.batch, self.inner_loss)
+            new_residual = trial - anchor + self.length * flatten_stacked(self._ordered(loss.gradient()))
             new_value = loss.loss + (trial - anchor).square().sum(1) / (2 * self.length)
             rounding = torch.finfo(value.dtype).eps * (1 + value.abs())  # near the solution no fall is seen below it
             lower = new_value < value + rounding
@@ -137,7 +137,7 @@ class ProximalStep:
             residual = torch.where(lower[:, None], new_residual, residual)
             value, shares = torch.where(lower, new_value, value), torch.where(lower, shares, shares / 2)
             norms = row_norms(residual)
-        return unflat(x, like), norms / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+        return unflatten_stacked(x, like), norms / scale.clamp(min=torch.finfo(scale.dtype).tiny)
 
     def _ordered(self, params: Params) -> Params:
         return {name: params[name] for name in self.start}
@@ -150,14 +150,14 @@ class ProximalStep:
     def pushforward(self, tangent: Params, size_tangent: Params | None = None) -> Params:
         """How phi' follows a change of phi: (I + a H)^-1 d phi, by conjugate gradient for each task."""
         like = self.params
-        right = flat({name: tangent[name].expand_as(leaf) for name, leaf in like.items()})
+        right = flatten_stacked({name: tangent[name].expand_as(leaf) for name, leaf in like.items()})
 
         def product(rows: Tensor) -> Tensor:
-            return rows + self.length * flat(self._ordered(self._hessian(unflat(rows, like))))
+            return rows + self.length * flatten_stacked(self._ordered(self._hessian(unflatten_stacked(rows, like))))
 
         solution, residuals = solve_rows(product, right, self.solver.cg_iterations, self.solver.cg_tolerance)
         self.cg_residuals.append(float(residuals.mean()))
-        return unflat(solution, like)
+        return unflatten_stacked(solution, like)
 
     def pullback(self, cotangent: Params) -> Params:
         """The transpose of `pushforward`, which is symmetric."""
@@ -166,17 +166,6 @@ class ProximalStep:
     def pullback_to_sizes(self, cotangent: Params) -> Params:
         """Nothing: step sizes are not learned."""
         return {}
-
-
-def flat(stacked: Params) -> Tensor:
-    """A row of all leaves for each task, [M, D]."""
-    return torch.cat([leaf.reshape(len(leaf), -1) for leaf in stacked.values()], dim=1)
-
-
-def unflat(rows: Tensor, like: Params) -> Params:
-    """The inverse of `flat`, in the shapes of `like`."""
-    pieces = rows.split([leaf[0].numel() for leaf in like.values()], dim=1)
-    return {name: piece.reshape(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
 
 
 def row_norms(rows: Tensor) -> Tensor:

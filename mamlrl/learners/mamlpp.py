@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -113,10 +114,12 @@ def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAM
 
     def learner(first_order: bool) -> GradientLearner:
         adaptation = LearnedSteps(policy, config.adaptation, False, steps, first_order)
-        make, first = (adam, config.adam.rate) if config.outer == "adam" else (sgd, config.sgd.rate)
-        outer = make(config, lambda done: cosine(first, settings.final_rate, config.iterations, done))
-        return gradient_learner(adaptation, config, losses, outer, step_sizes)
+        return gradient_learner(adaptation, config, losses, annealed, step_sizes)
 
+    outer = adam(config) if config.outer == "adam" else sgd(config)
+    annealed = dataclasses.replace(
+        outer, rate=lambda done: cosine(outer.rate(done), settings.final_rate, config.iterations, done)
+    )
     return MAMLPP(learner(True), learner(False), settings.first_order_iterations)
 
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mamlrl.adaptation import InnerStep, LossAtPoint, loss_on
 from mamlrl.distributions import Distribution
+from mamlrl.learners.adaptations import Adapts
 from mamlrl.objectives import likelihood_ratio_loss, mean_kl, mean_over_tasks, mean_params_over_tasks
 from mamlrl.policies.base import Linearization, Policy
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
@@ -46,20 +47,6 @@ class Losses(NamedTuple):
         if number == steps:
             return self.query
         return self.support[number] if number < len(self.support) else None
-
-
-class Adapts(Protocol):
-    """The part of a learner that the objective needs: see `mamlrl.learners.adaptations.Adaptation`."""
-
-    policy: Policy
-
-    def start(self, meta: MetaParams) -> Params:
-        """Parameters before adaptation."""
-        ...
-
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
-        """One inner step."""
-        ...
 
 
 class Path(NamedTuple):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from mamlrl.config import Config
@@ -14,7 +13,7 @@ from mamlrl.learners.gradient import GradientLearner
 from mamlrl.learners.objective import adapt_along
 from mamlrl.outer import make_outer
 from mamlrl.policies.base import Policy
-from mamlrl.structs import MetaBatch, flatten
+from mamlrl.structs import MetaBatch, flatten, flatten_stacked
 
 
 class Towards:
@@ -35,8 +34,7 @@ class Towards:
     def __init__(self, adaptation: Adaptation, state: LearnerState, meta_batch: MetaBatch):
         self.point = flatten(state.meta, state.meta)
         self.path = adapt_along(adaptation, state.meta, (*meta_batch.support, meta_batch.query))
-        adapted = self.path.adapted
-        self._adapted = torch.cat([adapted[name].reshape(len(adapted[name]), -1) for name in state.meta.init], dim=1)
+        self._adapted = flatten_stacked({name: self.path.adapted[name] for name in state.meta.init})
 
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
         """The loss and theta - mean phi_i, [D]."""

@@ -31,35 +31,24 @@ class OuterStep(Protocol):
         ...
 
 
-def adam(config: Config, rate: Callable[[int], float] | None = None) -> Descent:
-    """Adam (Kingma and Ba 2015).
-
-    Args:
-        config: of the run.
-        rate: step length by number of meta-updates before; None for `adam.rate`.
-    """
+def adam(config: Config) -> Descent:
+    """Adam (Kingma and Ba 2015)."""
     settings = config.adam
 
     def make(params: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Adam(params, betas=(settings.betas[0], settings.betas[1]), eps=settings.epsilon)
 
-    return Descent("adam", make, settings.updates, rate or (lambda done: settings.rate))
+    return Descent("adam", make, settings.updates, lambda done: settings.rate)
 
 
-def sgd(config: Config, rate: Callable[[int], float] | None = None) -> Descent:
-    """Gradient descent, one step a meta-iteration.
-
-    Args:
-        config: of the run.
-        rate: step length by number of meta-updates before; None for `sgd.rate`.
-    """
+def sgd(config: Config) -> Descent:
+    """Gradient descent, one step a meta-iteration."""
     settings = config.sgd
-    return Descent(
-        "sgd",
-        lambda params: torch.optim.SGD(params, momentum=settings.momentum),
-        1,
-        rate or (lambda done: settings.rate),
-    )
+
+    def make(params: list[Tensor]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(params, momentum=settings.momentum)
+
+    return Descent("sgd", make, 1, lambda done: settings.rate)
 
 
 OUTER_STEPS: dict[str, Callable[[Config], OuterStep]] = {

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from mamlrl.outer.objective import Objective
 
 Moments = dict[str, Tensor]
-"""What torch's optimiser remembers of a parameter, by its names for it; empty before the first step."""
+"""What torch's optimiser remembers of a parameter, by its names for it, and `done`, the meta-updates so far."""
 
 
 class DescentOutcome(NamedTuple):

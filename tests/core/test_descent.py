@@ -127,7 +127,7 @@ def test_the_outcome_tells_of_all_steps_together(name, generator):
 
 
 def test_the_rate_is_that_of_the_number_of_updates_before():
-    step = sgd(CONFIG, lambda done: 0.1 / (done + 1))
+    step = dataclasses.replace(sgd(CONFIG), rate=lambda done: 0.1 / (done + 1))
     point = torch.ones(2)
     moments = step.init(point)
     for update in range(3):
