@@ -81,7 +81,8 @@ def _compare(argv: Sequence[str]) -> int:
         raise ConfigError(f"--smooth is {options.smooth}; it must be {wanted}")
     from mamlrl.evaluation import learning_curves as curves  # matplotlib takes a second: --help has answered by now
     from mamlrl.evaluation.learning_curves_figure import figure
-    from mamlrl.evaluation.tables import save_figure, write_csv
+    from mamlrl.evaluation.tables import write_csv
+    from mamlrl.run_folder.figures import save_figure
     from mamlrl.run_folder.history import find_runs
 
     references = [curves.Reference(*parse_reference(text)) for text in options.reference]

@@ -86,8 +86,9 @@ def _diagnose(argv: Sequence[str]) -> int:
     from mamlrl.diagnosis import report
     from mamlrl.diagnosis.estimators import parse_estimators
     from mamlrl.diagnosis.measure import Plan, diagnose
-    from mamlrl.evaluation.tables import save_figure, write_csv
+    from mamlrl.evaluation.tables import write_csv
     from mamlrl.experiment import num_threads
+    from mamlrl.run_folder.figures import save_figure
 
     estimators = parse_estimators(options.estimators)
     if options.subject == EXACT:

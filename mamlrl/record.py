@@ -77,6 +77,7 @@ def _record(argv: Sequence[str]) -> int:
     from mamlrl.recording.panels import compose
     from mamlrl.recording.stage import open_stage
     from mamlrl.recording.stills import still
+    from mamlrl.run_folder.figures import save_figure
     from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
     from mamlrl.seeding import Stream, Streams
 
@@ -119,7 +120,7 @@ def _record(argv: Sequence[str]) -> int:
         experiment.envs.close()
     figure = still(made)
     if figure is not None:
-        writers.write_png(folder / STILL, figure)
+        save_figure(figure, folder / STILL)
         print(folder / STILL)
     return 0
 

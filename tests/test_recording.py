@@ -21,7 +21,8 @@ from mamlrl.recording.panels import FULL_WIDTH, GREEN, INK, Panel, compose
 from mamlrl.recording.pictures import as_picture, enlarged, fitted
 from mamlrl.recording.stage import check_stage, open_stage
 from mamlrl.recording.stills import still
-from mamlrl.recording.writers import Gif, write_gif, write_mp4, write_png
+from mamlrl.recording.writers import Gif, write_gif, write_mp4
+from mamlrl.run_folder.figures import save_figure
 
 from .cli.drawing_envs import BAD, GOOD, RGB
 
@@ -231,7 +232,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr("pathlib.Path.write_bytes", full)
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
     with pytest.raises(OSError, match=r"still\.png"):
-        write_png(tmp_path / "still.png", Figure())
+        save_figure(Figure(), tmp_path / "still.png")
     with pytest.raises(OSError, match=r"film\.gif"), write_gif(tmp_path / "film.gif", 10.0) as write:
         write(RGB)
     assert list(tmp_path.iterdir()) == []

@@ -21,12 +21,12 @@ from mamlrl.errors import ConfigError
 from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
 from mamlrl.evaluation.methods import environment_settings, group_methods
 from mamlrl.evaluation.protocols import STEPS, TASKS, paper_protocol
-from mamlrl.evaluation.tables import markdown, mean_with_interval, save_figure, write_csv
+from mamlrl.evaluation.tables import markdown, mean_with_interval, write_csv
 from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
 from mamlrl.learners import LEARNERS
 from mamlrl.messages import say
 from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer_threads
-from mamlrl.run_folder.figures import Comparison, Curve, Published, figure
+from mamlrl.run_folder.figures import Comparison, Curve, Published, figure, save_figure
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.seeding import Stream, Streams
 from mamlrl.statistics import INTERVALS, bounds, nan_mean

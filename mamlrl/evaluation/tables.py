@@ -1,4 +1,4 @@
-"""Tables and figures as text and files, written whole or not at all."""
+"""Tables as text and files, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from matplotlib.figure import Figure
 
 from mamlrl.run_folder.files import replacing
 
@@ -48,13 +46,3 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def _cell(value: Any) -> Any:
     return "" if isinstance(value, float) and math.isnan(value) else value
-
-
-def save_figure(canvas: Figure, path: Path) -> None:
-    """Write a figure in the format of the path's suffix.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    with replacing(path) as temporary:
-        canvas.savefig(temporary, dpi=150, format=path.suffix[1:])

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image
 
 from mamlrl.errors import UserError
@@ -137,13 +136,3 @@ class Gif:
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self._images[0].size
-
-
-def write_png(path: Path, figure: Figure) -> None:
-    """Write a figure.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=150)

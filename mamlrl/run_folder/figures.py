@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
@@ -13,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
+from mamlrl.run_folder.files import replacing
 
 Published = dict[str, tuple[float, ...]]
 """Published mean returns by number of gradient steps, by learner."""
@@ -165,3 +168,13 @@ def legend_beneath(canvas: Figure, handles: Sequence[Artist]) -> None:
             break
         legend.remove()
     canvas.set_figheight(canvas.get_figheight() + extent.height / canvas.dpi)
+
+
+def save_figure(canvas: Figure, path: Path) -> None:
+    """Write a figure in the format of the path's suffix.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path) as temporary:
+        canvas.savefig(temporary, dpi=150, format=path.suffix[1:])
