@@ -21,7 +21,7 @@ from mamlrl.evaluation import learning_curves_figure
 from mamlrl.evaluation.learning_curves import Choice, Reference, make_panels
 from mamlrl.run_folder.history import Run, find_runs, read_metrics
 
-from .cli.conftest import Outcome, assert_fails
+from .cli.conftest import Command, assert_fails, runner
 
 HEAD = "iteration,return/step_0,return/step_1,env_steps,time/sample,time/adapt"
 
@@ -42,13 +42,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def compare(capsys: pytest.CaptureFixture[str]):
-    def run(command: str) -> Outcome:
-        code = main(command.split())
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
+def compare(capsys: pytest.CaptureFixture[str]) -> Command:
+    return runner(main, capsys)
 
 
 def read_csv(folder: str) -> list[dict[str, str]]:

@@ -25,10 +25,8 @@ class Outcome(NamedTuple):
 Command = Callable[..., Outcome]
 
 
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command in a folder of its own; takes flags, in strings that are split at spaces."""
-    monkeypatch.chdir(tmp_path)
+def runner(main: Callable[[list[str]], int], capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs a command's `main`; takes flags, in strings that are split at spaces."""
 
     def run(*flags: str) -> Outcome:
         code = main([word for flag in flags for word in flag.split()])
@@ -36,6 +34,13 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         return Outcome(code, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return runner(main, capsys)
 
 
 @pytest.fixture

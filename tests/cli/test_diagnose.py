@@ -14,7 +14,7 @@ from mamlrl.diagnose import main
 from mamlrl.diagnosis import report
 from mamlrl.diagnosis.measure import QUANTITIES, Row, compare, mean_of
 
-from .conftest import SMALL, Command, Outcome, assert_fails
+from .conftest import SMALL, Command, assert_fails, runner
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "diagnose.md").read_text()
@@ -31,13 +31,7 @@ def diagnose(command: Command, capsys: pytest.CaptureFixture[str], monkeypatch: 
     Path("my_estimator.py").write_text(example[1])
     monkeypatch.syspath_prepend(Path.cwd())
     monkeypatch.delitem(sys.modules, "my_estimator", raising=False)
-
-    def run(*flags: str) -> Outcome:
-        code = main([word for flag in flags for word in flag.split()])
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
+    return runner(main, capsys)
 
 
 def read_csv(folder: str, name: str = "diagnosis.csv") -> list[dict[str, str]]:

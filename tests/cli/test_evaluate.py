@@ -25,7 +25,7 @@ from mamlrl.run_folder.figures import Comparison, Curve, figure
 from mamlrl.run_folder.pretrained import find_checkpoints
 from mamlrl.statistics import INTERVALS
 
-from .conftest import SMALL, Command, Outcome, assert_fails
+from .conftest import SMALL, Command, assert_fails, runner
 
 FEW = "--tasks 3 --rollouts 2 --steps 2 --threads 1"
 
@@ -33,13 +33,7 @@ FEW = "--tasks 3 --rollouts 2 --steps 2 --threads 1"
 @pytest.fixture
 def evaluate(command: Command, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs the evaluation in the folder of `command`."""
-
-    def run(*flags: str) -> Outcome:
-        code = main([word for flag in flags for word in flag.split()])
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
+    return runner(main, capsys)
 
 
 def read_csv(folder: str, name: str = "evaluation.csv") -> list[dict[str, str]]:

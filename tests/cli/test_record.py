@@ -17,7 +17,7 @@ from mamlrl.record import main, parse_steps
 from mamlrl.recording.panels import CAPTION_HEIGHT, GAP
 
 from . import drawing_envs
-from .conftest import SMALL, Command, Outcome, assert_fails
+from .conftest import SMALL, Command, assert_fails, runner
 
 FEW = "--steps 0,2 --rollouts 2"
 PANEL, HEIGHT = 480, 480 + CAPTION_HEIGHT
@@ -27,13 +27,7 @@ DRAWING = f"{__package__}.drawing_envs:toy"
 @pytest.fixture
 def record(command: Command, capsys: pytest.CaptureFixture[str]) -> Command:
     """Records in the folder of `command`."""
-
-    def run(*flags: str) -> Outcome:
-        code = main([word for flag in flags for word in flag.split()])
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
+    return runner(main, capsys)
 
 
 def train(command: Command, *flags: str) -> str:
