@@ -103,13 +103,13 @@ def _diagnose(argv: Sequence[str]) -> int:
     of_reference = options.reference or 5 * max(rollouts)
     plan = Plan(estimators, rollouts, options.repeats, options.tasks, of_reference, options.seed)
     rows, reference = diagnose(config, theta, plan)
+    folder.mkdir(parents=True, exist_ok=True)  # files first: a reader that closes the pipe loses none of the work
+    write_csv(table, [row._asdict() for row in rows])
+    save_figure(report.figure(rows, f"{options.subject}: {options.tasks} tasks, {options.repeats} repeats"), picture)
     noise = reference.noise()
     print(f"\n{report.tables(rows)}\n\n{report.reference_note(noise, plan)}\n")
     for quantity in report.uncertain(noise):
         print(f"note: the reference of {quantity} is mostly noise; take more --repeats or a larger --reference")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(table, [row._asdict() for row in rows])
-    save_figure(report.figure(rows, f"{options.subject}: {options.tasks} tasks, {options.repeats} repeats"), picture)
     print(f"results: {table}, {picture}", flush=True)
     return 0
 

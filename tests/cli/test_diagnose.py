@@ -161,3 +161,9 @@ def test_variance_signal_and_cosine_are_those_of_one_draw() -> None:
 def test_a_figure_of_measures_that_are_all_zero_can_be_drawn(tmp_path: Path) -> None:
     nothing = Row(QUANTITIES[0], "dice", 5, *[0.0] * (len(Row._fields) - 3))
     report.figure([nothing], "nothing").savefig(tmp_path / "figure.png")
+
+
+def test_results_are_written_before_they_are_shown(diagnose: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "tables", lambda rows: f"{sorted(path.name for path in Path('results').iterdir())}")
+    outcome = diagnose(f"tiny.yaml --estimators dice --out results {FEW}")
+    assert "['diagnosis.csv', 'diagnosis.png']" in outcome.out, outcome.err
