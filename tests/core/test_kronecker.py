@@ -84,7 +84,10 @@ def test_it_inverts_the_damped_kronecker_product_of_the_mean_factors():
         rows = torch.randn(2, 5, size, generator=generator, dtype=torch.float64)
         return rows.mT @ rows / 5
 
-    layers = [LayerFactors("w", "b", moments(4), moments(3)), LayerFactors(None, "free", torch.ones(2, 1, 1), moments(2))]
+    layers = [
+        LayerFactors("w", "b", moments(4), moments(3)),
+        LayerFactors(None, "free", torch.ones(2, 1, 1), moments(2)),
+    ]
     meta = MetaParams({"w": torch.randn(3, 3).double(), "free": torch.randn(2).double(), "b": torch.randn(3).double()})
     solved = KroneckerPreconditioner(layers, DAMPING)(meta)
     for layer in layers:
@@ -137,7 +140,7 @@ def test_conjugate_gradient_comes_further_with_it(kind):
     best = torch.linalg.solve(dense(damped, len(gradient)), gradient)
     preconditioner = objective.preconditioner(DAMPING)
     assert left(3, preconditioner) < 0.7 * left(3)
-    assert left(60, preconditioner) < 1e-9 * float(best.dot(damped(best)))
+    assert left(60, preconditioner) < 1e-6 * float(best.dot(damped(best)))
 
 
 def test_conjugate_gradient_with_the_inverse_itself_takes_one_product():
