@@ -24,7 +24,7 @@ from mamlrl.distributions import Distribution
 from mamlrl.learners.adaptations import Adapts
 from mamlrl.learners.kronecker import KroneckerPreconditioner
 from mamlrl.objectives import likelihood_ratio_loss, mean_kl, mean_over_tasks, mean_params_over_tasks
-from mamlrl.policies.base import Linearization, Policy
+from mamlrl.policies.base import Factored, Linearization, Policy
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
 
 RoundLoss = Callable[[Distribution, Tensor, Batch, Tensor], Tensor]
@@ -189,7 +189,7 @@ class AdaptedObjective:
         return Curvature(learner.policy, self.path._replace(steps=steps), adapted, query)
 
     def preconditioner(self, damping: float) -> Callable[[Tensor], Tensor]:
-        """v -> about (H + damping)^-1 v, [D] to [D]."""
+        """About (H + damping)^-1, as a function [D] to [D]."""
         approximate = self._curvature.preconditioner(damping)
         return lambda vector: flatten(approximate(unflatten(vector, self._meta)), self._meta)
 
@@ -235,6 +235,7 @@ class Curvature(NamedTuple):
 
     def preconditioner(self, damping: float) -> KroneckerPreconditioner:
         """From the scores of the actions that were sampled: their second moment is the Fisher matrix of the outputs."""
+        assert isinstance(self.adapted, Factored)  # as the learner has made sure
         outputs = self.adapted.outputs.clone().requires_grad_()
         with torch.enable_grad():
             log_probs = self.policy.distribution.log_prob(outputs, self.query.actions)

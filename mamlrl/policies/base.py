@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ class Linearization(Protocol):
         ...
 
 
+@runtime_checkable
 class Factored(Linearization, Protocol):
     """A linearization that tells the factors of its layers, for a preconditioner."""
 

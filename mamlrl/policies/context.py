@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mamlrl.distributions import Distribution
 from mamlrl.errors import UserError
-from mamlrl.policies.base import LayerFactors, Linearization, Policy, tells_factors
+from mamlrl.policies.base import Factored, LayerFactors, Linearization, Policy, tells_factors
 from mamlrl.structs import Params
 
 CONTEXT, WEIGHT, BIAS = "context", "context_weight", "bias_0"
@@ -125,6 +125,7 @@ class LinearizedContext:
 
     def factors(self, cotangent: Tensor, weights: Tensor) -> list[LayerFactors]:
         """Those of the policy; the context and its weights have none."""
+        assert isinstance(self._policy, Factored)
         return self._policy.factors(cotangent, weights)
 
     def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:

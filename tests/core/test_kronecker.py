@@ -168,7 +168,7 @@ def test_the_step_takes_it_where_it_is_configured():
 def test_a_network_that_tells_no_factors_is_refused():
     config = dataclasses.replace(make_config(), trust_region=TrustRegionConfig(preconditioner="kronecker"))
     policy = make_policy("gaussian", network="tests.core.outside:GatedNetwork")
-    with pytest.raises(ConfigError, match="preconditioner is 'kronecker', and policy.network"):
+    with pytest.raises(ConfigError, match="preconditioner is 'kronecker', and policy"):
         find_learner("maml").build(policy, config, find_learner("maml").settings())
     adam = dataclasses.replace(config, outer="adam")
     assert find_learner("maml").build(policy, adam, find_learner("maml").settings())
