@@ -17,7 +17,7 @@ from mamlrl.learners.kronecker import KroneckerPreconditioner
 from mamlrl.learners.objective import AdaptedObjective
 from mamlrl.outer.trust_region import SolverEnd, conjugate_gradient, trust_region_step
 from mamlrl.policies import make_policy as make_policy_for
-from mamlrl.policies.base import LayerFactors
+from mamlrl.policies.base import Factored, LayerFactors
 from mamlrl.structs import MetaParams
 from tests.core.problems import (
     action_space,
@@ -56,6 +56,7 @@ def test_factors_are_second_moments_of_inputs_and_errors_row_by_row(kind):
     weights = torch.rand(2, 3, 4, generator=generator, dtype=torch.float64)
     lin = policy.linearize(params, observations)
     cotangent = torch.randn(lin.outputs.shape, generator=generator, dtype=torch.float64)
+    assert isinstance(lin, Factored)
     factors = lin.factors(cotangent, weights)
     assert {name for layer in factors for name in (layer.weight, layer.bias) if name} == set(params)
     for layer in factors:
