@@ -57,6 +57,7 @@ def timed_objective(watch: WrappingStopwatch) -> Iterator[None]:
         "__init__": "meta_gradient",
         "loss_and_gradient": "meta_gradient",
         "curvature_product": "cg",
+        "preconditioner": "cg",
         "evaluate": "line_search",
     }
     originals = {name: getattr(AdaptedObjective, name) for name in parts}
@@ -69,7 +70,7 @@ def timed_objective(watch: WrappingStopwatch) -> Iterator[None]:
             setattr(AdaptedObjective, name, original)
 
 
-def workload_config(workload: str, curvature_fraction: float, threads: int) -> Config:
+def workload_config(workload: str, trust_region: TrustRegionConfig, threads: int) -> Config:
     """The settings of a workload."""
     env, horizon, step_size = WORKLOADS[workload]
     config = Config(
@@ -77,7 +78,7 @@ def workload_config(workload: str, curvature_fraction: float, threads: int) -> C
         environment=EnvironmentConfig(horizon=horizon),
         sampling=SamplingConfig(tasks=20, rollouts=20),
         adaptation=AdaptationConfig(step_size=step_size),
-        trust_region=TrustRegionConfig(curvature_fraction=curvature_fraction),
+        trust_region=trust_region,
         threads=threads,
     )
     return config
@@ -121,6 +122,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--workload", choices=WORKLOADS, default="W2")
     parser.add_argument("--curvature_fraction", type=float, default=1.0, help="share of rows in curvature products")
+    parser.add_argument("--cg_iterations", type=int, default=10, help="iterations of conjugate gradient")
+    parser.add_argument("--preconditioner", choices=("none", "kronecker"), default="none", help="of conjugate gradient")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of physics and arithmetic")
     parser.add_argument("--repeats", type=int, default=5, help="timed meta-iterations, after one to warm up")
     parser.add_argument("--json", type=Path, help="write the figures here")
@@ -128,7 +131,12 @@ def main() -> None:
 
     keep_freed_memory()
     torch.set_num_threads(args.threads)
-    config = workload_config(args.workload, args.curvature_fraction, args.threads)
+    trust_region = TrustRegionConfig(
+        curvature_fraction=args.curvature_fraction,
+        cg_iterations=args.cg_iterations,
+        preconditioner=args.preconditioner,
+    )
+    config = workload_config(args.workload, trust_region, args.threads)
     timings = time_iterations(config, args.repeats)
     median = {part: statistics.median(timing[part] for timing in timings) for part in timings[0]}
     num_envs = config.sampling.tasks * config.sampling.rollouts
@@ -137,6 +145,8 @@ def main() -> None:
         "workload": args.workload,
         "threads": args.threads,
         "curvature_fraction": args.curvature_fraction,
+        "cg_iterations": args.cg_iterations,
+        "preconditioner": args.preconditioner,
         **{f"{part}_s": median[part] for part in ("iteration", "sample", "adapt", "update")},
         **{f"{part}_s": median[part] for part in ("meta_gradient", "cg", "line_search")},
         "line_search_tries": median["tries"],

@@ -11,6 +11,7 @@ import torch
 from mamlrl.adaptation import InnerStep
 from mamlrl.config import Config
 from mamlrl.distributions import Distribution
+from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import Adaptation
 from mamlrl.learners.base import LearnerState, Outcome
 from mamlrl.learners.objective import (
@@ -24,6 +25,7 @@ from mamlrl.learners.objective import (
 )
 from mamlrl.objectives import COUPLES_TIME, clipped_loss
 from mamlrl.outer import OuterStep, make_outer
+from mamlrl.policies.base import Policy, tells_factors
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
 
 LossesOf = Callable[[LearnerState, MetaBatch], Losses]
@@ -111,7 +113,11 @@ def gradient_learner(
         losses: what it lowers; None for the query loss of the outer step alone.
         outer: how it moves, in place of the outer step of `config`.
         measure: what else is to be told.
+
+    Raises:
+        ConfigError: the network has no factors for the preconditioner.
     """
+    check_preconditioner(adaptation.policy, config)
     losses = losses or (lambda state, meta_batch: Losses(query_loss(config)))
     fraction = config.trust_region.curvature_fraction if config.outer == "trust_region" else 1.0
     draw = draw_rollouts if config.adaptation.inner_loss in COUPLES_TIME else draw_steps
@@ -123,6 +129,20 @@ def gradient_learner(
         return AdaptedObjective(adaptation, state.meta, meta_batch, losses(state, meta_batch), drawn)
 
     return GradientLearner(adaptation, objective, outer or make_outer(config), measure)
+
+
+def check_preconditioner(policy: Policy, config: Config) -> None:
+    """The Kronecker factors come from the network.
+
+    Raises:
+        ConfigError: it tells none.
+    """
+    if config.outer == "trust_region" and config.trust_region.preconditioner == "kronecker":
+        if not tells_factors(policy):
+            raise ConfigError(
+                f"trust_region.preconditioner is 'kronecker', and policy.network {config.policy.network!r} does not "
+                "tell the factors of its layers; take none, or a network of gaussian_mlp or categorical_mlp"
+            )
 
 
 def query_loss(config: Config) -> RoundLoss:

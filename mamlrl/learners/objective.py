@@ -22,8 +22,9 @@ from torch import Tensor
 from mamlrl.adaptation import InnerStep, LossAtPoint, loss_on
 from mamlrl.distributions import Distribution
 from mamlrl.learners.adaptations import Adapts
+from mamlrl.learners.kronecker import KroneckerPreconditioner
 from mamlrl.objectives import likelihood_ratio_loss, mean_kl, mean_over_tasks, mean_params_over_tasks
-from mamlrl.policies.base import Linearization, Policy
+from mamlrl.policies.base import Factored, Linearization, Policy
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
 
 RoundLoss = Callable[[Distribution, Tensor, Batch, Tensor], Tensor]
@@ -178,14 +179,19 @@ class AdaptedObjective:
         """The curvature on all time steps, or on those that are drawn; made at the first product."""
         learner, query = self._learner, self._meta_batch.query
         if self._draw is None:
-            return Curvature(learner.policy, self.path, self._adapted, query.weights)
+            return Curvature(learner.policy, self.path, self._adapted, query)
         steps = tuple(
             learner.adapt(self._meta, step.start, self._draw(batch), number)
             for number, (step, batch) in enumerate(zip(self.path.steps, self._meta_batch.support, strict=True))
         )
         query = self._draw(query)
         adapted = learner.policy.linearize(self.path.adapted, query.observations)
-        return Curvature(learner.policy, self.path._replace(steps=steps), adapted, query.weights)
+        return Curvature(learner.policy, self.path._replace(steps=steps), adapted, query)
+
+    def preconditioner(self, damping: float) -> Callable[[Tensor], Tensor]:
+        """About (H + damping)^-1, as a function [D] to [D]."""
+        approximate = self._curvature.preconditioner(damping)
+        return lambda vector: flatten(approximate(unflatten(vector, self._meta)), self._meta)
 
     @torch.no_grad()
     def evaluate(self, point: Tensor) -> tuple[float, float]:
@@ -218,14 +224,23 @@ class Curvature(NamedTuple):
     path: Path
     adapted: Linearization
     """the adapted policies on query observations"""
-    weights: Tensor
-    """of the query batch, [M, B, T]"""
+    query: Batch
+    """sampled by the adapted policies"""
 
     def product(self, vector: MetaParams) -> MetaParams:
         """H v."""
         tangent = self.adapted.pushforward(self.path.pushforward(vector))
         information = self.policy.distribution.fisher_product(self.adapted.outputs, tangent)
-        return self.path.pullback(self.adapted.pullback(self.weights.unsqueeze(-1) * information))
+        return self.path.pullback(self.adapted.pullback(self.query.weights.unsqueeze(-1) * information))
+
+    def preconditioner(self, damping: float) -> KroneckerPreconditioner:
+        """From the scores of the actions that were sampled: their second moment is the Fisher matrix of the outputs."""
+        assert isinstance(self.adapted, Factored)  # as the learner has made sure
+        outputs = self.adapted.outputs.clone().requires_grad_()
+        with torch.enable_grad():
+            log_probs = self.policy.distribution.log_prob(outputs, self.query.actions)
+            (scores,) = torch.autograd.grad(log_probs.sum(), outputs)
+        return KroneckerPreconditioner(self.adapted.factors(scores, self.query.weights), damping)
 
 
 def draw_steps(batch: Batch, fraction: float, generator: torch.Generator | None) -> Batch:

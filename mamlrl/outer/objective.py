@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from torch import Tensor
@@ -27,4 +28,8 @@ class CurvedObjective(Objective, Protocol):
 
     def curvature_product(self, vector: Tensor) -> Tensor:
         """Hessian of the divergence where the objective was built, times a vector, [D]."""
+        ...
+
+    def preconditioner(self, damping: float) -> Callable[[Tensor], Tensor]:
+        """A symmetric positive definite function [D] to [D], about the inverse of the curvature and the damping."""
         ...

@@ -19,6 +19,9 @@ from torch import Tensor
 from mamlrl.config import TrustRegionConfig
 from mamlrl.outer.objective import CurvedObjective
 
+SMALLEST_DAMPING = 1e-3
+"""Of the preconditioner, whose factors are estimated from samples and may be singular."""
+
 
 class SolverEnd(Enum):
     """How `conjugate_gradient` ended."""
@@ -92,9 +95,15 @@ class TrustRegionOutcome(NamedTuple):
 
 
 def conjugate_gradient(
-    matvec: Callable[[Tensor], Tensor], b: Tensor, iterations: int, tolerance: float = 0.0
+    matvec: Callable[[Tensor], Tensor],
+    b: Tensor,
+    iterations: int,
+    tolerance: float = 0.0,
+    preconditioner: Callable[[Tensor], Tensor] | None = None,
 ) -> Solution:
     """Solve A x = b for a symmetric positive definite A, given only products with A.
+
+    With a preconditioner, symmetric positive definite too and best near A^-1, it takes fewer of them.
 
     Converged when |r|^2 <= tolerance |b|^2. Where a direction without positive curvature or a number that is not finite
     turns up, the solution so far is returned, and `end` says so: A is not what it must be, and x is not to be trusted.
@@ -102,8 +111,9 @@ def conjugate_gradient(
     """
     x = torch.zeros_like(b)
     residual = b.clone()
-    direction = b.clone()
-    squared = residual.dot(residual)
+    improved = preconditioner(residual) if preconditioner else residual
+    direction = improved.clone()
+    squared, inner = residual.dot(residual), residual.dot(improved)
     target = tolerance * squared
     for used in range(iterations):
         if squared <= target:
@@ -114,13 +124,14 @@ def conjugate_gradient(
             return Solution(x, residual, used + 1, SolverEnd.NOT_FINITE)
         if curvature <= 0:
             return Solution(x, residual, used + 1, SolverEnd.NEGATIVE_CURVATURE)
-        length = squared / curvature
+        length = inner / curvature
         x = x + length * direction
         residual = residual - length * product
-        squared, previous = residual.dot(residual), squared
+        improved = preconditioner(residual) if preconditioner else residual
+        squared, inner, previous = residual.dot(residual), residual.dot(improved), inner
         if not torch.isfinite(squared):
             return Solution(x, residual, used + 1, SolverEnd.NOT_FINITE)
-        direction = residual + (squared / previous) * direction
+        direction = improved + (inner / previous) * direction
     return Solution(x, residual, iterations, SolverEnd.CONVERGED if squared <= target else SolverEnd.ITERATIONS)
 
 
@@ -178,7 +189,10 @@ def trust_region_step(objective: CurvedObjective, settings: TrustRegionConfig) -
     # Only the direction of the gradient matters. A power of two changes none of its digits, and keeps the squares of a
     # tiny gradient from vanishing.
     gradient = torch.ldexp(gradient, torch.tensor(-math.frexp(norm)[1]))
-    solution = conjugate_gradient(damped, gradient, settings.cg_iterations, settings.cg_tolerance)
+    preconditioner = None
+    if settings.preconditioner == "kronecker":
+        preconditioner = objective.preconditioner(max(settings.cg_damping, SMALLEST_DAMPING))
+    solution = conjugate_gradient(damped, gradient, settings.cg_iterations, settings.cg_tolerance, preconditioner)
     residual = float(solution.residual.norm() / gradient.norm())
     outcome = outcome._replace(cg_residual=residual, cg_iterations=solution.iterations)
     # x^T A x without another product: A x = g - residual

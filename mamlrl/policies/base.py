@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from mamlrl.distributions import Distribution
 from mamlrl.structs import Params
+
+
+class LayerFactors(NamedTuple):
+    """Second moments of what goes into a linear layer and of what comes back to it, for M tasks."""
+
+    weight: str | None
+    """name of its weight [I, H]; None for a bias alone, I = 0"""
+    bias: str
+    """name of its bias [H]"""
+    inputs: Tensor
+    """E[a a'], [M, I + 1, I + 1], a the inputs of the layer and a 1"""
+    errors: Tensor
+    """E[e e'], [M, H, H], e a cotangent at its outputs"""
 
 
 class Linearization(Protocol):
@@ -29,6 +42,20 @@ class Linearization(Protocol):
     def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
         """Hessian of a loss on the outputs, as a function of a tangent (stacked or shared)."""
         ...
+
+
+@runtime_checkable
+class Factored(Linearization, Protocol):
+    """A linearization that tells the factors of its layers, for a preconditioner."""
+
+    def factors(self, cotangent: Tensor, weights: Tensor) -> list[LayerFactors]:
+        """Second moments, over rows of weights [M, B, T], of the layers' inputs and of a cotangent [M, B, T, Z]."""
+        ...
+
+
+def tells_factors(policy_or_network: Any) -> bool:
+    """Whether its linearization is `Factored`."""
+    return getattr(policy_or_network, "tells_factors", False)
 
 
 class Network(Protocol):

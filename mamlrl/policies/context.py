@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mamlrl.distributions import Distribution
 from mamlrl.errors import UserError
-from mamlrl.policies.base import Linearization, Policy
+from mamlrl.policies.base import Factored, LayerFactors, Linearization, Policy, tells_factors
 from mamlrl.structs import Params
 
 CONTEXT, WEIGHT, BIAS = "context", "context_weight", "bias_0"
@@ -37,6 +37,11 @@ class ContextPolicy:
     def distribution(self) -> Distribution:
         """That of the policy."""
         return self._policy.distribution
+
+    @property
+    def tells_factors(self) -> bool:
+        """As the policy."""
+        return tells_factors(self._policy)
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Those of the policy, a context of zeros, Xavier-uniform weights.
@@ -117,6 +122,11 @@ class LinearizedContext:
     def pullback(self, cotangent: Tensor) -> Params:
         """Vector-Jacobian product per task, stacked Params."""
         return self._unfold(self._policy.pullback(cotangent))
+
+    def factors(self, cotangent: Tensor, weights: Tensor) -> list[LayerFactors]:
+        """Those of the policy; the context and its weights have none."""
+        assert isinstance(self._policy, Factored)
+        return self._policy.factors(cotangent, weights)
 
     def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
         """Hessian of a loss on the outputs: that of the policy through `fold`, and what U c itself bends."""

@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from mamlrl.policies.base import LayerFactors
 from mamlrl.structs import Params, stack
 
 Activation = Literal["tanh", "relu"]
@@ -47,6 +48,7 @@ class MLP:
     activation: Activation = "tanh"
     free_outputs: int = 0
     free_value: float = 0.0
+    tells_factors = True
 
     @property
     def num_layers(self) -> int:
@@ -197,6 +199,27 @@ class LinearizedMLP:
         gradient[f"bias_{layer}"] = errors.sum(1)
 
     @torch.no_grad()
+    def factors(self, cotangent: Tensor, weights: Tensor) -> list[LayerFactors]:
+        """Second moments of inputs and errors of every layer, and of the cotangent of the free outputs.
+
+        Args:
+            cotangent: of the outputs, [M, B, T, Z].
+            weights: of the rows, [M, B, T]; those of a task sum to one.
+        """
+        weights, cotangent = weights.flatten(1).unsqueeze(-1), cotangent.flatten(1, 2)
+        width = self._network.sizes[-1]
+        error, free = cotangent[..., :width], cotangent[..., width:]
+        layers = []
+        for layer in reversed(range(self._network.num_layers)):
+            inputs = _moments_with_one(self._inputs[layer], weights)
+            layers.append(LayerFactors(f"weight_{layer}", f"bias_{layer}", inputs, _moments(error, weights)))
+            if layer > 0:
+                error = torch.bmm(error, self._weights[layer].mT).mul_(self._slopes[layer - 1])
+        if self._network.free_outputs:
+            layers.append(LayerFactors(None, "free", weights.sum(1, keepdim=True), _moments(free, weights)))
+        return layers
+
+    @torch.no_grad()
     def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
         """Hessian of a loss on the outputs, as a function that multiplies it with a tangent.
 
@@ -236,3 +259,15 @@ class LinearizedMLP:
             return self._ordered(result)
 
         return product
+
+
+def _moments(rows: Tensor, weights: Tensor) -> Tensor:
+    """E[r r'] over weighted rows [M, R, I], [M, I, I]."""
+    return torch.bmm((weights * rows).mT, rows)
+
+
+def _moments_with_one(rows: Tensor, weights: Tensor) -> Tensor:
+    """E[r r'] of rows that are followed by a 1, [M, I + 1, I + 1]."""
+    means = (weights * rows).sum(1, keepdim=True)
+    upper = torch.cat([_moments(rows, weights), means.mT], dim=2)
+    return torch.cat([upper, torch.cat([means, weights.sum(1, keepdim=True)], dim=2)], dim=1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mamlrl.distributions import Distribution
-from mamlrl.policies.base import Linearization, Network
+from mamlrl.policies.base import Linearization, Network, tells_factors
 from mamlrl.policies.linearization import AutogradLinearization
 from mamlrl.structs import Params, check_shapes, stack
 
@@ -33,6 +33,11 @@ class NetworkPolicy:
     def head(self) -> frozenset[str]:
         """Names of the parameters of the last layer, where the network says which they are."""
         return frozenset(getattr(self.network, "head", ()))
+
+    @property
+    def tells_factors(self) -> bool:
+        """Whether its linearization has `factors`."""
+        return tells_factors(self.network)
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Those of the network."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -40,6 +41,10 @@ class Quadratic:
     def curvature_product(self, vector: torch.Tensor) -> torch.Tensor:
         self.products += 1
         return self._hessian @ vector
+
+    def preconditioner(self, damping: float) -> Callable[[torch.Tensor], torch.Tensor]:
+        inverse = torch.linalg.inv(self._hessian + damping * torch.eye(len(self._hessian)))
+        return lambda vector: inverse.to(vector) @ vector
 
     def evaluate(self, point: torch.Tensor) -> tuple[float, float]:
         self.points.append(point)
@@ -225,3 +230,14 @@ def test_only_the_direction_matters_in_double_precision_too(norm, generator):
     point, outcome = trust_region_step(objective, TrustRegionConfig(cg_damping=0.0))
     assert outcome.accepted, outcome
     torch.testing.assert_close(point, -math.sqrt(0.02) * torch.tensor([0.6, -0.8], dtype=torch.float64))
+
+
+def test_with_the_inverse_as_preconditioner_one_iteration_finds_the_natural_gradient():
+    hessian = torch.diag(torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64))
+    gradient = torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64)
+    settings = TrustRegionConfig(max_kl=0.5, cg_iterations=1, cg_damping=0.01, preconditioner="kronecker")
+    point, outcome = trust_region_step(Quadratic(gradient, hessian), settings)
+    natural = torch.linalg.solve(hessian + 0.01 * torch.eye(3), gradient)
+    expected = -natural * torch.sqrt(1.0 / natural.dot((hessian + 0.01 * torch.eye(3)) @ natural))
+    torch.testing.assert_close(point, expected)
+    assert outcome.accepted and outcome.cg_residual < 1e-12
