@@ -358,7 +358,7 @@ def heavily_padded(generator: torch.Generator, num_tasks: int = 5) -> Batch:
     actions = policy.distribution.sample(outputs, torch.randn(num_tasks, 6, 40, 3, generator=generator))
     marks = torch.arange(mask.numel()).double().view_as(mask) + 1  # tells one time step from the other
     weights = mask / mask.sum((1, 2), keepdim=True)
-    return Batch(observations, actions, policy.distribution.log_prob(outputs, actions), marks, weights, marks)
+    return Batch(observations, actions, policy.distribution.log_prob(outputs, actions), marks, weights, marks, marks)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
