@@ -13,7 +13,7 @@ from mamlrl.config import Config
 from mamlrl.distributions import Distribution
 from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import Adaptation
-from mamlrl.learners.base import LearnerState, Outcome
+from mamlrl.learners.base import LearnerState, Outcome, Refused
 from mamlrl.learners.objective import (
     AdaptedObjective,
     Losses,
@@ -45,6 +45,11 @@ class Measured(NamedTuple):
         """That of the outcome."""
         return self.outcome.not_finite
 
+    @property
+    def refused(self) -> str | None:
+        """That of the outcome, if it has one."""
+        return getattr(self.outcome, "refused", None)
+
     def metrics(self) -> dict[str, float]:
         """Both."""
         return {**self.outcome.metrics(), **self.measures}
@@ -58,6 +63,7 @@ class GradientLearner:
         objective: what the outer step lowers.
         outer: how it moves.
         measure: what else is to be told of the way from theta to the adapted parameters.
+        refuse: why there is to be no step from there, None where there is to be one.
     """
 
     def __init__(
@@ -66,9 +72,11 @@ class GradientLearner:
         objective: ObjectiveOf,
         outer: OuterStep,
         measure: Callable[[Path], dict[str, float]] | None = None,
+        refuse: Callable[[Path], str | None] | None = None,
     ):
         self.policy = adaptation.policy
-        self._adaptation, self._objective, self._outer, self._measure = adaptation, objective, outer, measure
+        self._adaptation, self._objective, self._outer = adaptation, objective, outer
+        self._measure, self._refuse = measure, refuse
 
     def init(self, params: Params) -> LearnerState:
         """What the adaptation begins with, and an outer step that remembers nothing yet."""
@@ -90,12 +98,16 @@ class GradientLearner:
     def meta_step(
         self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
     ) -> tuple[LearnerState, Outcome]:
-        """One outer step on the objective."""
+        """One outer step on the objective; the old state where it is refused."""
         objective = self.objective(state, meta_batch, generator)
-        point, memory, outcome = self._outer.step(objective, state.optimiser)
+        if self._refuse and (reason := self._refuse(objective.path)):
+            outcome: Outcome = Refused(reason)
+        else:
+            point, memory, outcome = self._outer.step(objective, state.optimiser)
+            state = LearnerState(unflatten(point, state.meta), memory)
         if self._measure:
             outcome = Measured(outcome, self._measure(objective.path))
-        return LearnerState(unflatten(point, state.meta), memory), outcome
+        return state, outcome
 
 
 def gradient_learner(
@@ -104,6 +116,7 @@ def gradient_learner(
     losses: LossesOf | None = None,
     outer: OuterStep | None = None,
     measure: Callable[[Path], dict[str, float]] | None = None,
+    refuse: Callable[[Path], str | None] | None = None,
 ) -> GradientLearner:
     """A learner that lowers losses along the adaptation.
 
@@ -113,6 +126,7 @@ def gradient_learner(
         losses: what it lowers; None for the query loss of the outer step alone.
         outer: how it moves, in place of the outer step of `config`.
         measure: what else is to be told.
+        refuse: why there is to be no step, if so.
 
     Raises:
         ConfigError: the network has no factors for the preconditioner.
@@ -128,7 +142,7 @@ def gradient_learner(
         drawn = partial(draw, fraction=fraction, generator=generator) if fraction < 1 else None
         return AdaptedObjective(adaptation, state.meta, meta_batch, losses(state, meta_batch), drawn)
 
-    return GradientLearner(adaptation, objective, outer or make_outer(config), measure)
+    return GradientLearner(adaptation, objective, outer or make_outer(config), measure, refuse)
 
 
 def check_preconditioner(policy: Policy, config: Config) -> None:

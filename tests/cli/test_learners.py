@@ -49,6 +49,7 @@ def assert_same(one: Any, other: Any) -> None:
 def test_a_learner_trains_resumes_is_evaluated_and_filmed(tiny_run: Command, command: Command, learner: str) -> None:
     flags, row = f"--learner {learner} --adaptation.steps 2 {EVALUATED}", LEARNERS[learner]
     flags += " --trust_region.cg_iterations 3" * (row.outers[0] == "trust_region")
+    flags += " --adaptation.step_size 0.005" * (learner == "imaml")  # so that its inner problems are solved
     outcome = tiny_run(f"--iterations 1 --out run {flags}")
     assert outcome.code == 0, outcome.err
     assert command("--resume run --iterations 2").code == 0
@@ -102,6 +103,14 @@ def test_settings_of_an_outer_step_that_is_not_taken_are_refused(
     with pytest.raises(ConfigError, match=re.escape(words[0])):
         mamlrl.train("navigation", out="run", **named, **sections)  # type: ignore[arg-type]
     assert not Path("run").exists()
+
+
+def test_an_update_that_is_refused_is_told_in_the_line_of_progress(tiny_run: Command) -> None:
+    own = "--learner_settings.iterations 1 --learner_settings.max_residual 0.001"
+    outcome = tiny_run(f"--learner imaml {own} --iterations 1 --out run")
+    assert outcome.code == 0, outcome.err
+    assert "update refused: inner problems not solved (residual " in outcome.out + outcome.err
+    assert read_metrics("run")[0]["imaml/accepted"] == "0.0"
 
 
 def test_settings_that_nobody_chose_serve_all_learners(tiny_run: Command, command: Command) -> None:
