@@ -23,7 +23,7 @@ from mamlrl.learners.maml import (
     make_metasgd,
     make_plain,
 )
-from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp
+from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp, with_anneal_iterations
 from mamlrl.learners.promp import ProMPSettings, make_promp
 from mamlrl.learners.reptile import make_reptile
 from mamlrl.outer import OUTER_STEPS
@@ -52,6 +52,9 @@ class LearnerRow(NamedTuple):
     """its policy sees the task in the observation, and does not adapt in evaluation either"""
     trained: bool = True
     """else it is there to be compared with"""
+    complete: Callable[[Any, Config], Any] = lambda own, config: own
+    """(its own settings, settings of the run) -> its own settings, with what they take from those of the run when it
+    begins; a run stores them"""
 
     def build(self, policy: Policy, config: Config, own: Any) -> Learner:
         """The learner, with the outer step that is configured or its default one.
@@ -91,6 +94,7 @@ LEARNERS = {
         MAMLPPSettings,
         ("adam", "sgd"),
         "the policies after earlier inner steps count too, which a trust region on the last does not bound",
+        complete=with_anneal_iterations,
     ),
     "anil": LearnerRow(make_anil),
     "cavia": LearnerRow(make_cavia, ContextSettings),

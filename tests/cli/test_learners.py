@@ -71,6 +71,18 @@ def test_a_learner_trains_resumes_is_evaluated_and_filmed(tiny_run: Command, com
     assert Path("films/task-1.mp4").exists()
 
 
+def test_a_longer_run_of_mamlpp_keeps_to_the_cosine_that_it_began_with(tiny_run: Command, command: Command) -> None:
+    flags = "--learner mamlpp --adam.rate 0.01 --learner_settings.final_rate 0.001"
+    assert tiny_run(f"{flags} --iterations 3 --out run").code == 0
+    stored = yaml.safe_load(Path("run/config.yaml").read_text())["learner_settings"]
+    assert stored["anneal_iterations"] == 3
+    assert command("--resume run --iterations 5").code == 0
+    rates = [float(row["adam/rate"]) for row in read_metrics("run")]
+    assert rates == pytest.approx([0.01, 0.0055, 0.001, 0.001, 0.001])
+    assert tiny_run(f"{flags} --iterations 5 --learner_settings.anneal_iterations 3 --out whole").code == 0
+    assert reproducible("whole") == reproducible("run")
+
+
 def test_an_outer_step_of_another_kind_is_taken_where_it_has_a_meaning(tiny_run: Command, command: Command) -> None:
     outcome = tiny_run("--learner anil --outer adam --adam.rate 0.01 --iterations 1 --out run")
     assert outcome.code == 0, outcome.err
