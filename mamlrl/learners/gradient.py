@@ -19,11 +19,10 @@ from mamlrl.learners.objective import (
     Losses,
     Path,
     RoundLoss,
-    draw_rollouts,
-    draw_steps,
+    draw_share,
     surrogate,
 )
-from mamlrl.objectives import COUPLES_TIME, clipped_loss
+from mamlrl.objectives import clipped_loss
 from mamlrl.outer import OuterStep, make_outer
 from mamlrl.policies.base import Policy, tells_factors
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
@@ -134,12 +133,11 @@ def gradient_learner(
     check_preconditioner(adaptation.policy, config)
     losses = losses or (lambda state, meta_batch: Losses(query_loss(config)))
     fraction = config.trust_region.curvature_fraction if config.outer == "trust_region" else 1.0
-    draw = draw_rollouts if config.adaptation.inner_loss in COUPLES_TIME else draw_steps
 
     def objective(
         adaptation: Adaptation, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None
     ) -> AdaptedObjective:
-        drawn = partial(draw, fraction=fraction, generator=generator) if fraction < 1 else None
+        drawn = partial(draw_share, fraction=fraction, generator=generator) if fraction < 1 else None
         return AdaptedObjective(adaptation, state.meta, meta_batch, losses(state, meta_batch), drawn)
 
     return GradientLearner(adaptation, objective, outer or make_outer(config), measure, refuse)
