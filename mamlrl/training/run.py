@@ -317,7 +317,9 @@ def report(shown: Path, progress: Progress, config: Config) -> None:
     checkpoints = shown / run_folder.CHECKPOINTS
     if math.isfinite(progress.best_return):
         where = f" in iteration {progress.best_iteration}" if progress.best_iteration else ""
-        say(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {checkpoints / BEST}")
+        untrained = progress.best_iteration == 1 and not config.eval.every  # measured before the update
+        policy = f"{checkpoints / BEST}{', the untrained one' * untrained}"
+        say(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {policy}")
     else:
         last = checkpoints / iteration_file(progress.iteration)
         say(f"no evaluation was due (eval.every is {config.eval.every}), so none is best; the last policy is {last}")
