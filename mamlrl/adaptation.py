@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from mamlrl.objectives import Loss
+from mamlrl.objectives import Loss, does_couple_time
 from mamlrl.policies.base import Linearization, Policy
 from mamlrl.structs import Batch, Params, StepSizes
 
@@ -33,6 +33,8 @@ class LossAtPoint(NamedTuple):
     """derivative of the loss by the outputs of the policy, [M, B, T, Z]"""
     output_hessian: Callable[[Tensor], Tensor]
     """second derivative of the loss by the outputs, times a tangent [M, B, T, Z]"""
+    couples_time: bool = False
+    """whether time steps of a rollout depend on each other in it"""
 
     def gradient(self) -> Params:
         """Gradient of each task's loss in that task's parameters, stacked."""
@@ -60,7 +62,7 @@ def loss_on(linearization: Linearization, policy: Policy, batch: Batch, loss: Lo
     def output_hessian(tangent: Tensor) -> Tensor:
         return torch.autograd.grad(cotangent, outputs, tangent, retain_graph=True)[0]  # symmetric: vjp = jvp
 
-    return LossAtPoint(losses.detach(), linearization, cotangent.detach(), output_hessian)
+    return LossAtPoint(losses.detach(), linearization, cotangent.detach(), output_hessian, does_couple_time(loss))
 
 
 def loss_at(policy: Policy, params: Params, batch: Batch, loss: Loss) -> LossAtPoint:

@@ -134,6 +134,7 @@ def make_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, float
         log_probs=rollouts.log_probs,
         advantages=advantages.to(dtype),
         weights=(mask / mask.sum((1, 2), keepdim=True)).to(dtype),
-        returns=(estimated.returns / std).to(dtype),
+        returns=estimated.returns.to(dtype),
+        advantage_std=std.expand_as(mask).to(dtype),
     )
     return batch, float(estimated.explained_variance.mean())

@@ -27,7 +27,7 @@ def own_settings(config: Config, row: LearnerRow) -> Any:
         for name, field in fields.items():
             if name not in config.learner_settings and _has_no_default(field):
                 raise ConfigError(f"learner_settings.{name} is missing; learner {config.learner} has no default for it")
-        return make_section(row.settings, config.learner_settings, "learner_settings")
+        return row.complete(make_section(row.settings, config.learner_settings, "learner_settings"), config)
     except UserError:
         raise
     except Exception as error:  # whatever a user's class raises

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +18,27 @@ from mamlrl.structs import Batch, Params, check_shapes
 
 Loss = Callable[[Distribution, Tensor, Batch], Tensor]
 """(distribution, outputs [M, B, T, Z], batch) -> [M]"""
+AnyLoss = TypeVar("AnyLoss", bound=Callable[..., Tensor])
+"""The same, perhaps with further arguments."""
 
 
 def weighted_sum(weights: Tensor, values: Tensor) -> Tensor:
     """Sum over rollouts and time steps, [M, B, T] -> [M]."""
     return (weights * values).flatten(1).sum(-1)
+
+
+def couples_time(loss: AnyLoss) -> AnyLoss:
+    """Mark a loss in which the time steps of a rollout depend on each other, as a decorator.
+
+    Where curvature is taken on a share of the data, that is one of whole rollouts then, and else of single time steps.
+    """
+    loss.couples_time = True  # type: ignore[attr-defined]
+    return loss
+
+
+def does_couple_time(loss: Loss) -> bool:
+    """Whether the loss is marked by `couples_time`, also where some of its arguments are bound."""
+    return getattr(loss.func if isinstance(loss, partial) else loss, "couples_time", False)
 
 
 def log_prob_loss(distribution: Distribution, outputs: Tensor, batch: Batch) -> Tensor:
@@ -62,6 +80,7 @@ def clipped_loss(distribution: Distribution, outputs: Tensor, batch: Batch, clip
     return -weighted_sum(batch.weights, torch.where(batch.weights > 0, gains, 0.0))
 
 
+@couples_time
 def dice_loss(distribution: Distribution, outputs: Tensor, batch: Batch) -> Tensor:
     """DiCE with advantages: -mean((box_t - box_{t-1}) A_t), box_t the ratio of all actions up to time t, [M].
 
@@ -88,8 +107,6 @@ INNER_LOSSES: dict[str, Loss] = {
     "likelihood_ratio": likelihood_ratio_loss,
     "dice": dice_loss,
 }
-COUPLES_TIME = frozenset({"dice"})
-"""Inner losses in which time steps of a rollout depend on each other."""
 
 
 def mean_kl(distribution: Distribution, outputs: Tensor, new_outputs: Tensor, weights: Tensor) -> Tensor:

@@ -75,8 +75,10 @@ class Batch(NamedTuple):
     weights: Tensor
     """[M, B, T], 1 / (number of valid time steps of the task) on valid ones, 0 on padding: a weighted sum is a mean."""
     returns: Tensor
-    """[M, B, T], discounted return from each time step on, in units of the standard deviation of the task's advantages
-    before they were normalised; 0 on padding"""
+    """[M, B, T], discounted return from each time step on, in the environment's units; 0 on padding"""
+    advantage_std: Tensor
+    """[M, B, T], standard deviation of the task's advantages before they were normalised, in the environment's units;
+    the same at all time steps of a task"""
 
 
 class MetaBatch(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mamlrl.diagnosis.estimators import ESTIMATORS, Estimator
+from mamlrl.config import AdaptationConfig, Config
+from mamlrl.diagnosis.estimators import ESTIMATORS, Estimator, meta_gradient
 from mamlrl.diagnosis.exact import (
     ACTIONS,
     STATES,
     Problem,
+    Trajectories,
     adapted_return,
     batch_of,
     enumerate_trajectories,
@@ -27,7 +30,8 @@ from mamlrl.diagnosis.exact import (
     make_estimator,
     make_problem,
 )
-from mamlrl.structs import MetaParams, flatten, unflatten
+from mamlrl.learners.emaml import EMAMLSettings, make_emaml
+from mamlrl.structs import MetaBatch, MetaParams, flatten, unflatten
 
 ROUNDING = 1e-10
 
@@ -171,6 +175,40 @@ def test_without_its_credit_nothing_is(name: str, small: Problem) -> None:
 def test_emaml_with_the_likelihood_ratio_credits_twice(small: Problem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ESTIMATORS, "twice", Estimator("emaml", "likelihood_ratio", credits=True))
     assert bias_2(small, "twice") > 0.01
+
+
+def expected_return_after_two(problem: Problem, theta: dict[str, Tensor], trajectories: Trajectories) -> Tensor:
+    """V of formulation II, the inner step taken on two sampled trajectories; differentiable."""
+    scores, value = log_probs(problem.policy, theta, trajectories), torch.zeros((), dtype=torch.float64)
+    probabilities = trajectories.dynamics * scores.sum(1).exp()
+    for pair in itertools.product(range(len(scores)), repeat=2):
+        gain = (scores * trajectories.returns)[list(pair)].mean()
+        gradients = torch.autograd.grad(gain, list(theta.values()), create_graph=True)
+        phi = {name: leaf + problem.step_size * g for (name, leaf), g in zip(theta.items(), gradients, strict=True)}
+        value = value + probabilities[list(pair)].prod() * expected_return(problem.policy, phi, trajectories)
+    return value
+
+
+@pytest.mark.parametrize(("credit", "unbiased"), [(2.0, True), (1.0, False)])
+def test_emaml_is_unbiased_after_two_trajectories_where_the_credit_is_their_number(
+    credit: float, unbiased: bool
+) -> None:
+    problem = make_problem(horizon=1, num_tasks=1)
+    policy, theta, trajectories = problem.policy, problem.theta, problem.tasks[0]
+    adaptation = AdaptationConfig(step_size=problem.step_size, inner_loss="log_prob")
+    learner = make_emaml(policy, Config(adaptation=adaptation, outer="trust_region"), EMAMLSettings(credit))
+    state = learner.init(theta)
+    probabilities = trajectories.dynamics * log_probs(policy, theta, trajectories).sum(1).exp()
+    total = torch.zeros((), dtype=torch.float64)
+    for pair in itertools.product(range(len(probabilities)), repeat=2):
+        support = batch_of(policy, theta, trajectories, torch.tensor(pair))
+        support = support._replace(weights=torch.full_like(support.weights, 1 / support.weights.numel()))
+        phi = learner.adapt(state.meta, learner.start(state.meta), support).params
+        query = batch_of(policy, {name: leaf[0] for name, leaf in phi.items()}, trajectories)
+        gradient = meta_gradient(learner, state, MetaBatch((support,), query))
+        total = total + probabilities[list(pair)].prod() * gradient
+    bias = distance(total, exact_gradient(problem, expected_return_after_two))
+    assert bias < ROUNDING if unbiased else bias > 0.01
 
 
 def test_weights_of_a_batch_are_the_probabilities_of_its_trajectories(small: Problem) -> None:

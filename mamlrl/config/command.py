@@ -18,3 +18,5 @@ class Command(NamedTuple):
     """run folder to go on with"""
     notes: tuple[str, ...] = ()
     """what the user should know about how the settings came about"""
+    chosen: frozenset[str] = frozenset()
+    """dotted names of the settings that the user gave, by flags or in a file that does not hold them all"""

@@ -21,6 +21,8 @@ from mamlrl.config.files import (
     check_unchanged,
     describe_type,
     field_types,
+    flat,
+    is_written_out,
     load_settings,
     make_config,
     merge,
@@ -82,11 +84,12 @@ def make_command(given: Settings, config_file: Path | None, out: Path | None, re
     named = "env" in given
     learner = _text(given.get("learner"))
     in_file = load_settings(config_file, learner) if config_file else {}
+    by_hand = given if is_written_out(in_file) else merge(in_file, given)
     base, given, notes = _layers(merge(in_file, given), resume, named)
     config = make_config(merge(base, given))
     if resume is not None:
         check_unchanged(to_settings(make_config(base)), to_settings(config))
-    return Command(config, out, resume, notes)
+    return Command(config, out, resume, notes, frozenset(flat(by_hand)))
 
 
 def build_parser(env: str = "") -> OptionParser:

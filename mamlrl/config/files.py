@@ -255,16 +255,23 @@ def to_settings(config: Config) -> Settings:
     return plain(dataclasses.asdict(config))
 
 
+def flat(settings: Settings, prefix: str = "") -> Settings:
+    """Nested settings by dotted name."""
+    values: Settings = {}
+    for name, value in settings.items():
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return values
+
+
 def flat_settings(config: Config) -> dict[str, Any]:
     """All settings of a config by dotted name."""
-
-    def flat(settings: Settings, prefix: str = "") -> Settings:
-        values: Settings = {}
-        for name, value in settings.items():
-            values |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-        return values
-
     return flat(to_settings(config))
+
+
+def is_written_out(settings: Settings) -> bool:
+    """Whether a file holds the settings of every outer step, taken or not, as the config.yaml of a run does."""
+    outers = [name for name in get_args(field_types(Config)["outer"]) if name in field_types(Config)]
+    return {"outer", *outers} <= settings.keys()
 
 
 def to_yaml(config: Config) -> str:

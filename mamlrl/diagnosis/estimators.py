@@ -30,7 +30,7 @@ ESTIMATORS = {
     "log_prob": Estimator("maml", "log_prob"),
     "likelihood_ratio": Estimator("maml", "likelihood_ratio"),
     "dice": Estimator("maml", "dice"),
-    "emaml": Estimator("emaml", "log_prob", credits=True),  # the inner loss with which it is an unbiased estimate
+    "emaml": Estimator("emaml", "log_prob", credits=True),  # unbiased with it, after an inner step on one rollout
     "first_order": Estimator("fomaml", "log_prob"),
 }
 REFERENCE = "dice"

@@ -144,7 +144,7 @@ def exact_hessian(problem: Problem) -> Tensor:
     return hessian
 
 
-def batch_of(policy: Policy, params: Params, trajectories: Trajectories, rows: slice = slice(None)) -> Batch:
+def batch_of(policy: Policy, params: Params, trajectories: Trajectories, rows: slice | Tensor = slice(None)) -> Batch:
     """Trajectories as B rollouts of one task, weighted so that sums over them are expectations under the policy.
 
     Args:
@@ -165,6 +165,7 @@ def batch_of(policy: Policy, params: Params, trajectories: Trajectories, rows: s
         advantages=returns,
         weights=(probabilities / horizon).expand(-1, horizon),
         returns=returns * probabilities * count,  # whose mean over rollouts is the expectation
+        advantage_std=torch.ones_like(returns),
     )
     return Batch(*(leaf.unsqueeze(0) for leaf in batch))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, is_dataclass
 from typing import Any, NamedTuple
 
@@ -23,9 +23,10 @@ from mamlrl.learners.maml import (
     make_metasgd,
     make_plain,
 )
-from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp
+from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp, with_anneal_iterations
 from mamlrl.learners.promp import ProMPSettings, make_promp
 from mamlrl.learners.reptile import make_reptile
+from mamlrl.outer import OUTER_STEPS
 from mamlrl.policies.base import Policy
 
 
@@ -51,6 +52,9 @@ class LearnerRow(NamedTuple):
     """its policy sees the task in the observation, and does not adapt in evaluation either"""
     trained: bool = True
     """else it is there to be compared with"""
+    complete: Callable[[Any, Config], Any] = lambda own, config: own
+    """(its own settings, settings of the run) -> its own settings, with what they take from those of the run when it
+    begins; a run stores them"""
 
     def build(self, policy: Policy, config: Config, own: Any) -> Learner:
         """The learner, with the outer step that is configured or its default one.
@@ -90,6 +94,7 @@ LEARNERS = {
         MAMLPPSettings,
         ("adam", "sgd"),
         "the policies after earlier inner steps count too, which a trust region on the last does not bound",
+        complete=with_anneal_iterations,
     ),
     "anil": LearnerRow(make_anil),
     "cavia": LearnerRow(make_cavia, ContextSettings),
@@ -125,6 +130,31 @@ def find_learner(name: str) -> LearnerRow:
     if name not in LEARNERS:
         raise unknown_name("learner", name, LEARNERS)
     return LEARNERS[name]
+
+
+def check_outer_settings(config: Config, chosen: Set[str]) -> None:
+    """The outer step that is taken reads the settings of outer steps that the user gave.
+
+    Others may be there by default or in a shipped configuration, which serve all learners. What a learner with an outer
+    step of its own reads, nothing says.
+
+    Args:
+        config: of the run.
+        chosen: dotted names of what the user gave.
+
+    Raises:
+        ConfigError: it does not read one of them; says which outer step does.
+    """
+    row = find_learner(config.learner)
+    taken = row.outer(config)
+    for name in sorted(chosen) if taken != "auto" else ():
+        section = name.partition(".")[0]
+        if section in OUTER_STEPS and section != taken:
+            reads = f"; --outer {section} reads it"
+            cannot = "" if section in row.outers else f", but not with learner {config.learner}: {row.reason}"
+            raise ConfigError(
+                f"{name} is not read by the outer step of learner {config.learner}, {taken}{reads}{cannot}"
+            )
 
 
 def training_steps(config: Config) -> int:

@@ -21,7 +21,7 @@ class LearnerState(NamedTuple):
 
 
 class Outcome(Protocol):
-    """What became of a meta-update."""
+    """What became of a meta-update. One that was not tried may say why by an attribute `refused`, text."""
 
     @property
     def not_finite(self) -> bool:
@@ -31,6 +31,22 @@ class Outcome(Protocol):
     def metrics(self) -> dict[str, float]:
         """What happened, as numbers by name."""
         ...
+
+
+class Refused(NamedTuple):
+    """The outcome of an update that was not tried: what it would follow is not to be trusted."""
+
+    refused: str
+    """why, for the line of progress"""
+
+    @property
+    def not_finite(self) -> bool:
+        """Another reason than that."""
+        return False
+
+    def metrics(self) -> dict[str, float]:
+        """None of its own."""
+        return {}
 
 
 class Updated(NamedTuple):

@@ -23,28 +23,32 @@ class EMAMLSettings:
     """Settings of the learner emaml."""
 
     credit: float = 1.0
-    """Factor on the credit of the adapted return: 1 is the gradient of the expected return after adaptation to sampled
-    rollouts, less of it has less variance, 0 is MAML."""
+    """Factor on the credit, which is the mean over the rollouts that were adapted on: 1 as in the paper; the number of
+    rollouts (sampling.rollouts) for the gradient of the expected return after adapting to them, and for its square as
+    much variance; 0 is MAML."""
 
     def __post_init__(self) -> None:
         require(0 <= self.credit <= 1e6, "learner_settings.credit", self.credit, "in [0, 1e6]")
 
 
 def make_emaml(policy: Policy, config: Config, settings: EMAMLSettings) -> GradientLearner:
-    """MAML, and the score of the support rollouts times the return after adapting to them.
+    """MAML, and the score of the support rollouts times the advantage of the return after adapting to them.
 
-        grad E[R(phi(tau))] = E[ J' grad R(phi(tau))  +  R(phi(tau)) sum_b grad log pi(tau_b) ]
+        grad E[R(phi(tau))] = E[ J' grad R(phi(tau))  +  (R(phi(tau)) - b) sum_b grad log pi(tau_b) ]
 
-    phi is a function of all B rollouts tau of a task, so that each is credited with the whole (Rothfuss et al. 2019,
-    formulation II; Stadie et al. 2018 take the mean over rollouts, which is `credit` = 1 / B).
+    phi is a function of all B rollouts tau of a task, so that in the gradient of the expectation each of them is
+    credited with the whole (Rothfuss et al. 2019, formulation II). Stadie et al. 2018 take the mean over rollouts in
+    place of the sum, whose variance is B^2 times as large. So does this: a rollout's score, the sum of grad log pi over
+    its time steps, weighs `credit` / B. With the inner loss log_prob and `credit` = B the meta-gradient is unbiased.
     """
 
     def losses(state: LearnerState, meta_batch: MetaBatch) -> Losses:
-        credit = settings.credit * adapted_advantage(meta_batch.query)
+        advantage = adapted_advantage(meta_batch.query)
 
         def credited(distribution: Distribution, outputs: Tensor, batch: Batch, built: Tensor) -> Tensor:
             log_probs = distribution.log_prob(outputs, batch.actions)
-            return -credit * torch.where(batch.weights > 0, log_probs, 0.0).sum((1, 2))
+            scores = torch.where(batch.weights > 0, log_probs, 0.0).sum(2)
+            return -settings.credit * advantage * scores.mean(1)
 
         return Losses(query_loss(config), [credited] * len(meta_batch.support))
 
@@ -52,12 +56,16 @@ def make_emaml(policy: Policy, config: Config, settings: EMAMLSettings) -> Gradi
 
 
 def adapted_advantage(query: Batch) -> Tensor:
-    """By how much the return of each task's adapted policy exceeds the mean of the other tasks', [M].
+    """By how much each task's adapted return exceeds the mean of the other tasks', in units of the surrogate, [M].
 
-    The mean of the others does not depend on the rollouts that are credited. Per time step and in units of the task's
-    advantages, as the surrogate is.
+        ((R_i - mean of R_j over j != i) / T_i) / std_i
+
+    R_i is the discounted return from the first time step on, mean over rollouts; the difference is one of raw returns.
+    T_i, the mean length of a rollout, and std_i, by which the task's query advantages were divided, make of it what the
+    query surrogate lowers: advantages of unit spread, mean over time steps. The mean of the others does not depend on
+    the rollouts that are credited, and so adds no bias; one task alone has no baseline.
     """
     returns = query.returns[:, :, 0].mean(1)
     others = (returns.sum() - returns) / (len(returns) - 1) if len(returns) > 1 else torch.zeros_like(returns)
     length = (query.weights > 0).to(returns.dtype).sum((1, 2)) / query.weights.shape[1]
-    return (returns - others) / length
+    return (returns - others) / length / query.advantage_std[:, 0, 0]

@@ -13,17 +13,16 @@ from mamlrl.config import Config
 from mamlrl.distributions import Distribution
 from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import Adaptation
-from mamlrl.learners.base import LearnerState, Outcome
+from mamlrl.learners.base import LearnerState, Outcome, Refused
 from mamlrl.learners.objective import (
     AdaptedObjective,
     Losses,
     Path,
     RoundLoss,
-    draw_rollouts,
-    draw_steps,
+    draw_share,
     surrogate,
 )
-from mamlrl.objectives import COUPLES_TIME, clipped_loss
+from mamlrl.objectives import clipped_loss
 from mamlrl.outer import OuterStep, make_outer
 from mamlrl.policies.base import Policy, tells_factors
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
@@ -45,6 +44,11 @@ class Measured(NamedTuple):
         """That of the outcome."""
         return self.outcome.not_finite
 
+    @property
+    def refused(self) -> str | None:
+        """That of the outcome, if it has one."""
+        return getattr(self.outcome, "refused", None)
+
     def metrics(self) -> dict[str, float]:
         """Both."""
         return {**self.outcome.metrics(), **self.measures}
@@ -58,6 +62,7 @@ class GradientLearner:
         objective: what the outer step lowers.
         outer: how it moves.
         measure: what else is to be told of the way from theta to the adapted parameters.
+        refuse: why there is to be no step from there, None where there is to be one.
     """
 
     def __init__(
@@ -66,9 +71,11 @@ class GradientLearner:
         objective: ObjectiveOf,
         outer: OuterStep,
         measure: Callable[[Path], dict[str, float]] | None = None,
+        refuse: Callable[[Path], str | None] | None = None,
     ):
         self.policy = adaptation.policy
-        self._adaptation, self._objective, self._outer, self._measure = adaptation, objective, outer, measure
+        self._adaptation, self._objective, self._outer = adaptation, objective, outer
+        self._measure, self._refuse = measure, refuse
 
     def init(self, params: Params) -> LearnerState:
         """What the adaptation begins with, and an outer step that remembers nothing yet."""
@@ -90,12 +97,16 @@ class GradientLearner:
     def meta_step(
         self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator
     ) -> tuple[LearnerState, Outcome]:
-        """One outer step on the objective."""
+        """One outer step on the objective; the old state where it is refused."""
         objective = self.objective(state, meta_batch, generator)
-        point, memory, outcome = self._outer.step(objective, state.optimiser)
+        if self._refuse and (reason := self._refuse(objective.path)):
+            outcome: Outcome = Refused(reason)
+        else:
+            point, memory, outcome = self._outer.step(objective, state.optimiser)
+            state = LearnerState(unflatten(point, state.meta), memory)
         if self._measure:
             outcome = Measured(outcome, self._measure(objective.path))
-        return LearnerState(unflatten(point, state.meta), memory), outcome
+        return state, outcome
 
 
 def gradient_learner(
@@ -104,6 +115,7 @@ def gradient_learner(
     losses: LossesOf | None = None,
     outer: OuterStep | None = None,
     measure: Callable[[Path], dict[str, float]] | None = None,
+    refuse: Callable[[Path], str | None] | None = None,
 ) -> GradientLearner:
     """A learner that lowers losses along the adaptation.
 
@@ -113,6 +125,7 @@ def gradient_learner(
         losses: what it lowers; None for the query loss of the outer step alone.
         outer: how it moves, in place of the outer step of `config`.
         measure: what else is to be told.
+        refuse: why there is to be no step, if so.
 
     Raises:
         ConfigError: the network has no factors for the preconditioner.
@@ -120,15 +133,14 @@ def gradient_learner(
     check_preconditioner(adaptation.policy, config)
     losses = losses or (lambda state, meta_batch: Losses(query_loss(config)))
     fraction = config.trust_region.curvature_fraction if config.outer == "trust_region" else 1.0
-    draw = draw_rollouts if config.adaptation.inner_loss in COUPLES_TIME else draw_steps
 
     def objective(
         adaptation: Adaptation, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None
     ) -> AdaptedObjective:
-        drawn = partial(draw, fraction=fraction, generator=generator) if fraction < 1 else None
+        drawn = partial(draw_share, fraction=fraction, generator=generator) if fraction < 1 else None
         return AdaptedObjective(adaptation, state.meta, meta_batch, losses(state, meta_batch), drawn)
 
-    return GradientLearner(adaptation, objective, outer or make_outer(config), measure)
+    return GradientLearner(adaptation, objective, outer or make_outer(config), measure, refuse)
 
 
 def check_preconditioner(policy: Policy, config: Config) -> None:

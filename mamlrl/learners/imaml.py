@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,6 +33,9 @@ class IMAMLSettings:
     """Conjugate-gradient iterations at most for the derivative."""
     cg_tolerance: float = 1e-3
     """Residual of the derivative, relative to the vector that it is applied to, at which conjugate gradient stops."""
+    max_residual: float = 1.0
+    """Residual of the inner problem, mean over tasks, from which on a meta-update is refused: the derivative is one of
+    solutions, and at 1 the adapted parameters are no nearer to one than theta was."""
 
     def __post_init__(self) -> None:
         for name in ("iterations", "cg_iterations"):
@@ -40,11 +44,25 @@ class IMAMLSettings:
         for name in ("tolerance", "cg_tolerance"):
             value = getattr(self, name)
             require(0 <= value < 1, f"learner_settings.{name}", value, "in [0, 1)")
+        require(0 < self.max_residual <= 1e30, "learner_settings.max_residual", self.max_residual, "positive")
 
 
 def make_imaml(policy: Policy, config: Config, settings: IMAMLSettings) -> GradientLearner:
-    """An outer step on the initialisation, through the implicit derivative of proximal inner problems."""
-    return gradient_learner(ProximalSteps(policy, config.adaptation, settings), config, measure=residuals)
+    """An outer step on the initialisation, through the implicit derivative of proximal inner problems.
+
+    Refused where these were not solved. One whose numbers are not finite is left to the outer step, which refuses it.
+    """
+
+    def refuse(path: Path) -> str | None:
+        residual = inner_residual(path)
+        unsolved = math.isfinite(residual) and residual >= settings.max_residual
+        return f"inner problems not solved (residual {residual:.2g})" if unsolved else None
+
+    def measure(path: Path) -> dict[str, float]:
+        return {"imaml/accepted": float(refuse(path) is None), **residuals(path)}
+
+    adaptation = ProximalSteps(policy, config.adaptation, settings)
+    return gradient_learner(adaptation, config, measure=measure, refuse=refuse)
 
 
 class ProximalSteps(GradientSteps):
@@ -208,11 +226,21 @@ def solve_rows(
     return x, (squared / first.clamp(min=torch.finfo(first.dtype).tiny)).sqrt()
 
 
+def proximal_steps(path: Path) -> list[ProximalStep]:
+    """Those of a path of them."""
+    return [step for step in path.steps if isinstance(step, ProximalStep)]
+
+
+def inner_residual(path: Path) -> float:
+    """How well the inner problems were solved, mean over tasks and inner steps."""
+    steps = proximal_steps(path)
+    return sum(step.residual for step in steps) / len(steps)
+
+
 def residuals(path: Path) -> dict[str, float]:
     """How well the inner problems and the derivatives were solved, means over tasks and inner steps."""
-    steps = [step for step in path.steps if isinstance(step, ProximalStep)]
-    products = [residual for step in steps for residual in step.cg_residuals]
+    products = [residual for step in proximal_steps(path) for residual in step.cg_residuals]
     return {
-        "imaml/inner_residual": sum(step.residual for step in steps) / len(steps),
+        "imaml/inner_residual": inner_residual(path),
         "imaml/cg_residual": sum(products) / len(products) if products else float("nan"),
     }

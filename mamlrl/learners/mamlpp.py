@@ -33,10 +33,13 @@ class MAMLPPSettings:
     first_order_iterations: int = 10
     """First meta-updates, which take the Jacobian of the inner step as the identity."""
     final_rate: float = 1e-5
-    """Step length of the last meta-update, to which that of the outer step falls along a half cosine."""
+    """Step length to which that of the outer step falls along a half cosine."""
+    anneal_iterations: int = 0
+    """Meta-updates over which it falls; afterwards it stays. 0 takes the `iterations` that the run begins with, which
+    it stores."""
 
     def __post_init__(self) -> None:
-        for name in ("multi_step_iterations", "first_order_iterations"):
+        for name in ("multi_step_iterations", "first_order_iterations", "anneal_iterations"):
             value = getattr(self, name)
             require(0 <= value <= 10**9, f"learner_settings.{name}", value, f"in [0, {10**9}]")
         require(0 < self.final_rate <= 1e30, "learner_settings.final_rate", self.final_rate, "positive")
@@ -96,6 +99,11 @@ class MAMLPP:
         return self._learner(state).meta_step(state, meta_batch, generator)
 
 
+def with_anneal_iterations(settings: MAMLPPSettings, config: Config) -> MAMLPPSettings:
+    """The settings with the number of meta-updates over which the step length falls, also where it is the run's."""
+    return dataclasses.replace(settings, anneal_iterations=settings.anneal_iterations or config.iterations)
+
+
 def updates_done(state: LearnerState) -> int:
     """Meta-updates so far, as the outer step remembers them."""
     return int(state.optimiser["done"])
@@ -104,6 +112,7 @@ def updates_done(state: LearnerState) -> int:
 def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAMLPP:
     """Step sizes per leaf and inner step, annealed multi-step loss, annealed first order, annealed outer step."""
     query, steps = query_loss(config), config.adaptation.steps
+    horizon = with_anneal_iterations(settings, config).anneal_iterations
 
     def losses(state: LearnerState, meta_batch: MetaBatch) -> Losses:
         *earlier, last = step_weights(steps, settings.multi_step_iterations, updates_done(state))
@@ -118,7 +127,7 @@ def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAM
 
     outer = adam(config) if config.outer == "adam" else sgd(config)
     annealed = dataclasses.replace(
-        outer, rate=lambda done: cosine(outer.rate(done), settings.final_rate, config.iterations, done)
+        outer, rate=lambda done: cosine(outer.rate(done), settings.final_rate, horizon, done)
     )
     return MAMLPP(learner(True), learner(False), settings.first_order_iterations)
 

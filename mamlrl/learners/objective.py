@@ -124,7 +124,7 @@ class AdaptedObjective:
         meta_batch: support and query batches. Ratios are taken to the policies that sampled them, so that an objective
             built anew at another point, on the same data, is right too.
         losses: what is lowered; by default TRPO's surrogate of the adapted policies.
-        draw: makes a smaller batch of one, for the curvature products; None for all of the data.
+        draw: (batch, whether of whole rollouts) -> a smaller one, for the curvature products; None for all of the data.
 
     Attributes:
         point: `meta` as a vector, [D].
@@ -136,7 +136,7 @@ class AdaptedObjective:
         meta: MetaParams,
         meta_batch: MetaBatch,
         losses: Losses = Losses(),  # noqa: B008 (immutable)
-        draw: Callable[[Batch], Batch] | None = None,
+        draw: Callable[[Batch, bool], Batch] | None = None,
     ):
         self._learner, self._meta, self._meta_batch = learner, meta, meta_batch
         self._losses, self._draw = losses, draw
@@ -176,15 +176,19 @@ class AdaptedObjective:
 
     @cached_property
     def _curvature(self) -> Curvature:
-        """The curvature on all time steps, or on those that are drawn; made at the first product."""
+        """The curvature on all time steps, or on those that are drawn; made at the first product.
+
+        Whole rollouts are drawn, in every round, where an inner loss couples their time steps.
+        """
         learner, query = self._learner, self._meta_batch.query
         if self._draw is None:
             return Curvature(learner.policy, self.path, self._adapted, query)
+        whole = any(step.loss.couples_time for step in self.path.steps)
         steps = tuple(
-            learner.adapt(self._meta, step.start, self._draw(batch), number)
+            learner.adapt(self._meta, step.start, self._draw(batch, whole), number)
             for number, (step, batch) in enumerate(zip(self.path.steps, self._meta_batch.support, strict=True))
         )
-        query = self._draw(query)
+        query = self._draw(query, whole)
         adapted = learner.policy.linearize(self.path.adapted, query.observations)
         return Curvature(learner.policy, self.path._replace(steps=steps), adapted, query)
 
@@ -241,6 +245,11 @@ class Curvature(NamedTuple):
             log_probs = self.policy.distribution.log_prob(outputs, self.query.actions)
             (scores,) = torch.autograd.grad(log_probs.sum(), outputs)
         return KroneckerPreconditioner(self.adapted.factors(scores, self.query.weights), damping)
+
+
+def draw_share(batch: Batch, whole_rollouts: bool, fraction: float, generator: torch.Generator | None) -> Batch:
+    """`draw_rollouts` or `draw_steps`."""
+    return (draw_rollouts if whole_rollouts else draw_steps)(batch, fraction, generator)
 
 
 def draw_steps(batch: Batch, fraction: float, generator: torch.Generator | None) -> Batch:

@@ -66,6 +66,7 @@ def meta_iteration(
         new_state, update = learner.meta_step(state, MetaBatch(tuple(support), query), generator)
         usable = can_act(policy, learner.start(new_state.meta), rounds[0].rollouts)
 
+    refused = getattr(update, "refused", None)
     returns = round_returns(rounds)
     seconds = watch.seconds
     return new_state if usable else state, IterationOutcome(
@@ -81,7 +82,9 @@ def meta_iteration(
         estimates={"return": returns},
         env_steps=sum(int(one.rollouts.mask.sum()) for one in rounds),
         score=returns[-1].mean,
-        status="return " + " -> ".join(f"{one.mean:.2f}" for one in [*returns[:1], *returns[1:][-1:]]),
+        status="return "
+        + " -> ".join(f"{one.mean:.2f}" for one in [*returns[:1], *returns[1:][-1:]])
+        + (f", update refused: {refused}" if refused else ""),
         not_finite=update.not_finite or not usable,
     )
 

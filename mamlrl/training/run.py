@@ -29,7 +29,7 @@ from mamlrl.experiment import (
     make_experiment,
     num_threads,
 )
-from mamlrl.learners import evaluation_steps, find_learner, training_steps
+from mamlrl.learners import check_outer_settings, evaluation_steps, find_learner, training_steps
 from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard
@@ -91,6 +91,7 @@ def run(
             f"learner is {command.config.learner!r}, which has nothing to train; evaluate it beside a trained run: "
             "python -m mamlrl.evaluate RUN --random"
         )
+    check_outer_settings(command.config, command.chosen)
     keep_freed_memory()
     config = dataclasses.replace(command.config, threads=num_threads(command.config))  # the same wherever it goes on
     torch.set_num_threads(config.threads)
@@ -316,7 +317,9 @@ def report(shown: Path, progress: Progress, config: Config) -> None:
     checkpoints = shown / run_folder.CHECKPOINTS
     if math.isfinite(progress.best_return):
         where = f" in iteration {progress.best_iteration}" if progress.best_iteration else ""
-        say(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {checkpoints / BEST}")
+        untrained = progress.best_iteration == 1 and not config.eval.every  # measured before the update
+        policy = f"{checkpoints / BEST}{', the untrained one' * untrained}"
+        say(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {policy}")
     else:
         last = checkpoints / iteration_file(progress.iteration)
         say(f"no evaluation was due (eval.every is {config.eval.every}), so none is best; the last policy is {last}")

@@ -9,11 +9,13 @@ import pytest
 
 from mamlrl.train import main
 
-SMALL = (
+TINY = (
     "--env navigation --sampling.tasks 4 --sampling.rollouts 3 --environment.horizon 8 --policy.hidden_sizes [8] "
-    "--threads 1 --trust_region.cg_iterations 3 --eval.every 0"
+    "--threads 1 --eval.every 0"
 ).split()
-"""A run whose iterations take milliseconds."""
+"""A run whose iterations take milliseconds, with any learner and outer step."""
+SMALL = [*TINY, "--trust_region.cg_iterations", "3"]
+"""One with a trust region, whose first steps are accepted."""
 
 
 class Outcome(NamedTuple):
@@ -47,6 +49,12 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 def small_run(command: Command) -> Command:
     """`command` with the settings of SMALL first."""
     return lambda *flags: command(*SMALL, *flags)
+
+
+@pytest.fixture
+def tiny_run(command: Command) -> Command:
+    """`command` with the settings of TINY first."""
+    return lambda *flags: command(*TINY, *flags)
 
 
 def read_metrics(folder: Path | str) -> list[dict[str, str]]:

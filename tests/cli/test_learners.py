@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
+import mamlrl
+from mamlrl.config import TrustRegionConfig
+from mamlrl.errors import ConfigError
 from mamlrl.evaluate import main as evaluate
 from mamlrl.learners import LEARNERS
 from mamlrl.record import main as record
@@ -41,12 +46,14 @@ def assert_same(one: Any, other: Any) -> None:
 
 
 @pytest.mark.parametrize("learner", TRAINED)
-def test_a_learner_trains_resumes_is_evaluated_and_filmed(small_run: Command, command: Command, learner: str) -> None:
+def test_a_learner_trains_resumes_is_evaluated_and_filmed(tiny_run: Command, command: Command, learner: str) -> None:
     flags, row = f"--learner {learner} --adaptation.steps 2 {EVALUATED}", LEARNERS[learner]
-    outcome = small_run(f"--iterations 1 --out run {flags}")
+    flags += " --trust_region.cg_iterations 3" * (row.outers[0] == "trust_region")
+    flags += " --adaptation.step_size 0.005" * (learner == "imaml")  # so that its inner problems are solved
+    outcome = tiny_run(f"--iterations 1 --out run {flags}")
     assert outcome.code == 0, outcome.err
     assert command("--resume run --iterations 2").code == 0
-    small_run(f"--iterations 2 --out whole {flags}")
+    tiny_run(f"--iterations 2 --out whole {flags}")
     assert reproducible("run") == reproducible("whole")
     assert_same(last_state("run"), last_state("whole"))
     first, second = read_metrics("run")
@@ -64,13 +71,75 @@ def test_a_learner_trains_resumes_is_evaluated_and_filmed(small_run: Command, co
     assert Path("films/task-1.mp4").exists()
 
 
-def test_an_outer_step_of_another_kind_is_taken_where_it_has_a_meaning(small_run: Command, command: Command) -> None:
-    outcome = small_run("--learner anil --outer adam --adam.rate 0.01 --iterations 1 --out run")
+def test_a_longer_run_of_mamlpp_keeps_to_the_cosine_that_it_began_with(tiny_run: Command, command: Command) -> None:
+    flags = "--learner mamlpp --adam.rate 0.01 --learner_settings.final_rate 0.001"
+    assert tiny_run(f"{flags} --iterations 3 --out run").code == 0
+    stored = yaml.safe_load(Path("run/config.yaml").read_text())["learner_settings"]
+    assert stored["anneal_iterations"] == 3
+    assert command("--resume run --iterations 5").code == 0
+    rates = [float(row["adam/rate"]) for row in read_metrics("run")]
+    assert rates == pytest.approx([0.01, 0.0055, 0.001, 0.001, 0.001])
+    assert tiny_run(f"{flags} --iterations 5 --learner_settings.anneal_iterations 3 --out whole").code == 0
+    assert reproducible("whole") == reproducible("run")
+
+
+def test_an_outer_step_of_another_kind_is_taken_where_it_has_a_meaning(tiny_run: Command, command: Command) -> None:
+    outcome = tiny_run("--learner anil --outer adam --adam.rate 0.01 --iterations 1 --out run")
     assert outcome.code == 0, outcome.err
     (row,) = read_metrics("run")
     assert row["adam/rate"] == "0.01" and "trust_region/accepted" not in row
     assert command("--resume run --iterations 2").code == 0
     assert int(last_state("run")["optimiser"]["done"]) == 2
+
+
+UNREAD = [
+    ("--learner promp", "trust_region: {max_kl: 0.1}", ["promp, adam; --outer trust_region", "not with learner promp"]),
+    ("", "adam: {rate: 0.01}", ["adam.rate is not read by the outer step of learner maml, trust_region; --outer adam"]),
+    ("--outer sgd", "adam: {rate: 0.01, clip: 0.2}", ["adam.clip is not read", "maml, sgd; --outer adam reads it"]),
+    ("--learner reptile", "sgd: {rate: 0.5}\nadam: {updates: 2}", ["adam.updates", "reptile, sgd; --outer adam"]),
+]
+"""Flags, settings of which one is read by another outer step than the one that is taken, and words of the message."""
+
+
+@pytest.mark.parametrize(("flags", "settings", "words"), UNREAD)
+def test_settings_of_an_outer_step_that_is_not_taken_are_refused(
+    tiny_run: Command, flags: str, settings: str, words: list[str]
+) -> None:
+    """By flags, in a file, and from Python."""
+    sections = yaml.safe_load(settings)
+    given = [f"--{section}.{name} {value}" for section, own in sections.items() for name, value in own.items()]
+    assert_fails(tiny_run(f"{flags} --out run", *given), 2, *words)
+    Path("mine.yaml").write_text(settings)
+    assert_fails(tiny_run(f"{flags} --out run --config mine.yaml"), 2, *words)
+    named = dict(zip(*[iter(flags.replace("--", "").split())] * 2, strict=True))
+    with pytest.raises(ConfigError, match=re.escape(words[0])):
+        mamlrl.train("navigation", out="run", **named, **sections)  # type: ignore[arg-type]
+    assert not Path("run").exists()
+
+
+def test_an_update_that_is_refused_is_told_in_the_line_of_progress(tiny_run: Command) -> None:
+    own = "--learner_settings.iterations 1 --learner_settings.max_residual 0.001"
+    outcome = tiny_run(f"--learner imaml {own} --iterations 1 --out run")
+    assert outcome.code == 0, outcome.err
+    assert "update refused: inner problems not solved (residual " in outcome.out + outcome.err
+    assert read_metrics("run")[0]["imaml/accepted"] == "0.0"
+
+
+def test_settings_that_nobody_chose_serve_all_learners(tiny_run: Command, command: Command) -> None:
+    """Those of a shipped configuration, and a run's config.yaml, which holds all of them."""
+    assert tiny_run("--learner promp --iterations 1 --out run").code == 0
+    assert command("--resume run --iterations 2").code == 0
+    stored = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert stored["trust_region"]["max_kl"] == 0.02 != TrustRegionConfig().max_kl
+    repeated = command("--config run/config.yaml --out again")
+    assert repeated.code == 0, repeated.err
+    assert reproducible("again") == reproducible("run")
+    assert_fails(command("--config run/config.yaml --trust_region.max_kl 0.02 --out more"), 2, "trust_region.max_kl")
+
+
+def test_what_a_learner_with_an_outer_step_of_its_own_reads_is_its_own_affair(tiny_run: Command) -> None:
+    flags = "--learner tests.cli.toy_learners:Reptile --adam.rate 0.1 --trust_region.max_kl 0.3"
+    assert tiny_run(f"{flags} --iterations 1 --out run").code == 0
 
 
 @pytest.mark.parametrize(
@@ -84,7 +153,7 @@ def test_an_outer_step_of_another_kind_is_taken_where_it_has_a_meaning(small_run
     ],
 )
 def test_a_combination_without_meaning_is_refused_with_the_reason(
-    small_run: Command, flags: str, words: list[str]
+    tiny_run: Command, flags: str, words: list[str]
 ) -> None:
-    assert_fails(small_run(f"{flags} --out run"), 2, *words)
+    assert_fails(tiny_run(f"{flags} --out run"), 2, *words)
     assert not Path("run").exists()

@@ -116,6 +116,17 @@ def test_the_best_checkpoint_holds_the_parameters_that_were_measured(small_run: 
         assert torch.equal(leaf, before["state"]["meta"]["init"][name])
 
 
+def test_a_best_checkpoint_that_is_the_untrained_policy_is_said_to_be_one(small_run: Command) -> None:
+    """Without an evaluation the first iteration measures it; an evaluation measures what the update has made of it."""
+    note = "best.pt, the untrained one\n"
+    assert note in small_run("--iterations 1 --out first").out
+    assert read_content(Path("first/checkpoints/best.pt"))["iteration"] == 0
+    assert note not in small_run("--iterations 1 --out measured --eval.every 1 --eval.tasks 3 --eval.rollouts 2").out
+    assert read_content(Path("measured/checkpoints/best.pt"))["iteration"] == 1
+    out, best = small_run("--iterations 6 --out later").out, read_content(Path("later/checkpoints/best.pt"))
+    assert (note in out) == (best["iteration"] == 0)
+
+
 def test_the_best_checkpoint_of_a_run_that_evaluates_adapts_best_to_held_out_tasks(small_run: Command) -> None:
     small_run("--iterations 6 --out run --checkpoint.keep 100 --eval.every 2 --eval.tasks 3 --eval.rollouts 2")
     rows = read_metrics("run")[1::2]

@@ -84,6 +84,7 @@ def random_batch(policy: Policy, params: Params, num_tasks: int, generator: torc
         torch.randn(rows, generator=generator),
         mask / mask.sum((1, 2), keepdim=True),
         torch.randn(rows, generator=generator) * mask,
+        torch.linspace(0.5, 1.5, num_tasks)[:, None, None].expand(rows),
     )
 
 
@@ -137,6 +138,7 @@ def padded(batch: Batch, extra: int = 2) -> Batch:
         torch.where(valid, longer.advantages, 1e3),
         weights,
         torch.where(valid, longer.returns, 1e3),
+        longer.advantage_std,
     )
 
 

@@ -159,7 +159,7 @@ def test_a_batch_keeps_rollouts_and_time_with_mean_weights(generator):
     assert torch.equal(batch.weights > 0, rollouts.mask > 0)
 
 
-def test_returns_of_a_batch_are_discounted_and_in_units_of_the_spread_of_the_advantages():
+def test_returns_of_a_batch_are_discounted_and_beside_them_is_the_spread_of_the_advantages():
     """Two rollouts of one task, 3 steps and 1; by hand."""
     rewards = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 9.0, 9.0]]])  # what padding holds is not counted
     mask = torch.tensor([[[1.0, 1.0, 1.0], [1.0, 0.0, 0.0]]])
@@ -167,9 +167,9 @@ def test_returns_of_a_batch_are_discounted_and_in_units_of_the_spread_of_the_adv
     batch, _ = make_batch(rollouts, SamplingConfig(discount=0.5, gae_lambda=1.0))
     raw = estimate_advantages(rollouts, 0.5, 1.0).advantages[mask > 0]
     spread = (raw - raw.mean()).square().mean().sqrt()
-    expected = torch.tensor([[[2.75, 3.5, 3.0], [4.0, 0.0, 0.0]]]) / spread
-    torch.testing.assert_close(batch.returns, expected, rtol=1e-6, atol=0)
-    # so a return and the advantages are in the same units: normalised advantages times the spread are the raw ones
+    torch.testing.assert_close(batch.returns, torch.tensor([[[2.75, 3.5, 3.0], [4.0, 0.0, 0.0]]]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(batch.advantage_std, spread.expand(1, 2, 3), rtol=1e-6, atol=0)
+    # so a return over it is in the units of the advantages: normalised ones times the spread are the raw ones
     torch.testing.assert_close(batch.advantages[mask > 0] * spread, raw - raw.mean(), rtol=1e-6, atol=1e-9)
 
 

@@ -20,6 +20,7 @@ from mamlrl.objectives import INNER_LOSSES, mean_kl
 from mamlrl.policies.context import CONTEXT, ContextPolicy
 from mamlrl.structs import MetaParams, flatten, unflatten
 from tests.core.problems import (
+    ROLLOUTS,
     STEP_SIZE,
     Reference,
     Rule,
@@ -79,22 +80,24 @@ def test_promp_adds_the_kl_from_the_sampling_policies_along_the_way(kind, genera
 # E-MAML
 
 
-def test_the_adapted_advantage_is_that_over_the_other_tasks_per_time_step():
+def test_the_adapted_advantage_is_one_of_raw_returns_in_the_units_of_the_query_surrogate():
+    """Less the mean of the other tasks' returns, whatever these were normalised by; per time step and task's spread."""
     policy = make_policy("gaussian")
     batch = random_batch(policy, random_params(policy, torch.Generator()), TASKS, torch.Generator().manual_seed(3))
     first = torch.tensor([[1.0, 2.0, 3.0], [4.0, 4.0, 4.0], [0.0, -3.0, 0.0]])  # means 2, 4, -1
     returns = torch.full_like(batch.returns, 1e3)
     returns[:, :, 0] = first
+    spread = torch.tensor([0.5, 2.0, 10.0])
+    batch = batch._replace(returns=returns, advantage_std=spread[:, None, None].expand_as(returns))
     lengths = (batch.weights > 0).double().sum((1, 2)) / 3
     assert len(lengths.unique()) > 1
-    expected = torch.tensor([2 - 1.5, 4 - 0.5, -1 - 3.0]) / lengths
-    torch.testing.assert_close(adapted_advantage(batch._replace(returns=returns)), expected)
-    alone = one_task(batch._replace(returns=returns), 1)
-    torch.testing.assert_close(adapted_advantage(alone), torch.tensor([4.0]) / lengths[1])
+    expected = torch.tensor([2 - 1.5, 4 - 0.5, -1 - 3.0]) / lengths / spread
+    torch.testing.assert_close(adapted_advantage(batch), expected)
+    torch.testing.assert_close(adapted_advantage(one_task(batch, 1)), torch.tensor([4.0]) / lengths[1] / spread[1])
 
 
 @kinds
-def test_emaml_adds_the_score_of_every_support_rollout_times_the_adapted_advantage(kind, generator):
+def test_emaml_adds_the_mean_score_of_the_support_rollouts_times_the_adapted_advantage(kind, generator):
     """By autograd over rollouts and time steps, one by one; the score of later rounds goes through the steps before."""
     policy, credit, steps = make_policy(kind), 0.4, 2
     learner = make_emaml(policy, make_config(steps), EMAMLSettings(credit=credit))
@@ -108,9 +111,10 @@ def test_emaml_adds_the_score_of_every_support_rollout_times_the_adapted_advanta
         for step, batch in enumerate(support):
             params = reference_adapt(Rule(policy), unflatten(point, state.meta), support[:step])
             log_probs = policy.distribution.log_prob(policy.outputs(params, batch.observations), batch.actions)[0]
-            for rollout in range(len(log_probs)):
+            for rollout in range(ROLLOUTS):
                 for time in range(int((batch.weights[0, rollout] > 0).sum())):
-                    scores = scores + credit * advantage[task] * log_probs[rollout, time] / TASKS
+                    weight = credit / ROLLOUTS / TASKS
+                    scores = scores + weight * advantage[task] * log_probs[rollout, time]
     (gradient,) = torch.autograd.grad(scores, point)
     credited = learner.objective(state, meta_batch).loss_and_gradient()
     plain = AdaptedObjective(make_maml(policy, steps=steps), state.meta, meta_batch).loss_and_gradient()

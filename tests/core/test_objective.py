@@ -6,6 +6,7 @@ For every way to adapt: all parameters, a context, one from zero, the head alone
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -13,11 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from mamlrl.config import Config
+from mamlrl.distributions import Distribution
+from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.base import Learner
 from mamlrl.learners.context import ContextSettings, make_cavia, make_context
+from mamlrl.learners.gradient import gradient_learner
 from mamlrl.learners.maml import make_anil, make_metasgd, make_plain
 from mamlrl.learners.objective import AdaptedObjective, adapt_along, draw_rollouts, draw_steps
-from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss
+from mamlrl.objectives import INNER_LOSSES, couples_time, likelihood_ratio_loss, weighted_sum
+from mamlrl.policies.base import Policy
 from mamlrl.policies.context import CONTEXT
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, flatten, unflatten
 from tests.core.outside import OwnStepSizes, StepSizeSettings, make_head_only
@@ -310,7 +316,7 @@ def test_curvature_on_drawn_steps_is_the_exact_product_of_those_steps(way, gener
     case = problem(generator, way, num_tasks=2)
     source = torch.Generator().manual_seed(5)
     sampled = AdaptedObjective(
-        case.learner, case.meta, case.meta_batch, draw=lambda batch: draw_steps(batch, 0.4, source)
+        case.learner, case.meta, case.meta_batch, draw=lambda batch, whole: draw_steps(batch, 0.4, source)
     )
     draws = torch.Generator().manual_seed(5)
     support = draw_steps(case.meta_batch.support[0], 0.4, draws)
@@ -358,7 +364,7 @@ def heavily_padded(generator: torch.Generator, num_tasks: int = 5) -> Batch:
     actions = policy.distribution.sample(outputs, torch.randn(num_tasks, 6, 40, 3, generator=generator))
     marks = torch.arange(mask.numel()).double().view_as(mask) + 1  # tells one time step from the other
     weights = mask / mask.sum((1, 2), keepdim=True)
-    return Batch(observations, actions, policy.distribution.log_prob(outputs, actions), marks, weights, marks)
+    return Batch(observations, actions, policy.distribution.log_prob(outputs, actions), marks, weights, marks, marks)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -418,17 +424,50 @@ def test_drawn_rollouts_are_whole_rollouts_of_each_task_whose_weights_sum_to_one
             torch.testing.assert_close(valid, torch.full_like(valid, 1 / len(valid)))
 
 
-def test_curvature_of_dice_is_that_of_whole_rollouts(generator):
-    """Time steps without their order would make another inner loss of it."""
-    policy = make_policy("gaussian")
-    learner = make_maml(policy, inner_loss="dice", fraction=0.4)
+@couples_time
+def own_dice(distribution: Distribution, outputs: Tensor, batch: Batch, power: float) -> Tensor:
+    """A user's loss that couples time steps, with a parameter."""
+    ratios = (distribution.log_prob(outputs, batch.actions) - batch.log_probs).where(batch.weights > 0, 0.0)
+    return -weighted_sum(batch.weights * batch.advantages, (power * ratios.cumsum(2)).exp())
+
+
+class OwnLoss(GradientSteps):
+    def __init__(self, policy: Policy, config: Config):
+        super().__init__(policy, config.adaptation)
+        self._loss = partial(own_dice, power=0.5)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_curvature_of_a_loss_that_couples_time_steps_is_that_of_whole_rollouts(own, generator):
+    """Of dice, and of a user's own: time steps without their order would make another inner loss of it."""
+    policy, config = (
+        make_policy("gaussian"),
+        make_config(inner_loss="likelihood_ratio" if own else "dice", fraction=0.4),
+    )
+    learner = gradient_learner(OwnLoss(policy, config) if own else GradientSteps(policy, config.adaptation), config)
     state = learner.init(random_params(policy, generator))
     meta_batch, _ = sample_meta_batch(learner, state.meta, 3, 1, generator)
     objective = learner.objective(state, meta_batch, torch.Generator().manual_seed(5))
     vector, source = torch.randn(objective.point.shape, generator=generator), torch.Generator().manual_seed(5)
     expected = AdaptedObjective(
-        learner, state.meta, meta_batch, draw=lambda batch: draw_rollouts(batch, 0.4, source)
+        learner, state.meta, meta_batch, draw=lambda batch, whole: draw_rollouts(batch, 0.4, source)
     ).curvature_product(vector)
     torch.testing.assert_close(objective.curvature_product(vector), expected)
-    steps = AdaptedObjective(learner, state.meta, meta_batch, draw=lambda batch: draw_steps(batch, 0.4, source))
-    assert not torch.allclose(steps.curvature_product(vector), expected)
+    steps = AdaptedObjective(
+        learner, state.meta, meta_batch, draw=lambda batch, whole: draw_steps(batch, 0.4, source)
+    ).curvature_product(vector)
+    assert not torch.allclose(steps, expected)
+
+
+@pytest.mark.parametrize("loss", ["log_prob", "likelihood_ratio"])
+def test_of_other_losses_single_time_steps_are_drawn(loss, generator):
+    policy = make_policy("gaussian")
+    learner = make_maml(policy, inner_loss=loss, fraction=0.4)
+    state = learner.init(random_params(policy, generator))
+    meta_batch, _ = sample_meta_batch(learner, state.meta, 3, 1, generator)
+    objective = learner.objective(state, meta_batch, torch.Generator().manual_seed(5))
+    vector, source = torch.randn(objective.point.shape, generator=generator), torch.Generator().manual_seed(5)
+    expected = AdaptedObjective(
+        learner, state.meta, meta_batch, draw=lambda batch, whole: draw_steps(batch, 0.4, source)
+    ).curvature_product(vector)
+    torch.testing.assert_close(objective.curvature_product(vector), expected)

@@ -110,6 +110,7 @@ def hand_worked() -> tuple[DiagonalGaussian, torch.Tensor, Batch]:
         advantages=torch.tensor([[[3.0, -1.0], [2.0, 5.0]]]),
         weights=torch.tensor([[[1.0, 1.0], [1.0, 0.0]]]) / 3,
         returns=torch.zeros(1, 2, 2),
+        advantage_std=torch.ones(1, 2, 2),
     )
     return DiagonalGaussian(1), torch.zeros(1, 2, 2, 2), batch
 
@@ -205,9 +206,8 @@ def test_padding_of_zeros_stays_finite_however_small_the_std(loss, dtype):
         log_probs = distribution.log_prob(outputs, actions)
         weights = torch.tensor([[[1.0, 1.0, 0.0], [1.0, 0.0, 0.0]]], dtype=dtype) / 3
         log_probs = torch.where(weights > 0, log_probs, 0.0)
-        batch = Batch(
-            outputs[..., :2], actions, log_probs, torch.where(weights > 0, 1.0, 0.0).to(dtype), weights, weights
-        )
+        ones = torch.where(weights > 0, 1.0, 0.0).to(dtype)
+        batch = Batch(outputs[..., :2], actions, log_probs, ones, weights, weights, ones)
         outputs.requires_grad_()
         value = INNER_LOSSES[loss](distribution, outputs, batch)
         (gradient,) = torch.autograd.grad(value.sum(), outputs, create_graph=True)
@@ -248,7 +248,7 @@ def test_actions_that_would_broadcast_are_refused(loss):
     """M = B = T = A: there actions without one of their dimensions fit by accident."""
     distribution, threes = DiagonalGaussian(3), torch.ones(3, 3, 3)
     outputs = torch.zeros(3, 3, 3, 6)
-    batch = Batch(threes.unsqueeze(-1), torch.ones(3, 3, 3, 3), threes, threes, threes / 9, threes)
+    batch = Batch(threes.unsqueeze(-1), torch.ones(3, 3, 3, 3), threes, threes, threes / 9, threes, threes)
     INNER_LOSSES[loss](distribution, outputs, batch)
     for actions in (torch.ones(3, 3), torch.ones(3, 3, 3), torch.ones(3, 3, 3, 1), torch.ones(3, 3, 1, 3)):
         with pytest.raises(ValueError, match=r"actions has shape .*; it must be \[M, B, T, A\] with .*A = 3"):

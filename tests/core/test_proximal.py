@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from mamlrl.learners.imaml import IMAMLSettings, ProximalStep, residuals, solve_rows
+from mamlrl.learners.gradient import Measured
+from mamlrl.learners.imaml import IMAMLSettings, ProximalStep, make_imaml, residuals, solve_rows
 from mamlrl.learners.objective import Path
 from mamlrl.objectives import INNER_LOSSES
 from mamlrl.structs import Batch, MetaParams, Params
-from tests.core.problems import make_policy, one_task, random_batch, random_like, random_params
+from tests.core.problems import (
+    make_config,
+    make_policy,
+    one_task,
+    random_batch,
+    random_like,
+    random_params,
+    sample_meta_batch,
+)
 
 LENGTH, TASKS = 0.03, 2
 TIGHT = IMAMLSettings(iterations=400, tolerance=1e-11, cg_iterations=100, cg_tolerance=1e-12)
@@ -105,6 +115,30 @@ def test_the_first_iterate_is_mamls_step_and_residuals_tell_what_is_missing(gene
     told = residuals(Path(MetaParams(step.start), step.start, (step,)))
     assert told == {"imaml/inner_residual": step.residual, "imaml/cg_residual": step.cg_residuals[0]}
     assert told["imaml/cg_residual"] > 1e-6
+
+
+@pytest.mark.parametrize("outer", ["adam", "trust_region"])
+def test_an_update_through_inner_problems_that_were_not_solved_is_refused(outer, generator):
+    """Bit for bit, moments included; with a larger bound it is taken."""
+    policy = make_policy("gaussian")
+    config = make_config(outer=outer)
+    config = dataclasses.replace(config, adaptation=dataclasses.replace(config.adaptation, step_size=30.0))
+    strict, lenient = (
+        make_imaml(policy, config, IMAMLSettings(iterations=2, max_residual=bound)) for bound in (1.0, 1e6)
+    )
+    state = strict.init(random_params(policy, generator))
+    meta_batch, _ = sample_meta_batch(strict, state.meta, TASKS, 1, generator)
+    same, refused = strict.meta_step(state, meta_batch, generator)
+    assert same is state and not refused.not_finite
+    metrics = refused.metrics()
+    assert metrics["imaml/accepted"] == 0 and metrics["imaml/inner_residual"] >= 1
+    assert isinstance(refused, Measured) and str(refused.refused).startswith("inner problems not solved (residual ")
+    moved, taken = lenient.meta_step(state, meta_batch, generator)
+    assert isinstance(taken, Measured) and taken.refused is None
+    assert taken.metrics()["imaml/accepted"] == 1
+    assert taken.metrics()["imaml/inner_residual"] == metrics["imaml/inner_residual"]
+    if outer == "adam":
+        assert moved.optimiser["done"] == 1
 
 
 def test_a_task_of_numbers_that_are_not_finite_leaves_the_others_as_they_are(generator):
