@@ -35,6 +35,10 @@ class DescentOutcome(NamedTuple):
     not_finite: bool = False
     """whether the update was refused, as a whole, because a number was not finite"""
 
+    def undone(self) -> DescentOutcome:
+        """The outcome where the update was refused after all, because a number was not finite."""
+        return DescentOutcome(self.name, self.gradient_norm, rate=self.rate, not_finite=True)
+
     def metrics(self) -> dict[str, float]:
         """The outcome as numbers by name."""
         return {
@@ -87,7 +91,7 @@ class Descent:
         optimiser.state[vector] = {name: value.clone() for name, value in moments.items() if name != "done"}
         loss, gradient = objective.loss_and_gradient()
         first, norm = loss, float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
-        refused = objective.point, moments, DescentOutcome(self.name, norm, rate=rate, not_finite=True)
+        refused = objective.point, moments, DescentOutcome(self.name, norm, rate=rate).undone()
         for update in range(self.updates):
             if update:
                 loss, gradient = objective.loss_and_gradient(vector)
@@ -96,7 +100,7 @@ class Descent:
             vector.grad = gradient
             optimiser.step()
         last, kl = objective.evaluate(vector)
-        if not (math.isfinite(last) and vector.isfinite().all()):
+        remembered = {"done": moments["done"] + 1, **optimiser.state[vector]}
+        if not (math.isfinite(last) and all(tensor.isfinite().all() for tensor in (vector, *remembered.values()))):
             return refused
-        outcome = DescentOutcome(self.name, norm, first - last, kl, rate)
-        return vector.detach(), {"done": moments["done"] + 1, **optimiser.state[vector]}, outcome
+        return vector.detach(), remembered, DescentOutcome(self.name, norm, first - last, kl, rate)
