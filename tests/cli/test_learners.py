@@ -15,6 +15,7 @@ import mamlrl
 from mamlrl.config import TrustRegionConfig
 from mamlrl.errors import ConfigError
 from mamlrl.evaluate import main as evaluate
+from mamlrl.evaluation.comparison import find_entries
 from mamlrl.learners import LEARNERS
 from mamlrl.record import main as record
 
@@ -140,6 +141,24 @@ def test_settings_that_nobody_chose_serve_all_learners(tiny_run: Command, comman
 def test_what_a_learner_with_an_outer_step_of_its_own_reads_is_its_own_affair(tiny_run: Command) -> None:
     flags = "--learner tests.cli.toy_learners:Reptile --adam.rate 0.1 --trust_region.max_kl 0.3"
     assert tiny_run(f"{flags} --iterations 1 --out run").code == 0
+
+
+@pytest.mark.parametrize(
+    ("learner", "outer"),
+    [("promp", "adam"), ("tests.core.outside:HeadOnly", "trust_region"), ("tests.cli.toy_learners:Reptile", "auto")],
+)
+def test_a_run_stores_the_outer_step_that_it_takes(small_run: Command, learner: str, outer: str) -> None:
+    """So that it stays what it is when the default changes; one with an outer step of its own leaves it open."""
+    assert small_run(f"--learner {learner} --iterations 1 --out run").code == 0
+    content = torch.load(Path("run/checkpoints/iteration-000001.pt"), weights_only=True)
+    stored = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert stored["outer"] == content["config"]["outer"] == outer
+
+
+def test_runs_that_name_their_outer_step_and_those_that_do_not_are_one_method(small_run: Command) -> None:
+    small_run("--iterations 1 --out runs/first --seed 1 --outer trust_region")
+    small_run("--iterations 1 --out runs/second --seed 2")
+    assert [entry.method for entry in find_entries([Path("runs")])] == ["maml", "maml"]
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,22 @@ def without_the_added_setting(settings: Settings) -> Settings:
     return settings | {"learner_settings": own}
 
 
-@pytest.mark.parametrize(
+def with_the_outer_step_left_open(settings: Settings) -> Settings:
+    return settings | {"outer": "auto"}
+
+
+older_runs = pytest.mark.parametrize(
     ("flags", "older", "format_1"),
-    [("--learner maml", as_version_0_1_0, True), (REPTILE, without_the_added_setting, False)],
+    [
+        ("--learner maml", as_version_0_1_0, True),
+        (REPTILE, without_the_added_setting, False),
+        ("--learner promp", with_the_outer_step_left_open, False),
+        ("--learner tests.core.outside:HeadOnly", with_the_outer_step_left_open, False),
+    ],
 )
+
+
+@older_runs
 def test_a_run_from_before_a_setting_of_the_learner_goes_on(
     small_run: Command, command: Command, flags: str, older: Callable[[Settings], Settings], format_1: bool
 ) -> None:
@@ -67,10 +79,7 @@ def test_a_setting_of_the_learner_that_changed_is_still_refused(small_run: Comma
     assert_fails(outcome, 2, "learner_settings.added")
 
 
-@pytest.mark.parametrize(
-    ("flags", "older", "format_1"),
-    [("--learner maml", as_version_0_1_0, True), (REPTILE, without_the_added_setting, False)],
-)
+@older_runs
 def test_runs_from_before_and_after_a_setting_of_the_learner_are_seeds_of_one_method(
     small_run: Command, flags: str, older: Callable[[Settings], Settings], format_1: bool
 ) -> None:
@@ -80,7 +89,8 @@ def test_runs_from_before_and_after_a_setting_of_the_learner_are_seeds_of_one_me
     entries = find_entries([Path("runs")])
     assert len(entries) == 2 and entries[0].method == entries[1].method == entries[0].config.learner
     first, second = find_runs([Path("runs")])
-    assert first.config.learner_settings == second.config.learner_settings != {}
+    assert first.config.learner_settings == second.config.learner_settings
+    assert first.config.outer == second.config.outer
 
 
 def test_a_run_of_a_learner_that_is_no_longer_there_keeps_its_settings(small_run: Command) -> None:
