@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, is_dataclass
 from typing import Any, NamedTuple
 
@@ -155,6 +155,21 @@ def check_outer_settings(config: Config, chosen: Set[str]) -> None:
             raise ConfigError(
                 f"{name} is not read by the outer step of learner {config.learner}, {taken}{reads}{cannot}"
             )
+
+
+def check_names(where: str, names: Iterable[str]) -> None:
+    """Learners exist, as far as can be said without importing one from outside.
+
+    Args:
+        where: they stand, for the message.
+        names: of the learners.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for name in names:
+        if name not in LEARNERS and ":" not in name:
+            raise unknown_name(where, name, LEARNERS)
 
 
 def training_steps(config: Config) -> int:

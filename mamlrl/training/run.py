@@ -29,7 +29,7 @@ from mamlrl.experiment import (
     make_experiment,
     num_threads,
 )
-from mamlrl.learners import check_outer_settings, evaluation_steps, find_learner, training_steps
+from mamlrl.learners import check_names, check_outer_settings, evaluation_steps, find_learner, training_steps
 from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard
@@ -92,6 +92,7 @@ def run(
             "python -m mamlrl.evaluate RUN --random"
         )
     check_outer_settings(command.config, command.chosen)
+    check_names("a key of learners in --config", command.learners)
     keep_freed_memory()
     config = dataclasses.replace(command.config, threads=num_threads(command.config))  # the same wherever it goes on
     torch.set_num_threads(config.threads)

@@ -13,6 +13,7 @@ import yaml
 
 import mamlrl
 from mamlrl.config import TrustRegionConfig
+from mamlrl.diagnose import read_subject
 from mamlrl.errors import ConfigError
 from mamlrl.evaluate import main as evaluate
 from mamlrl.evaluation.comparison import find_entries
@@ -159,6 +160,19 @@ def test_runs_that_name_their_outer_step_and_those_that_do_not_are_one_method(sm
     small_run("--iterations 1 --out runs/first --seed 1 --outer trust_region")
     small_run("--iterations 1 --out runs/second --seed 2")
     assert [entry.method for entry in find_entries([Path("runs")])] == ["maml", "maml"]
+
+
+def test_settings_of_a_learner_that_does_not_exist_are_refused_with_the_nearest_name(small_run: Command) -> None:
+    """Those of one from outside are no mistake, and are not imported."""
+    Path("mine.yaml").write_text("learners: {cavai: {iterations: 1}}")
+    words = ["a key of learners in --config", "'cavai'", "module:Name", "did you mean cavia?"]
+    assert_fails(small_run("--out run --config mine.yaml"), 2, *words)
+    assert not Path("run").exists()
+    Path("mine.yaml").write_text("env: mamlrl/Navigation2D-v0\nlearners: {promb: {}}")
+    with pytest.raises(ConfigError, match=r"a key of learners in mine\.yaml is 'promb'.*; did you mean promp\?$"):
+        read_subject("mine.yaml")
+    Path("mine.yaml").write_text("learners: {'no_such_module:Learner': {seed: 3}, cavia: {seed: 4}}")
+    assert small_run("--iterations 1 --out run --config mine.yaml").code == 0
 
 
 @pytest.mark.parametrize(
