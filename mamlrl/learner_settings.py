@@ -50,11 +50,18 @@ def resolved(config: Config, row: LearnerRow, own: Any) -> Config:
     return dataclasses.replace(config, learner_settings=dataclasses.asdict(own), outer=row.outer(config))
 
 
-def completed(config: Config) -> Config:
+def completed(config: Config, outside: bool = False) -> Config:
     """The settings of a run, `resolved`, also where a setting of its learner is newer than the run.
 
     Where there is no such learner here, or it refuses them, they stay as they are: whoever makes it will say so.
+
+    Args:
+        config: settings as they were stored.
+        outside: whether a learner from outside the package, which they name, may be imported for it. To read a run is
+            not to run its code: only who goes on to use the learner says so.
     """
+    if ":" in config.learner and not outside:
+        return config
     with contextlib.suppress(ConfigError):
         row = find_learner(config.learner)
         return resolved(config, row, own_settings(config, row))

@@ -29,6 +29,7 @@ from mamlrl.experiment import (
     make_experiment,
     num_threads,
 )
+from mamlrl.learner_settings import completed
 from mamlrl.learners import check_names, check_outer_settings, evaluation_steps, find_learner, training_steps
 from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
@@ -252,7 +253,8 @@ def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
             say(f"note: the metrics that are there are kept as {keep_aside(metrics).name}")
         return fresh
     config, iteration = fresh.config, checkpoint.progress.iteration
-    settings = to_settings(checkpoint.config)
+    same_learner = checkpoint.config.learner == config.learner
+    settings = to_settings(completed(checkpoint.config, outside=same_learner))
     check_unchanged(settings, to_settings(config))  # config.yaml may have been edited
     if iteration > config.iterations:
         raise ConfigError(f"iterations is {config.iterations}, but the run has done {iteration} already")
