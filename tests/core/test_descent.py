@@ -112,6 +112,20 @@ def test_a_gradient_that_is_not_finite_refuses_the_update(name, generator):
     assert outcome.not_finite and new_point is point and new_moments is moments
 
 
+@steps
+def test_without_a_divergence_there_is_no_kl_refused_or_not(name):
+    step = dataclasses.replace(STEPS[name][0], divergence=False)
+    point = torch.ones(2)
+    for objective in (Bowl(point), Bowl(point, 1)):
+        _, _, outcome = step.step(objective, step.init(point))
+        assert {one.partition("/")[2] for one in outcome.metrics()} == {
+            "gradient_norm",
+            "surrogate_improvement",
+            "rate",
+            "nonfinite",
+        }
+
+
 def test_moments_that_are_not_finite_refuse_the_update():
     """The square of a gradient overflows before the gradient does, and Adam's step is then zero."""
     step = adam(CONFIG)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import pytest
@@ -106,6 +107,30 @@ def test_a_function_of_parts_from_outside_is_told_to_name_its_outer_steps(genera
     row = find_learner("tests.core.outside:make_head_only")
     with pytest.raises(ConfigError, match=r"^outer is 'auto', .* a LearnerRow that says which outer steps it takes"):
         row.build(make_policy("gaussian"), CONFIG, row.settings())
+
+
+@pytest.mark.parametrize("name", [name for name, row in LEARNERS.items() if row.trained])
+def test_what_a_learner_tells_of_an_update_are_numbers(name, generator):
+    """One that has no number of a kind, such as reptile of a KL, leaves it out."""
+    config = dataclasses.replace(CONFIG, learner=name)
+    learner = LEARNERS[name].build(make_policy("gaussian"), config, LEARNERS[name].settings())
+    state = learner.init(random_params(learner.policy, generator))
+    meta_batch, _ = sample_meta_batch(learner, state.meta, 3, training_steps(config), generator)
+    metrics = learner.meta_step(state, meta_batch, generator)[1].metrics()
+    assert not [metric for metric, value in metrics.items() if not math.isfinite(value)]
+    assert ("sgd/kl" in metrics) == (name != "reptile" and "sgd/rate" in metrics)
+
+
+def test_reptiles_means_over_tasks_go_through_the_one_function_for_that(generator, monkeypatch):
+    """Which is where processes that share the tasks will meet."""
+    policy, calls = make_policy("gaussian"), []
+    learner = make("reptile", policy)
+    state = learner.init(random_params(policy, generator))
+    meta_batch, _ = sample_meta_batch(learner, state.meta, 3, 1, generator)
+    objective = learner.objective(state, meta_batch)
+    monkeypatch.setattr("mamlrl.learners.reptile.mean_over_tasks", lambda values: calls.append(values) or values[0])
+    objective.loss_and_gradient()
+    assert [list(values.shape) for values in calls] == [[3], [3, len(objective.point)]]
 
 
 @pytest.mark.parametrize("name", LEARNERS)
