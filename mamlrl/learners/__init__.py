@@ -48,6 +48,8 @@ class LearnerRow(NamedTuple):
     """why it takes no other"""
     adapts_in_training: bool = True
     """else a meta-iteration samples the unadapted policy alone"""
+    adapts_on_query: bool = False
+    """whether training takes one inner step more, on the query rollouts"""
     observes_task: bool = False
     """its policy sees the task in the observation, and does not adapt in evaluation either"""
     trained: bool = True
@@ -101,7 +103,10 @@ LEARNERS = {
     "context": LearnerRow(make_context, ContextSettings),
     "imaml": LearnerRow(make_imaml, IMAMLSettings, ("adam", "sgd", "trust_region")),
     "reptile": LearnerRow(
-        make_reptile, outers=("sgd", "adam"), reason="what it follows is not the gradient of a loss with a curvature"
+        make_reptile,
+        outers=("sgd", "adam"),
+        reason="what it follows is not the gradient of a loss with a curvature",
+        adapts_on_query=True,
     ),
     # Baselines of Finn et al. (2017), section 5.3. One policy for all tasks ("pretrained" in the paper):
     "multitask": LearnerRow(make_plain, adapts_in_training=False),
@@ -186,6 +191,7 @@ def step_scale(config: Config, step: int) -> float:
     """Factor on the step sizes of gradient step `step`, from 0, on a held-out task.
 
     A half beyond the steps of training (Finn et al. 2017, section 5.3), unless `eval.step_size_schedule` is constant.
+    A learner that takes none in training has whole ones as maml has.
     """
-    beyond_training = step >= config.adaptation.steps
+    beyond_training = step >= config.adaptation.steps + find_learner(config.learner).adapts_on_query
     return 0.5 if beyond_training and config.eval.step_size_schedule == "halve" else 1.0

@@ -148,5 +148,10 @@ def test_a_row_says_how_often_its_learner_adapts(name):
 
 def test_step_sizes_halve_beyond_the_steps_of_training():
     assert [step_scale(CONFIG, step) for step in range(3)] == [1.0, 0.5, 0.5]
+    by_learner = {
+        name: [step_scale(dataclasses.replace(CONFIG, learner=name), step) for step in range(3)] for name in LEARNERS
+    }
+    more = {"reptile": [1.0, 1.0, 0.5]}
+    assert by_learner == {name: more.get(name, [1.0, 0.5, 0.5]) for name in LEARNERS}
     constant = dataclasses.replace(CONFIG, eval=dataclasses.replace(CONFIG.eval, step_size_schedule="constant"))
     assert [step_scale(constant, step) for step in range(3)] == [1.0, 1.0, 1.0]
