@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
     """What a meta-iteration works with, all of it the same from the first to the last."""
 
     config: Config
-    """complete: with all of the learner's own settings, and the outer step that is taken"""
+    """complete: with all of the learner's own settings, and the outer step and inner loss that are taken"""
     envs: VectorEnv
     policy: Policy
     learner: Learner

@@ -47,7 +47,7 @@ def resolved(config: Config, row: LearnerRow, own: Any) -> Config:
     Raises:
         ConfigError: the learner cannot take the outer step that is configured.
     """
-    return dataclasses.replace(config, learner_settings=dataclasses.asdict(own), outer=row.outer(config))
+    return dataclasses.replace(row.resolved(config), learner_settings=dataclasses.asdict(own))
 
 
 def completed(config: Config, outside: bool = False) -> Config:

@@ -17,7 +17,6 @@ from mamlrl.learners.imaml import IMAMLSettings, make_imaml
 from mamlrl.learners.maml import (
     MAMLSettings,
     make_anil,
-    make_dice,
     make_fomaml,
     make_maml,
     make_metasgd,
@@ -54,6 +53,8 @@ class LearnerRow(NamedTuple):
     """its policy sees the task in the observation, and does not adapt in evaluation either"""
     trained: bool = True
     """else it is there to be compared with"""
+    inner_loss: str = ""
+    """what it adapts by, whatever is configured; empty for a learner that adapts by any"""
     complete: Callable[[Any, Config], Any] = lambda own, config: own
     """(its own settings, settings of the run) -> its own settings, with what they take from those of the run when it
     begins; a run stores them"""
@@ -64,7 +65,18 @@ class LearnerRow(NamedTuple):
         Raises:
             ConfigError: it cannot take that outer step.
         """
-        return self.make(policy, dataclasses.replace(config, outer=self.outer(config)), own)
+        return self.make(policy, self.resolved(config), own)
+
+    def resolved(self, config: Config) -> Config:
+        """The settings with the outer step and the inner loss that are taken.
+
+        Raises:
+            ConfigError: it cannot take the outer step that is configured.
+        """
+        adaptation = config.adaptation
+        if self.inner_loss:
+            adaptation = dataclasses.replace(adaptation, inner_loss=self.inner_loss)
+        return dataclasses.replace(config, outer=self.outer(config), adaptation=adaptation)
 
     def outer(self, config: Config) -> str:
         """Name of the outer step, "auto" for a learner that has its own.
@@ -86,7 +98,7 @@ LEARNERS = {
     "maml": LearnerRow(make_maml, MAMLSettings),
     "fomaml": LearnerRow(make_fomaml),
     "emaml": LearnerRow(make_emaml, EMAMLSettings),
-    "dice": LearnerRow(make_dice),
+    "dice": LearnerRow(make_plain, inner_loss="dice"),  # Foerster et al. 2018
     "promp": LearnerRow(
         make_promp, ProMPSettings, ("adam", "sgd"), "clipping and a penalty take the place of a trust region"
     ),
@@ -160,6 +172,21 @@ def check_outer_settings(config: Config, chosen: Set[str]) -> None:
             raise ConfigError(
                 f"{name} is not read by the outer step of learner {config.learner}, {taken}{reads}{cannot}"
             )
+
+
+def check_inner_loss(config: Config, chosen: Set[str]) -> None:
+    """The inner loss, if the user gave one, is one that the learner adapts by.
+
+    Args:
+        config: of the run.
+        chosen: dotted names of what the user gave.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    fixed, given = find_learner(config.learner).inner_loss, config.adaptation.inner_loss
+    if fixed not in ("", given) and "adaptation.inner_loss" in chosen:
+        raise ConfigError(f"adaptation.inner_loss is {given!r}; of learner {config.learner} it must be {fixed!r}")
 
 
 def check_names(where: str, names: Iterable[str]) -> None:

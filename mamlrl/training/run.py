@@ -30,7 +30,14 @@ from mamlrl.experiment import (
     num_threads,
 )
 from mamlrl.learner_settings import completed
-from mamlrl.learners import check_names, check_outer_settings, evaluation_steps, find_learner, training_steps
+from mamlrl.learners import (
+    check_inner_loss,
+    check_names,
+    check_outer_settings,
+    evaluation_steps,
+    find_learner,
+    training_steps,
+)
 from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard
@@ -93,6 +100,7 @@ def run(
             "python -m mamlrl.evaluate RUN --random"
         )
     check_outer_settings(command.config, command.chosen)
+    check_inner_loss(command.config, command.chosen)
     check_names("a key of learners in --config", command.learners)
     keep_freed_memory()
     config = dataclasses.replace(command.config, threads=num_threads(command.config))  # the same wherever it goes on

@@ -156,6 +156,15 @@ def test_a_run_stores_the_outer_step_that_it_takes(small_run: Command, learner: 
     assert stored["outer"] == content["config"]["outer"] == outer
 
 
+def test_a_run_of_dice_stores_its_inner_loss_whatever_a_shipped_configuration_has(command: Command) -> None:
+    small = "--sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 4 --eval.every 0 --threads 1"
+    flags = f"--env navigation-paper-original --learner dice {small} --iterations 1"
+    assert command(f"{flags} --out run").code == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["adaptation"]["inner_loss"] == "dice"
+    assert command(f"{flags} --adaptation.inner_loss dice --out again").code == 0
+    assert reproducible("again") == reproducible("run")
+
+
 def test_runs_that_name_their_outer_step_and_those_that_do_not_are_one_method(small_run: Command) -> None:
     small_run("--iterations 1 --out runs/first --seed 1 --outer trust_region")
     small_run("--iterations 1 --out runs/second --seed 2")
@@ -181,6 +190,8 @@ def test_settings_of_a_learner_that_does_not_exist_are_refused_with_the_nearest_
         ("--learner reptile --outer trust_region", ["outer", "'trust_region'", "reptile", "curvature", "sgd or adam"]),
         ("--learner promp --outer trust_region", ["promp", "clipping and a penalty", "adam or sgd"]),
         ("--learner mamlpp --outer trust_region", ["mamlpp", "earlier inner steps", "adam or sgd"]),
+        ("--learner dice --adaptation.inner_loss log_prob", ["adaptation.inner_loss", "'log_prob'", "dice", "'dice'"]),
+        ("--learner dice --adaptation.inner_loss likelihood_ratio", ["'likelihood_ratio'", "dice"]),
         ("--outer newton", ["outer", "newton", "trust_region", "adam", "sgd"]),
         ("--learner imaml --learner_settings.tolerance 2", ["learner_settings.tolerance", "2", "[0, 1)"]),
     ],

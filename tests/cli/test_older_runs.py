@@ -53,12 +53,17 @@ def with_the_outer_step_left_open(settings: Settings) -> Settings:
     return settings | {"outer": "auto"}
 
 
+def with_another_inner_loss(settings: Settings) -> Settings:
+    return settings | {"adaptation": settings["adaptation"] | {"inner_loss": "likelihood_ratio"}}
+
+
 older_runs = pytest.mark.parametrize(
     ("flags", "older", "format_1"),
     [
         ("--learner maml", as_version_0_1_0, True),
         (REPTILE, without_the_added_setting, False),
         ("--learner promp", with_the_outer_step_left_open, False),
+        ("--learner dice", with_another_inner_loss, False),
         ("--learner tests.core.outside:HeadOnly", with_the_outer_step_left_open, False),
     ],
 )
