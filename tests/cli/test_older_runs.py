@@ -71,19 +71,19 @@ older_runs = pytest.mark.parametrize(
 
 @older_runs
 def test_a_run_from_before_a_setting_of_the_learner_goes_on(
-    small_run: Command, command: Command, flags: str, older: Callable[[Settings], Settings], format_1: bool
+    tiny_run: Command, command: Command, flags: str, older: Callable[[Settings], Settings], format_1: bool
 ) -> None:
-    small_run("--iterations 1 --out run", flags)
+    tiny_run("--iterations 1 --out run", flags)
     rewrite("run", older, format_1)
     outcome = command("--resume run --iterations 2")
     assert (outcome.code, outcome.err) == (0, "")
-    small_run("--iterations 2 --out whole", flags)
+    tiny_run("--iterations 2 --out whole", flags)
     assert reproducible("run") == reproducible("whole")
     assert Path("run/config.yaml").read_text() == Path("whole/config.yaml").read_text()
 
 
-def test_a_setting_of_the_learner_that_changed_is_still_refused(small_run: Command, command: Command) -> None:
-    small_run("--iterations 1 --out run", REPTILE)
+def test_a_setting_of_the_learner_that_changed_is_still_refused(tiny_run: Command, command: Command) -> None:
+    tiny_run("--iterations 1 --out run", REPTILE)
     rewrite("run", without_the_added_setting)
     outcome = command("--resume run --iterations 2 --learner_settings.added 4")
     assert_fails(outcome, 2, "learner_settings.added")
@@ -91,11 +91,11 @@ def test_a_setting_of_the_learner_that_changed_is_still_refused(small_run: Comma
 
 @older_runs
 def test_runs_from_before_and_after_a_setting_of_the_learner_are_seeds_of_one_method(
-    small_run: Command, flags: str, older: Callable[[Settings], Settings], format_1: bool
+    tiny_run: Command, flags: str, older: Callable[[Settings], Settings], format_1: bool
 ) -> None:
-    small_run("--iterations 1 --out runs/first --seed 1", flags)
+    tiny_run("--iterations 1 --out runs/first --seed 1", flags)
     rewrite("runs/first", older, format_1)
-    small_run("--iterations 1 --out runs/second --seed 2", flags)
+    tiny_run("--iterations 1 --out runs/second --seed 2", flags)
     entries = find_entries([Path("runs")])
     assert len(entries) == 2 and entries[0].method == entries[1].method == entries[0].config.learner
     ours = [run.config for run in find_runs([Path("runs")]) if ":" not in run.config.learner]  # see below
@@ -103,12 +103,12 @@ def test_runs_from_before_and_after_a_setting_of_the_learner_are_seeds_of_one_me
 
 
 def test_reading_a_run_imports_no_module_that_it_names(
-    small_run: Command, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_run: Command, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only what goes on to use its learner does."""
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "stranger.py").write_text("open('imported', 'w')\nfrom tests.cli.toy_learners import Reptile\n")
-    small_run("--iterations 1 --out run", REPTILE)
+    tiny_run("--iterations 1 --out run", REPTILE)
     rewrite("run", lambda settings: settings | {"learner": "stranger:Reptile"})
     (checkpoint,) = find_checkpoints(Path("run"))
     assert read_trained(checkpoint).config.learner == "stranger:Reptile"
@@ -125,8 +125,8 @@ def test_reading_a_run_imports_no_module_that_it_names(
     assert Path("imported").exists()
 
 
-def test_a_run_of_a_learner_that_is_no_longer_there_keeps_its_settings(small_run: Command) -> None:
-    small_run("--iterations 1 --out run", REPTILE)
+def test_a_run_of_a_learner_that_is_no_longer_there_keeps_its_settings(tiny_run: Command) -> None:
+    tiny_run("--iterations 1 --out run", REPTILE)
     rewrite("run", lambda settings: settings | {"learner": "no_such_module:Learner"})
     (run,) = find_runs([Path("run")])
     assert run.config.learner_settings == {"rate": 0.5, "added": 3}

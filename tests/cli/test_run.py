@@ -224,12 +224,12 @@ def test_three_nonfinite_updates_in_a_row_end_the_run(small_run: Command, monkey
     ],
 )
 def test_the_metrics_of_a_step_whose_policy_could_act_no_more_are_those_of_a_refused_one(
-    small_run: Command, monkeypatch: pytest.MonkeyPatch, flags: str, expected: dict[str, float]
+    tiny_run: Command, monkeypatch: pytest.MonkeyPatch, flags: str, expected: dict[str, float]
 ) -> None:
     """Also where the step itself ended well, at finite parameters."""
     if "sgd.rate" not in flags:
         monkeypatch.setattr("mamlrl.training.iteration.can_act", lambda *_: False)
-    assert small_run(f"{flags} --iterations 1 --out run").code == 0
+    assert tiny_run(f"{flags} --iterations 1 --out run").code == 0
     (row,) = read_metrics("run")
     assert {name: float(row[name]) for name in ("update/nonfinite", *expected)} == {"update/nonfinite": 1, **expected}
     init, after = (read_content(Path(f"run/checkpoints/iteration-00000{n}.pt"))["state"]["meta"] for n in (0, 1))
