@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -123,9 +124,9 @@ def test_what_a_learner_tells_of_an_update_are_numbers(name, generator):
 
 def test_reptiles_means_over_tasks_go_through_the_one_function_for_that(generator, monkeypatch):
     """Which is where processes that share the tasks will meet."""
-    policy, calls = make_policy("gaussian"), []
-    learner = make("reptile", policy)
-    state = learner.init(random_params(policy, generator))
+    calls: list[torch.Tensor] = []
+    learner: Any = make("reptile", make_policy("gaussian"))
+    state = learner.init(random_params(learner.policy, generator))
     meta_batch, _ = sample_meta_batch(learner, state.meta, 3, 1, generator)
     objective = learner.objective(state, meta_batch)
     monkeypatch.setattr("mamlrl.learners.reptile.mean_over_tasks", lambda values: calls.append(values) or values[0])
