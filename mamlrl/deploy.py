@@ -24,7 +24,7 @@ from mamlrl.deployment.module import PolicyModule
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, UserError, said, shown
 from mamlrl.experiment import make_experiment, make_learner, start_learner
-from mamlrl.learner_settings import own_settings
+from mamlrl.learner_settings import own_settings, resolved
 from mamlrl.learners import find_learner, step_scale
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
@@ -347,7 +347,7 @@ def _untrained(
     """The policy of some settings before training, and its learner's state."""
     row = find_learner(config.learner)
     own = own_settings(config, row)
-    config = dataclasses.replace(config, device="cpu", learner_settings=dataclasses.asdict(own))
+    config = dataclasses.replace(resolved(config, row, own), device="cpu")
     learner = make_learner(row, make_policy(config.policy, observation_space, action_space), config, own)
     state = start_learner(learner, learner.policy.init_params(torch.Generator()), config)
     return MetaPolicy(config, learner.policy, learner, state.meta, observation_space, action_space), state

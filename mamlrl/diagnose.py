@@ -153,13 +153,16 @@ def read_subject(subject: str) -> tuple[Config, Params | None]:
     from mamlrl.config.command_line import make_command
     from mamlrl.config.files import shipped_names
     from mamlrl.experiment import initial_state, make_experiment
+    from mamlrl.learners import check_names
     from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 
     path = usable_path(subject)
     if subject in shipped_names():
         return make_command({"env": subject}, None, None, None).config, None
     if path.suffix in (".yaml", ".yml"):
-        return make_command({}, path, None, None).config, None
+        command = make_command({}, path, None, None)
+        check_names(f"a key of learners in {subject}", command.learners)
+        return command.config, None
     if not path.exists():
         names = ", ".join(shipped_names())
         raise ConfigError(f"{subject}: no run, checkpoint or YAML file; shipped configurations are {names}; or exact")

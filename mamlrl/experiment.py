@@ -16,7 +16,7 @@ from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.envs.workers import num_processors
 from mamlrl.errors import ConfigError, UserError, described
-from mamlrl.learner_settings import own_settings
+from mamlrl.learner_settings import own_settings, resolved
 from mamlrl.learners import LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.named_learner import NamedLearner
@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
     """What a meta-iteration works with, all of it the same from the first to the last."""
 
     config: Config
-    """complete: with all of the learner's own settings"""
+    """complete: with all of the learner's own settings, and the outer step and inner loss that are taken"""
     envs: VectorEnv
     policy: Policy
     learner: Learner
@@ -50,7 +50,7 @@ def make_experiment(config: Config) -> Experiment:
     """
     row = find_learner(config.learner)
     own = own_settings(config, row)
-    config = dataclasses.replace(config, learner_settings=dataclasses.asdict(own))
+    config = resolved(config, row, own)
     check_device(config.device)
     config = resolve_horizon(config)
     check_memory(config, sampling_memory(config))

@@ -34,14 +34,37 @@ def own_settings(config: Config, row: LearnerRow) -> Any:
         raise ConfigError(f"learner_settings of {config.learner} cannot be made: {described(error)}") from error
 
 
-def completed(config: Config) -> Config:
-    """The settings of a run with all of its learner's own, also those that are newer than the run.
+def resolved(config: Config, row: LearnerRow, own: Any) -> Config:
+    """The settings as a run stores them: nothing in them is left for its learner to choose.
+
+    A later version, whose learner chooses otherwise, goes on with what the run began with.
+
+    Args:
+        config: the settings.
+        row: of the learner.
+        own: its own settings.
+
+    Raises:
+        ConfigError: the learner cannot take the outer step that is configured.
+    """
+    return dataclasses.replace(row.resolved(config), learner_settings=dataclasses.asdict(own))
+
+
+def completed(config: Config, outside: bool = False) -> Config:
+    """The settings of a run, `resolved`, also where a setting of its learner is newer than the run.
 
     Where there is no such learner here, or it refuses them, they stay as they are: whoever makes it will say so.
+
+    Args:
+        config: settings as they were stored.
+        outside: whether a learner from outside the package, which they name, may be imported for it. To read a run is
+            not to run its code: only who goes on to use the learner says so.
     """
+    if ":" in config.learner and not outside:
+        return config
     with contextlib.suppress(ConfigError):
-        own = own_settings(config, find_learner(config.learner))
-        return dataclasses.replace(config, learner_settings=dataclasses.asdict(own))
+        row = find_learner(config.learner)
+        return resolved(config, row, own_settings(config, row))
     return config
 
 

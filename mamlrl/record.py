@@ -18,7 +18,12 @@ from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gymnasium.vector import VectorEnv
+
+    from mamlrl.recording import films
+    from mamlrl.run_folder.pretrained import Trained
 
 STILL = "still.png"
 MAX_PANELS, MAX_STEPS = 8, 1000
@@ -69,60 +74,82 @@ def _record(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
     steps = parse_steps(options.steps)
     _check_ranges(options)
-    import torch  # takes seconds: --help has answered by now
-
-    from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
-    from mamlrl.learners import find_learner
-    from mamlrl.recording import films, writers
-    from mamlrl.recording.panels import compose
-    from mamlrl.recording.stage import open_stage
+    trained = _read_policy(options, steps)
+    num_tasks = 1 if options.task else options.tasks
+    folder = options.out or run_folder.results_folder("recordings", trained.config)
+    paths = [folder / f"task-{number}.{options.format}" for number in range(1, num_tasks + 1)]
+    for path in (*paths, folder / STILL):
+        run_folder.check_results(folder, path.name)
     from mamlrl.recording.stills import still
     from mamlrl.run_folder.figures import save_figure
+
+    figure = still(_write_films(options, trained, steps, paths))
+    if figure is not None:
+        save_figure(figure, folder / STILL)
+        print(folder / STILL)
+    return 0
+
+
+def _read_policy(options: argparse.Namespace, steps: list[int]) -> Trained:
+    """The one policy that is to be recorded, with the settings that the command line changes.
+
+    Raises:
+        UserError: there are several, or it does not adapt in so many steps.
+    """
+    from mamlrl.learners import find_learner  # imports torch, which takes seconds: --help has answered by now
     from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
-    from mamlrl.seeding import Stream, Streams
 
     checkpoints = find_checkpoints(options.run)
     if len(checkpoints) > 1:
         raise ConfigError(f"{options.run} holds {len(checkpoints)} policies; name one, such as {checkpoints[0]}")
     trained = read_trained(checkpoints[0])
-    config = dataclasses.replace(trained.config, device=options.device, threads=options.threads)
+    config = trained.config
     if find_learner(config.learner).observes_task and steps[-1] > 0:
         raise ConfigError(f"--steps is {options.steps}, but learner {config.learner} does not adapt; give --steps 0")
-    num_tasks = 1 if options.task else options.tasks
     sampling = dataclasses.replace(
-        config.sampling, tasks=num_tasks, rollouts=options.rollouts or config.sampling.rollouts
+        config.sampling,
+        tasks=1 if options.task else options.tasks,
+        rollouts=options.rollouts or config.sampling.rollouts,
     )
-    folder = options.out or run_folder.results_folder("recordings", config)
-    names = [f"task-{number}.{options.format}" for number in range(1, num_tasks + 1)]
-    for name in (*names, STILL):
-        run_folder.check_results(folder, name)
+    config = dataclasses.replace(config, device=options.device, threads=options.threads, sampling=sampling)
+    return trained._replace(config=config)
+
+
+def _write_films(
+    options: argparse.Namespace, trained: Trained, steps: list[int], paths: Sequence[Path]
+) -> list[films.Film]:
+    """A film of each task, into a file each; a line says what it shows."""
+    import torch
+
+    from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
+    from mamlrl.recording import films, writers
+    from mamlrl.recording.panels import compose
+    from mamlrl.recording.stage import open_stage
+    from mamlrl.seeding import Stream, Streams
+
     write_film = writers.write_gif
     if options.format == "mp4":
         writers.check_ffmpeg()
         write_film = writers.write_mp4
-    torch.set_num_threads(num_threads(config))
-    experiment = make_experiment(dataclasses.replace(config, sampling=sampling))
+    torch.set_num_threads(num_threads(trained.config))
+    experiment = make_experiment(trained.config)
+    made = []
     try:
         meta, streams = trained.meta(initial_state(experiment)), Streams(options.seed).test()
-        tasks = draw_tasks(experiment.envs, num_tasks, streams.numpy(Stream.TASKS, 0))
+        tasks = draw_tasks(experiment.envs, len(paths), streams.numpy(Stream.TASKS, 0))
         if options.task:
             tasks = check_task(np.array([options.task]), tasks, experiment.envs)
-        made = []
         with open_stage(experiment, len(steps), options.speed) as stage:
-            for name, subject in zip(names, films.adapt(experiment, meta, tasks, steps, streams), strict=True):
-                folder.mkdir(parents=True, exist_ok=True)
-                with write_film(folder / name, stage.frames_per_second) as write:
+            for path, subject in zip(paths, films.adapt(experiment, meta, tasks, steps, streams), strict=True):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with write_film(path, stage.frames_per_second) as write:
                     film = films.film(experiment, stage, subject, lambda panels, write=write: write(compose(panels)))
                 made.append(film)
                 returns = ", ".join(f"{value:.1f} ({count})" for count, value in zip(steps, film.returns, strict=True))
-                print(f"{folder / name}: {film.description}, return (steps) {returns}", flush=True)
+                print(f"{path}: {film.description}, return (steps) {returns}", flush=True)
     finally:
         experiment.envs.close()
-    figure = still(made)
-    if figure is not None:
-        save_figure(figure, folder / STILL)
-        print(folder / STILL)
-    return 0
+    return made
 
 
 def _check_ranges(options: argparse.Namespace) -> None:

@@ -20,3 +20,5 @@ class Command(NamedTuple):
     """what the user should know about how the settings came about"""
     chosen: frozenset[str] = frozenset()
     """dotted names of the settings that the user gave, by flags or in a file that does not hold them all"""
+    learners: tuple[str, ...] = ()
+    """for which the file of settings holds others, known or not"""

@@ -23,6 +23,7 @@ from mamlrl.config.files import (
     field_types,
     flat,
     is_written_out,
+    learners_named,
     load_settings,
     make_config,
     merge,
@@ -89,7 +90,8 @@ def make_command(given: Settings, config_file: Path | None, out: Path | None, re
     config = make_config(merge(base, given))
     if resume is not None:
         check_unchanged(to_settings(make_config(base)), to_settings(config))
-    return Command(config, out, resume, notes, frozenset(flat(by_hand)))
+    learners = learners_named(config_file) if config_file else ()
+    return Command(config, out, resume, notes, frozenset(flat(by_hand)), learners)
 
 
 def build_parser(env: str = "") -> OptionParser:

@@ -67,6 +67,20 @@ def load_settings(path: Path, learner: str | None = None) -> Settings:
     Raises:
         ConfigError: the file cannot be read, is no YAML mapping, or has an unknown key.
     """
+    return _parse(_text_of(path), cut(str(path)), learner)
+
+
+def learners_named(path: Path) -> tuple[str, ...]:
+    """For which learners a file that `load_settings` can read has settings of their own."""
+    return tuple(map(str, parse_yaml(_text_of(path), cut(str(path))).get(LEARNERS_KEY, ())))
+
+
+def _text_of(path: Path) -> str:
+    """The text of a file of settings.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     name = cut(str(path))
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -75,7 +89,7 @@ def load_settings(path: Path, learner: str | None = None) -> Settings:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
             raise ConfigError(f"{name}: larger than {MAX_BYTES} bytes; it must be a YAML file of settings")
-        return _parse(content.decode("utf-8-sig"), name, learner)
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{name}: not text in UTF-8; it must be a YAML file of settings") from error
     except OSError as error:

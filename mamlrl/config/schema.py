@@ -325,7 +325,8 @@ class Config:
     learner_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the learner's own (docs/learners.md)."""
     outer: Literal["auto", "trust_region", "adam", "sgd"] = "auto"
-    """How the meta-update moves what is meta-learned; auto takes what the learner is published with."""
+    """How the meta-update moves what is meta-learned; auto takes what the learner is published with. A run stores
+    which."""
     seed: int = field(default=1, metadata=IS_NO_METHOD)
     """Seed of every random stream of the run."""
     iterations: int = field(default=100, metadata=HOW_IT_RUNS)

@@ -23,6 +23,7 @@ from mamlrl.evaluation.methods import environment_settings, group_methods
 from mamlrl.evaluation.protocols import STEPS, TASKS, paper_protocol
 from mamlrl.evaluation.tables import markdown, mean_with_interval, write_csv
 from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
+from mamlrl.learner_settings import completed
 from mamlrl.learners import LEARNERS
 from mamlrl.messages import say
 from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer_threads
@@ -102,6 +103,7 @@ def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
     trained = [read_trained(path) for path in found.values()]
     for run in trained[1:]:
         check_same_environment(trained[0], run)
+    trained = [run._replace(config=completed(run.config, outside=True)) for run in trained]  # they will adapt
     methods = group_methods(trained)
     order = {learner: number for number, learner in enumerate(LEARNERS)}
     by_learner = sorted(methods, key=lambda method: order.get(methods[method][0].config.learner, len(order)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Set
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, is_dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +17,6 @@ from mamlrl.learners.imaml import IMAMLSettings, make_imaml
 from mamlrl.learners.maml import (
     MAMLSettings,
     make_anil,
-    make_dice,
     make_fomaml,
     make_maml,
     make_metasgd,
@@ -48,10 +47,14 @@ class LearnerRow(NamedTuple):
     """why it takes no other"""
     adapts_in_training: bool = True
     """else a meta-iteration samples the unadapted policy alone"""
+    adapts_on_query: bool = False
+    """whether training takes one inner step more, on the query rollouts"""
     observes_task: bool = False
     """its policy sees the task in the observation, and does not adapt in evaluation either"""
     trained: bool = True
     """else it is there to be compared with"""
+    inner_loss: str = ""
+    """what it adapts by, whatever is configured; empty for a learner that adapts by any"""
     complete: Callable[[Any, Config], Any] = lambda own, config: own
     """(its own settings, settings of the run) -> its own settings, with what they take from those of the run when it
     begins; a run stores them"""
@@ -62,7 +65,18 @@ class LearnerRow(NamedTuple):
         Raises:
             ConfigError: it cannot take that outer step.
         """
-        return self.make(policy, dataclasses.replace(config, outer=self.outer(config)), own)
+        return self.make(policy, self.resolved(config), own)
+
+    def resolved(self, config: Config) -> Config:
+        """The settings with the outer step and the inner loss that are taken.
+
+        Raises:
+            ConfigError: it cannot take the outer step that is configured.
+        """
+        adaptation = config.adaptation
+        if self.inner_loss:
+            adaptation = dataclasses.replace(adaptation, inner_loss=self.inner_loss)
+        return dataclasses.replace(config, outer=self.outer(config), adaptation=adaptation)
 
     def outer(self, config: Config) -> str:
         """Name of the outer step, "auto" for a learner that has its own.
@@ -84,7 +98,7 @@ LEARNERS = {
     "maml": LearnerRow(make_maml, MAMLSettings),
     "fomaml": LearnerRow(make_fomaml),
     "emaml": LearnerRow(make_emaml, EMAMLSettings),
-    "dice": LearnerRow(make_dice),
+    "dice": LearnerRow(make_plain, inner_loss="dice"),  # Foerster et al. 2018
     "promp": LearnerRow(
         make_promp, ProMPSettings, ("adam", "sgd"), "clipping and a penalty take the place of a trust region"
     ),
@@ -101,7 +115,10 @@ LEARNERS = {
     "context": LearnerRow(make_context, ContextSettings),
     "imaml": LearnerRow(make_imaml, IMAMLSettings, ("adam", "sgd", "trust_region")),
     "reptile": LearnerRow(
-        make_reptile, outers=("sgd", "adam"), reason="what it follows is not the gradient of a loss with a curvature"
+        make_reptile,
+        outers=("sgd", "adam"),
+        reason="what it follows is not the gradient of a loss with a curvature",
+        adapts_on_query=True,
     ),
     # Baselines of Finn et al. (2017), section 5.3. One policy for all tasks ("pretrained" in the paper):
     "multitask": LearnerRow(make_plain, adapts_in_training=False),
@@ -157,6 +174,36 @@ def check_outer_settings(config: Config, chosen: Set[str]) -> None:
             )
 
 
+def check_inner_loss(config: Config, chosen: Set[str]) -> None:
+    """The inner loss, if the user gave one, is one that the learner adapts by.
+
+    Args:
+        config: of the run.
+        chosen: dotted names of what the user gave.
+
+    Raises:
+        ConfigError: it is another one.
+    """
+    fixed, given = find_learner(config.learner).inner_loss, config.adaptation.inner_loss
+    if fixed not in ("", given) and "adaptation.inner_loss" in chosen:
+        raise ConfigError(f"adaptation.inner_loss is {given!r}; of learner {config.learner} it must be {fixed!r}")
+
+
+def check_names(where: str, names: Iterable[str]) -> None:
+    """Learners exist, as far as can be said without importing one from outside.
+
+    Args:
+        where: they stand, for the message.
+        names: of the learners.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for name in names:
+        if name not in LEARNERS and ":" not in name:
+            raise unknown_name(where, name, LEARNERS)
+
+
 def training_steps(config: Config) -> int:
     """Inner steps of a meta-iteration before its query rollouts."""
     return config.adaptation.steps if find_learner(config.learner).adapts_in_training else 0
@@ -171,6 +218,7 @@ def step_scale(config: Config, step: int) -> float:
     """Factor on the step sizes of gradient step `step`, from 0, on a held-out task.
 
     A half beyond the steps of training (Finn et al. 2017, section 5.3), unless `eval.step_size_schedule` is constant.
+    A learner that takes none in training has whole ones as maml has.
     """
-    beyond_training = step >= config.adaptation.steps
+    beyond_training = step >= config.adaptation.steps + find_learner(config.learner).adapts_on_query
     return 0.5 if beyond_training and config.eval.step_size_schedule == "halve" else 1.0

@@ -49,6 +49,15 @@ class Refused(NamedTuple):
         return {}
 
 
+def undone(outcome: Outcome) -> Outcome:
+    """The outcome of an update that was refused after all, because a number was not finite.
+
+    That of a user's learner, which need not know of this, stays as it is.
+    """
+    undo = getattr(outcome, "undone", None)
+    return undo() if undo else outcome
+
+
 class Updated(NamedTuple):
     """The outcome of an update that is never refused."""
 

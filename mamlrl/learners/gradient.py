@@ -13,7 +13,7 @@ from mamlrl.config import Config
 from mamlrl.distributions import Distribution
 from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import Adaptation
-from mamlrl.learners.base import LearnerState, Outcome, Refused
+from mamlrl.learners.base import LearnerState, Outcome, Refused, undone
 from mamlrl.learners.objective import (
     AdaptedObjective,
     Losses,
@@ -48,6 +48,10 @@ class Measured(NamedTuple):
     def refused(self) -> str | None:
         """That of the outcome, if it has one."""
         return getattr(self.outcome, "refused", None)
+
+    def undone(self) -> Measured:
+        """The same measures of a step that was not taken."""
+        return self._replace(outcome=undone(self.outcome))
 
     def metrics(self) -> dict[str, float]:
         """Both."""

@@ -16,7 +16,7 @@ from mamlrl.config.schema import require
 from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.learners.objective import Path
-from mamlrl.objectives import Loss
+from mamlrl.objectives import Loss, mean_over_tasks
 from mamlrl.policies.base import Policy
 from mamlrl.structs import Batch, MetaParams, Params, flatten_stacked, unflatten_stacked
 
@@ -131,7 +131,7 @@ class ProximalStep:
     @property
     def residual(self) -> float:
         """|phi' - phi + a grad L(phi')| / |a grad L(phi)|, mean over tasks."""
-        return float(self._solution[1].mean())
+        return float(mean_over_tasks(self._solution[1]))
 
     @cached_property
     def _solution(self) -> tuple[Params, Tensor]:
@@ -174,7 +174,7 @@ class ProximalStep:
             return rows + self.length * flatten_stacked(self._ordered(self._hessian(unflatten_stacked(rows, like))))
 
         solution, residuals = solve_rows(product, right, self.solver.cg_iterations, self.solver.cg_tolerance)
-        self.cg_residuals.append(float(residuals.mean()))
+        self.cg_residuals.append(float(mean_over_tasks(residuals)))
         return unflatten_stacked(solution, like)
 
     def pullback(self, cotangent: Params) -> Params:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,12 +37,6 @@ def make_fomaml(policy: Policy, config: Config, settings: Any) -> GradientLearne
 def make_plain(policy: Policy, config: Config, settings: Any) -> GradientLearner:
     """MAML without settings of its own: what baselines adapt by."""
     return make_maml(policy, config, MAMLSettings())
-
-
-def make_dice(policy: Policy, config: Config, settings: Any) -> GradientLearner:
-    """MAML whose inner loss is DiCE (Foerster et al. 2018)."""
-    adaptation = dataclasses.replace(config.adaptation, inner_loss="dice")
-    return make_plain(policy, dataclasses.replace(config, adaptation=adaptation), settings)
 
 
 def make_anil(policy: Policy, config: Config, settings: Any) -> GradientLearner:

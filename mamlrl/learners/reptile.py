@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from torch import Tensor
@@ -11,7 +12,8 @@ from mamlrl.learners.adaptations import Adaptation, GradientSteps
 from mamlrl.learners.base import LearnerState
 from mamlrl.learners.gradient import GradientLearner
 from mamlrl.learners.objective import adapt_along
-from mamlrl.outer import make_outer
+from mamlrl.objectives import mean_over_tasks
+from mamlrl.outer import adam, sgd
 from mamlrl.policies.base import Policy
 from mamlrl.structs import MetaBatch, flatten, flatten_stacked
 
@@ -39,18 +41,20 @@ class Towards:
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
         """The loss and theta - mean phi_i, [D]."""
         point = self.point if point is None else point
-        return self.evaluate(point)[0], point - self._adapted.mean(0)
+        return self.evaluate(point)[0], point - mean_over_tasks(self._adapted)
 
     def evaluate(self, point: Tensor) -> tuple[float, float]:
         """The loss; there is no divergence (NaN)."""
-        return float(0.5 * (point - self._adapted).square().sum(1).mean()), float("nan")
+        distances = 0.5 * (point - self._adapted).square().sum(1)
+        return float(mean_over_tasks(distances)), float("nan")
 
 
 def make_reptile(policy: Policy, config: Config, settings: Any) -> GradientLearner:
     """Inner steps on all rounds of rollouts, then an outer step along theta - mean phi_i."""
     adaptation = GradientSteps(policy, config.adaptation, first_order=True)
+    outer = adam(config) if config.outer == "adam" else sgd(config)
     return GradientLearner(
         adaptation,
         lambda adaptation, state, meta_batch, generator: Towards(adaptation, state, meta_batch),
-        make_outer(config),
+        dataclasses.replace(outer, divergence=False),
     )

@@ -29,18 +29,23 @@ class DescentOutcome(NamedTuple):
     """of the first step"""
     surrogate_improvement: float = 0.0
     """loss before all steps minus loss after them, 0 when refused"""
-    kl: float = 0.0
-    """mean KL of all steps together, nats, 0 when refused; NaN where the objective has none"""
+    kl: float | None = 0.0
+    """mean KL of all steps together, nats, 0 when refused; None where the objective has no divergence"""
     rate: float = 0.0
     not_finite: bool = False
     """whether the update was refused, as a whole, because a number was not finite"""
+
+    def undone(self) -> DescentOutcome:
+        """The outcome where the update was refused after all, because a number was not finite."""
+        kl = None if self.kl is None else 0.0
+        return self._replace(surrogate_improvement=0.0, kl=kl, not_finite=True)
 
     def metrics(self) -> dict[str, float]:
         """The outcome as numbers by name."""
         return {
             f"{self.name}/gradient_norm": self.gradient_norm,
             f"{self.name}/surrogate_improvement": self.surrogate_improvement,
-            f"{self.name}/kl": self.kl,
+            **({} if self.kl is None else {f"{self.name}/kl": self.kl}),
             f"{self.name}/rate": self.rate,
             f"{self.name}/nonfinite": float(self.not_finite),
         }
@@ -55,12 +60,14 @@ class Descent:
         make: the optimiser of a list of parameters.
         updates: steps on the data of one meta-iteration.
         rate: step length of a meta-update, given how many came before.
+        divergence: whether the objectives have one, and the outcome a KL.
     """
 
     name: str
     make: Callable[[list[Tensor]], Optimizer]
     updates: int
     rate: Callable[[int], float]
+    divergence: bool = True
 
     def init(self, point: Tensor) -> Moments:
         """What the optimiser remembers after no step: the shape of it, and zeros."""
@@ -87,7 +94,8 @@ class Descent:
         optimiser.state[vector] = {name: value.clone() for name, value in moments.items() if name != "done"}
         loss, gradient = objective.loss_and_gradient()
         first, norm = loss, float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
-        refused = objective.point, moments, DescentOutcome(self.name, norm, rate=rate, not_finite=True)
+        outcome = DescentOutcome(self.name, norm, kl=0.0 if self.divergence else None, rate=rate)
+        refused = objective.point, moments, outcome.undone()
         for update in range(self.updates):
             if update:
                 loss, gradient = objective.loss_and_gradient(vector)
@@ -96,7 +104,8 @@ class Descent:
             vector.grad = gradient
             optimiser.step()
         last, kl = objective.evaluate(vector)
-        if not (math.isfinite(last) and vector.isfinite().all()):
+        remembered = {"done": moments["done"] + 1, **optimiser.state[vector]}
+        if not (math.isfinite(last) and all(tensor.isfinite().all() for tensor in (vector, *remembered.values()))):
             return refused
-        outcome = DescentOutcome(self.name, norm, first - last, kl, rate)
-        return vector.detach(), {"done": moments["done"] + 1, **optimiser.state[vector]}, outcome
+        kl = kl if self.divergence else None
+        return vector.detach(), remembered, outcome._replace(surrogate_improvement=first - last, kl=kl)

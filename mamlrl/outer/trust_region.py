@@ -69,6 +69,10 @@ class TrustRegionOutcome(NamedTuple):
     backtracks: int = 0
     """step lengths tried beyond the first"""
 
+    def undone(self) -> TrustRegionOutcome:
+        """The outcome where the step was refused after all, because a number was not finite."""
+        return self._replace(refusal=Refusal.NOT_FINITE, kl=0.0, surrogate_improvement=0.0)
+
     @property
     def accepted(self) -> bool:
         """Whether the step was taken."""

@@ -169,6 +169,8 @@ def _check_archive(file: Any) -> None:
 def config_of(content: dict[str, Any], path: Path) -> Config:
     """The settings in a checkpoint's content; fields that are newer than it take their defaults.
 
+    Nothing that they name is imported.
+
     Raises:
         CheckpointError: they are not settings of this version.
     """

@@ -12,7 +12,7 @@ import torch
 from mamlrl.distributions import DiagonalGaussian
 from mamlrl.experiment import Experiment, draw_tasks
 from mamlrl.learners import training_steps
-from mamlrl.learners.base import LearnerState
+from mamlrl.learners.base import LearnerState, undone
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.sampler import collect, mean_measures, mean_returns
@@ -65,6 +65,7 @@ def meta_iteration(
         generator = streams.torch(Stream.CURVATURE, iteration)
         new_state, update = learner.meta_step(state, MetaBatch(tuple(support), query), generator)
         usable = can_act(policy, learner.start(new_state.meta), rounds[0].rollouts)
+        update = update if usable else undone(update)
 
     refused = getattr(update, "refused", None)
     returns = round_returns(rounds)

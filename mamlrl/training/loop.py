@@ -70,7 +70,8 @@ def meta_train(
                 progress, outcome, held_out = one_iteration(iterate, progress, checkpoints, hooks.evaluate)
             except LearnerFailure as error:
                 raise LearnerFailure(f"{error}, in iteration {progress.iteration + 1}") from error.__cause__
-            metrics = {**outcome.metrics, "env_steps": progress.env_steps, **held_out.metrics}
+            ours = {"update/nonfinite": float(outcome.not_finite), "env_steps": progress.env_steps}
+            metrics = {**outcome.metrics, **ours, **held_out.metrics}
             log.write(progress.iteration, metrics, outcome.estimates, held_out.estimates)
             logged = progress
             if hooks.record:

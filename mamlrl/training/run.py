@@ -29,7 +29,15 @@ from mamlrl.experiment import (
     make_experiment,
     num_threads,
 )
-from mamlrl.learners import check_outer_settings, evaluation_steps, find_learner, training_steps
+from mamlrl.learner_settings import completed
+from mamlrl.learners import (
+    check_inner_loss,
+    check_names,
+    check_outer_settings,
+    evaluation_steps,
+    find_learner,
+    training_steps,
+)
 from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard
@@ -92,6 +100,8 @@ def run(
             "python -m mamlrl.evaluate RUN --random"
         )
     check_outer_settings(command.config, command.chosen)
+    check_inner_loss(command.config, command.chosen)
+    check_names("a key of learners in --config", command.learners)
     keep_freed_memory()
     config = dataclasses.replace(command.config, threads=num_threads(command.config))  # the same wherever it goes on
     torch.set_num_threads(config.threads)
@@ -251,7 +261,8 @@ def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
             say(f"note: the metrics that are there are kept as {keep_aside(metrics).name}")
         return fresh
     config, iteration = fresh.config, checkpoint.progress.iteration
-    settings = to_settings(checkpoint.config)
+    same_learner = checkpoint.config.learner == config.learner
+    settings = to_settings(completed(checkpoint.config, outside=same_learner))
     check_unchanged(settings, to_settings(config))  # config.yaml may have been edited
     if iteration > config.iterations:
         raise ConfigError(f"iterations is {config.iterations}, but the run has done {iteration} already")

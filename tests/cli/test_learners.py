@@ -13,8 +13,10 @@ import yaml
 
 import mamlrl
 from mamlrl.config import TrustRegionConfig
+from mamlrl.diagnose import read_subject
 from mamlrl.errors import ConfigError
 from mamlrl.evaluate import main as evaluate
+from mamlrl.evaluation.comparison import find_entries
 from mamlrl.learners import LEARNERS
 from mamlrl.record import main as record
 
@@ -143,11 +145,53 @@ def test_what_a_learner_with_an_outer_step_of_its_own_reads_is_its_own_affair(ti
 
 
 @pytest.mark.parametrize(
+    ("learner", "outer"),
+    [("promp", "adam"), ("tests.core.outside:HeadOnly", "trust_region"), ("tests.cli.toy_learners:Reptile", "auto")],
+)
+def test_a_run_stores_the_outer_step_that_it_takes(tiny_run: Command, learner: str, outer: str) -> None:
+    """So that it stays what it is when the default changes; one with an outer step of its own leaves it open."""
+    assert tiny_run(f"--learner {learner} --iterations 1 --out run").code == 0
+    content = torch.load(Path("run/checkpoints/iteration-000001.pt"), weights_only=True)
+    stored = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert stored["outer"] == content["config"]["outer"] == outer
+
+
+def test_a_run_of_dice_stores_its_inner_loss_whatever_a_shipped_configuration_has(command: Command) -> None:
+    small = "--sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 4 --eval.every 0 --threads 1"
+    flags = f"--env navigation-paper-original --learner dice {small} --iterations 1"
+    assert command(f"{flags} --out run").code == 0
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["adaptation"]["inner_loss"] == "dice"
+    assert command(f"{flags} --adaptation.inner_loss dice --out again").code == 0
+    assert reproducible("again") == reproducible("run")
+
+
+def test_runs_that_name_their_outer_step_and_those_that_do_not_are_one_method(tiny_run: Command) -> None:
+    tiny_run("--iterations 1 --out runs/first --seed 1 --outer trust_region")
+    tiny_run("--iterations 1 --out runs/second --seed 2")
+    assert [entry.method for entry in find_entries([Path("runs")])] == ["maml", "maml"]
+
+
+def test_settings_of_a_learner_that_does_not_exist_are_refused_with_the_nearest_name(tiny_run: Command) -> None:
+    """Those of one from outside are no mistake, and are not imported."""
+    Path("mine.yaml").write_text("learners: {cavai: {iterations: 1}}")
+    words = ["a key of learners in --config", "'cavai'", "module:Name", "did you mean cavia?"]
+    assert_fails(tiny_run("--out run --config mine.yaml"), 2, *words)
+    assert not Path("run").exists()
+    Path("mine.yaml").write_text("env: mamlrl/Navigation2D-v0\nlearners: {promb: {}}")
+    with pytest.raises(ConfigError, match=r"a key of learners in mine\.yaml is 'promb'.*; did you mean promp\?$"):
+        read_subject("mine.yaml")
+    Path("mine.yaml").write_text("learners: {'no_such_module:Learner': {seed: 3}, cavia: {seed: 4}}")
+    assert tiny_run("--iterations 1 --out run --config mine.yaml").code == 0
+
+
+@pytest.mark.parametrize(
     ("flags", "words"),
     [
         ("--learner reptile --outer trust_region", ["outer", "'trust_region'", "reptile", "curvature", "sgd or adam"]),
         ("--learner promp --outer trust_region", ["promp", "clipping and a penalty", "adam or sgd"]),
         ("--learner mamlpp --outer trust_region", ["mamlpp", "earlier inner steps", "adam or sgd"]),
+        ("--learner dice --adaptation.inner_loss log_prob", ["adaptation.inner_loss", "'log_prob'", "dice", "'dice'"]),
+        ("--learner dice --adaptation.inner_loss likelihood_ratio", ["'likelihood_ratio'", "dice"]),
         ("--outer newton", ["outer", "newton", "trust_region", "adam", "sgd"]),
         ("--learner imaml --learner_settings.tolerance 2", ["learner_settings.tolerance", "2", "[0, 1)"]),
     ],

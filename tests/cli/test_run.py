@@ -215,6 +215,27 @@ def test_three_nonfinite_updates_in_a_row_end_the_run(small_run: Command, monkey
     assert all(leaf.isfinite().all() for leaf in last["state"]["meta"]["init"].values())
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("--outer sgd --sgd.rate 1000", {"sgd/nonfinite": 1, "sgd/kl": 0, "sgd/surrogate_improvement": 0}),
+        ("--learner metasgd", {"trust_region/nonfinite": 1, "trust_region/accepted": 0, "trust_region/kl": 0}),
+        ("--learner tests.cli.toy_learners:Reptile", {}),
+    ],
+)
+def test_the_metrics_of_a_step_whose_policy_could_act_no_more_are_those_of_a_refused_one(
+    tiny_run: Command, monkeypatch: pytest.MonkeyPatch, flags: str, expected: dict[str, float]
+) -> None:
+    """Also where the step itself ended well, at finite parameters."""
+    if "sgd.rate" not in flags:
+        monkeypatch.setattr("mamlrl.training.iteration.can_act", lambda *_: False)
+    assert tiny_run(f"{flags} --iterations 1 --out run").code == 0
+    (row,) = read_metrics("run")
+    assert {name: float(row[name]) for name in ("update/nonfinite", *expected)} == {"update/nonfinite": 1, **expected}
+    init, after = (read_content(Path(f"run/checkpoints/iteration-00000{n}.pt"))["state"]["meta"] for n in (0, 1))
+    assert str(init) == str(after)
+
+
 NOT_FINITE = {
     "parameters": lambda state, nan: state._replace(meta=state.meta._replace(init={**state.meta.init, "free": nan})),
     "step sizes": lambda state, nan: state._replace(meta=state.meta._replace(step_sizes=({"free": nan},))),
@@ -239,7 +260,8 @@ def test_a_state_that_is_not_finite_is_refused_whatever_its_learner_says(
         outcome = small_run("--iterations 20 --out run --checkpoint.keep 20 --learner tests.cli.toy_learners:Reptile")
     assert_fails(outcome, 1, "Navigation2D", "3 meta-updates in a row", "toy_learners:Reptile")
     assert "trust_region" not in outcome.err
-    assert len(read_metrics("run")) == 7
+    refused = [row["update/nonfinite"] for row in read_metrics("run")]
+    assert refused == ["0.0", "1.0", "1.0", "0.0", "1.0", "1.0", "1.0"]
     states = [read_content(Path(f"run/checkpoints/iteration-{number:06d}.pt"))["state"] for number in range(8)]
     moved = [str(after) != str(before) for before, after in pairwise(states)]
     assert moved == [True, False, False, True, False, False, False]

@@ -29,7 +29,7 @@ from mamlrl.config import (
     TrustRegionConfig,
 )
 from mamlrl.errors import UserError
-from mamlrl.learners import LEARNERS, LearnerRow, find_learner, training_steps
+from mamlrl.learners import LEARNERS, LearnerRow, find_learner, step_scale, training_steps
 from mamlrl.learners.base import LearnerState, Outcome
 from mamlrl.learners.objective import adapt_along
 from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss
@@ -361,6 +361,14 @@ def test_the_factor_on_the_step_sizes_is_one_on_the_step(problem: Problem) -> No
         assert any(not torch.equal(whole[name], leaf.expand_as(whole[name])) for name, leaf in params.items())
         for name, leaf in params.items() if problem.case.learner != "imaml" else ():  # there it is one on the length
             torch.testing.assert_close(half[name], (leaf + whole[name]) / 2)
+
+
+@few
+def test_evaluation_takes_whole_the_inner_steps_that_the_meta_update_takes(problem: Problem) -> None:
+    """As many as lead to the adapted parameters in it, and no more; of a learner that adapts in training."""
+    taken = len(problem.objective.path.steps)
+    if problem.case.row.adapts_in_training:
+        assert [step_scale(problem.config, step) for step in range(taken + 1)] == [1.0] * taken + [0.5]
 
 
 def changed(meta_batch: MetaBatch, change: Callable[[Batch], Batch]) -> MetaBatch:

@@ -113,6 +113,30 @@ def test_a_gradient_that_is_not_finite_refuses_the_update(name, generator):
 
 
 @steps
+def test_without_a_divergence_there_is_no_kl_refused_or_not(name):
+    step = dataclasses.replace(STEPS[name][0], divergence=False)
+    point = torch.ones(2)
+    for objective in (Bowl(point), Bowl(point, 1)):
+        _, _, outcome = step.step(objective, step.init(point))
+        assert {one.partition("/")[2] for one in outcome.metrics()} == {
+            "gradient_norm",
+            "surrogate_improvement",
+            "rate",
+            "nonfinite",
+        }
+
+
+def test_moments_that_are_not_finite_refuse_the_update():
+    """The square of a gradient overflows before the gradient does, and Adam's step is then zero."""
+    step = adam(CONFIG)
+    objective = Bowl(torch.ones(2))
+    objective.loss_and_gradient = lambda point=None: (0.0, torch.tensor([1e200, 1.0]))
+    moments = step.init(objective.point)
+    point, remembered, outcome = step.step(objective, moments)
+    assert outcome.not_finite and point is objective.point and remembered is moments
+
+
+@steps
 def test_the_outcome_tells_of_all_steps_together(name, generator):
     step, *_ = STEPS[name]
     start = torch.randn(5, generator=generator)

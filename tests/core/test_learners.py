@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -108,6 +110,30 @@ def test_a_function_of_parts_from_outside_is_told_to_name_its_outer_steps(genera
         row.build(make_policy("gaussian"), CONFIG, row.settings())
 
 
+@pytest.mark.parametrize("name", [name for name, row in LEARNERS.items() if row.trained])
+def test_what_a_learner_tells_of_an_update_are_numbers(name, generator):
+    """One that has no number of a kind, such as reptile of a KL, leaves it out."""
+    config = dataclasses.replace(CONFIG, learner=name)
+    learner = LEARNERS[name].build(make_policy("gaussian"), config, LEARNERS[name].settings())
+    state = learner.init(random_params(learner.policy, generator))
+    meta_batch, _ = sample_meta_batch(learner, state.meta, 3, training_steps(config), generator)
+    metrics = learner.meta_step(state, meta_batch, generator)[1].metrics()
+    assert not [metric for metric, value in metrics.items() if not math.isfinite(value)]
+    assert ("sgd/kl" in metrics) == (name != "reptile" and "sgd/rate" in metrics)
+
+
+def test_reptiles_means_over_tasks_go_through_the_one_function_for_that(generator, monkeypatch):
+    """Which is where processes that share the tasks will meet."""
+    calls: list[torch.Tensor] = []
+    learner: Any = make("reptile", make_policy("gaussian"))
+    state = learner.init(random_params(learner.policy, generator))
+    meta_batch, _ = sample_meta_batch(learner, state.meta, 3, 1, generator)
+    objective = learner.objective(state, meta_batch)
+    monkeypatch.setattr("mamlrl.learners.reptile.mean_over_tasks", lambda values: calls.append(values) or values[0])
+    objective.loss_and_gradient()
+    assert [list(values.shape) for values in calls] == [[3], [3, len(objective.point)]]
+
+
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_row_says_how_often_its_learner_adapts(name):
     config = dataclasses.replace(CONFIG, learner=name, adaptation=dataclasses.replace(CONFIG.adaptation, steps=2))
@@ -123,5 +149,10 @@ def test_a_row_says_how_often_its_learner_adapts(name):
 
 def test_step_sizes_halve_beyond_the_steps_of_training():
     assert [step_scale(CONFIG, step) for step in range(3)] == [1.0, 0.5, 0.5]
+    by_learner = {
+        name: [step_scale(dataclasses.replace(CONFIG, learner=name), step) for step in range(3)] for name in LEARNERS
+    }
+    more = {"reptile": [1.0, 1.0, 0.5]}
+    assert by_learner == {name: more.get(name, [1.0, 0.5, 0.5]) for name in LEARNERS}
     constant = dataclasses.replace(CONFIG, eval=dataclasses.replace(CONFIG.eval, step_size_schedule="constant"))
     assert [step_scale(constant, step) for step in range(3)] == [1.0, 1.0, 1.0]
