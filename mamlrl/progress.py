@@ -67,4 +67,5 @@ def _terminal() -> dict[str, Any]:
         columns, lines = os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):  # redirected, or no stream of the system
         columns, lines = 0, 0
-    return {"ncols": columns or 80, "nrows": lines or 24, "disable": is_silent() or not sys.stderr.isatty()}
+    room = (columns or 80) - len("^C ")  # which a terminal shows at the end of the bar
+    return {"ncols": room, "nrows": lines or 24, "disable": is_silent() or not sys.stderr.isatty()}

@@ -114,6 +114,7 @@ def run(
         experiment, evaluate = prepare(config, command.notes, stack)
         folder, checkpoint = open_folder(start, command, experiment, stack)
         shown = command.out or command.resume or folder.relative_to(start)
+        stop.resume = resume_command(shown)
         with reported_failures(folder, shown):
             with opened_log(experiment, folder, checkpoint) as (log, checkpoints):
                 say(f"run folder: {shown}")
@@ -307,8 +308,12 @@ def reported_failures(folder: Path, shown: Path) -> Iterator[None]:
         text = "".join(traceback.format_exception(error))
         written = run_folder.write_error(folder, f"{getattr(error, 'user_traceback', '')}\n{text}".lstrip())
         where = f"; its traceback is in {shown / run_folder.ERROR_FILE}" if written else ""
-        resume = f"python -m mamlrl.train --resume {shlex.quote(str(shown))}"
-        raise RunFailure(f"{in_words(error)}{where}; to go on: {resume}") from error
+        raise RunFailure(f"{in_words(error)}{where}; to go on: {resume_command(shown)}") from error
+
+
+def resume_command(shown: Path) -> str:
+    """What goes on with the run in a folder."""
+    return f"python -m mamlrl.train --resume {shlex.quote(str(shown))}"
 
 
 def in_words(error: BaseException) -> str:
@@ -322,7 +327,7 @@ def report(shown: Path, progress: Progress, config: Config) -> None:
     """Say how the run ended, and how to go on with it."""
     if progress.iteration < config.iterations:
         say(f"stopped after iteration {progress.iteration} of {config.iterations}; go on with")
-        say(f"  python -m mamlrl.train --resume {shlex.quote(str(shown))}")
+        say(f"  {resume_command(shown)}")
         return
     say(f"done: {progress.iteration} {'iteration' if progress.iteration == 1 else 'iterations'}")
     checkpoints = shown / run_folder.CHECKPOINTS
