@@ -218,12 +218,14 @@ class AdaptedPolicy:
 
         def sample(params: Params, step: int) -> Rollouts:
             envs = one_row(env, numbers)
-            return join(
-                [
-                    collect(envs, origin.policy, params, tasks, streams.rollouts(one, step), origin.config.environment)
-                    for one in range(rollouts)  # one after the other: there is one environment
-                ]
+            episodes = (  # one after the other: there is one environment
+                collect(envs, origin.policy, params, tasks, streams.rollouts(one, step), origin.config.environment)
+                for one in range(rollouts)
             )
+            try:
+                return join(list(episodes))
+            except EnvironmentFailure as error:  # a number that is not finite
+                raise UserError(str(error)) from error
 
         return self._stepped(sample, steps, env.action_space)
 
