@@ -306,7 +306,7 @@ def test_episodes_are_mappings_or_tuples_with_or_without_the_last_observation(
     assert_same(policy.adapt_from(given).params, adapted.params)  # type: ignore[arg-type]
 
 
-WANTED = "it must have observations, actions, rewards, and may have terminated"
+WANTED = "an episode is a dict of observations, actions and rewards, a list of each, and may have terminated"
 EPISODE: dict[str, Any] = {"observations": [[0.0, 0.0], [0.1, 0.0]], "actions": [[0.05, 0.0]] * 2, "rewards": [1, 2]}
 
 
@@ -316,9 +316,10 @@ EPISODE: dict[str, Any] = {"observations": [[0.0, 0.0], [0.1, 0.0]], "actions": 
         ([], "there are no episodes"),
         (EPISODE, "episodes are a mapping; they must be a list of episodes"),
         (Episode(**EPISODE), "episodes are one Episode; they must be a list of episodes"),
-        ([EPISODE, 3], "episode 1 is 3; it must be an Episode, or a mapping with its fields"),
+        ([EPISODE, 3], f"episode 1 is 3; {WANTED}"),
         ([{"observations": [], "reward": []}], f"episode 0 lacks actions, rewards; {WANTED}"),
         ([{**EPISODE, "truncated": True}], f"episode 0 has truncated; {WANTED}"),
+        ([(1, 2, 3)], f"episode 0: rewards are 3, not one for each time step: {WANTED}"),
         ([EPISODE, ([], [])], f"episode 1 has 2 values; {WANTED}"),
         ([EPISODE, {**EPISODE, "rewards": [1, 2, 3]}], "episode 1 has 2 observations, 2 actions and 3 rewards"),
         ([{**EPISODE, "actions": EPISODE["actions"][:1]}], "episode 0 has 2 observations, 1 actions and 2 rewards"),

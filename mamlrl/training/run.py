@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config
 from mamlrl.config.command import Command
-from mamlrl.config.files import check_unchanged, differences, to_settings
+from mamlrl.config.files import CONFIG_FILE, check_unchanged, differences, to_settings
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, LearnerFailure, OutputError, UserError, described, said
 from mamlrl.evaluation.held_out import Evaluation
@@ -45,6 +45,7 @@ from mamlrl.run_folder import folder as run_folder
 from mamlrl.run_folder.checkpoints import (
     BEST,
     Checkpoint,
+    CheckpointError,
     CheckpointFolder,
     Progress,
     iteration_file,
@@ -254,7 +255,11 @@ def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
     Raises:
         UserError: no checkpoint is usable, or the settings are not those of the run.
     """
-    checkpoint, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, fresh.progress.state)
+    try:
+        checkpoint, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, fresh.progress.state)
+    except CheckpointError as error:
+        anew = f"python -m mamlrl.train --config {shlex.quote(str(folder / CONFIG_FILE))}"
+        raise CheckpointError(f"{error}; none is left to go on from; to start anew: {anew}") from error
     if checkpoint is None:
         say("note: the run has no checkpoint yet; it begins at iteration 0")
         metrics = folder / run_folder.METRICS_FILE

@@ -216,7 +216,7 @@ def test_no_usable_checkpoint_is_an_error(small_run: Command, command: Command) 
     for path in Path("run/checkpoints").iterdir():
         path.write_bytes(b"not a checkpoint")
     metrics = Path("run/metrics.csv").read_text()
-    assert_fails(command("--resume run"), 1, "iteration-000001.pt", "damaged or no checkpoint")
+    assert_fails(command("--resume run"), 1, "iteration-000001.pt", "damaged or no checkpoint", "train --config ")
     assert Path("run/metrics.csv").read_text() == metrics
 
 
