@@ -177,7 +177,7 @@ def test_policy_that_does_not_fit_the_actions(small_run: Command) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_no_cuda_device(small_run: Command) -> None:
-    assert_fails(small_run("--device cuda"), 1, "cuda", "--device cpu")
+    assert_fails(small_run("--device cuda"), 2, "cuda", "--device cpu")
     assert list(Path().iterdir()) == []
 
 

@@ -35,6 +35,7 @@ WRONG_FLAGS = [
     ("--env nowhere_to_be_found:Tasks-v0", ["nowhere_to_be_found"]),
     ("--env mamlrl/HalfCheetaVel-v0", ["HalfCheetahVel"]),
     ("--env gymnasium:CartPole-v1", ["sample_tasks"]),
+    ("--env tests.cli.toy_envs:toy/Lin-v0", ["tests.cli.toy_envs registers toy/DiscreteLine-v0,", "toy/Line-v0"]),
     ("--sampling.tasks 3", ["--env is missing", "cheetah-vel"]),
     ("--env navigation --sampling.task 3", ["--sampling.task;", "did you mean --sampling.tasks?"]),
     ("--env navigation --iteratons 3", ["did you mean --iterations?"]),
