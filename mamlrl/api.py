@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 AnyPath = str | PathLike[str]
 Callback = Callable[[int, dict[str, float | None]], bool | None]
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _names_arguments(function: Callable[P, R]) -> Callable[P, R]:
