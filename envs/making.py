@@ -103,7 +103,16 @@ def _find_spec(env_id: str) -> EnvSpec:
             _import(env_id, module)
         return gymnasium.spec(name)
     except gymnasium.error.Error as error:
-        raise ValueError(f"environment {env_id}: {error}") from error
+        ours = sorted(spec.id for spec in gymnasium.registry.values() if module and _is_from(spec, module))
+        told = f" {module} registers {', '.join(ours)}" if ours else ""
+        raise ValueError(f"environment {env_id}: {error}{told}") from error
+
+
+def _is_from(spec: EnvSpec, module: str) -> bool:
+    """Whether an environment's class lies in a module or package."""
+    maker = spec.entry_point or spec.vector_entry_point
+    found = maker.partition(":")[0] if isinstance(maker, str) else getattr(maker, "__module__", "")
+    return f"{found}.".startswith(f"{module}.")
 
 
 def _import(env_id: str, module: str) -> None:

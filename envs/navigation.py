@@ -73,16 +73,22 @@ class Navigation2DVectorEnv(TaskVectorEnv):
         return self._positions.copy()
 
     def _draw_row(self, row: int) -> NDArray[np.uint8]:
-        return draw_path(np.array(self._paths[row]), self.tasks[row], self._goal_range)
+        return draw_path(np.array(self._paths[row]), self.tasks[row], self._goal_range, self._half_width())
+
+    def _half_width(self) -> float:
+        """Half the side of every row's picture, so that rows side by side are to one scale: all paths are in it."""
+        reach = max(float(np.abs(path).max()) for path in self._paths if path)
+        return max(1.4 * self._goal_range, 1.1 * reach)
 
 
-def draw_path(path: Array, goal: Array, goal_range: float) -> NDArray[np.uint8]:
+def draw_path(path: Array, goal: Array, goal_range: float, half_width: float) -> NDArray[np.uint8]:
     """Draw the square of goals, the start, the path so far, the position and the goal.
 
     Args:
         path: positions from the start to now, [T, 2].
         goal: [2].
         goal_range: half the side of the square of goals.
+        half_width: half the side of the picture.
 
     Returns:
         The picture, [FRAME_SIZE, FRAME_SIZE, 3].
@@ -91,7 +97,6 @@ def draw_path(path: Array, goal: Array, goal_range: float) -> NDArray[np.uint8]:
 
     scale = 4  # drawn larger and reduced: Pillow's lines are not antialiased
     size = scale * FRAME_SIZE
-    half_width = max(1.4 * goal_range, 1.1 * float(np.abs(path).max()))
 
     def pixel(point: Array) -> tuple[float, float]:
         x, y = (np.asarray(point) / half_width * (1.0, -1.0) + 1.0) / 2.0 * size

@@ -6,17 +6,19 @@ Imports nothing heavy: torch comes with the first call.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
+import re
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 
-from mamlrl.errors import ConfigError, shown
+from mamlrl.errors import ConfigError, UserError, shown
 from mamlrl.messages import silence
 from mamlrl.options import usable_path
 
@@ -25,6 +27,24 @@ if TYPE_CHECKING:
 
 AnyPath = str | PathLike[str]
 Callback = Callable[[int, dict[str, float | None]], bool | None]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _names_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """A function whose errors name its arguments in place of the flags of the command."""
+
+    @functools.wraps(function)
+    def called(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return function(*arguments, **named)
+        except UserError as error:
+            message, command, rest = str(error).partition("python -m ")  # a command keeps its flags
+            error.args = (re.sub(r"(?<![\w-])--(?=[a-z])", "", message) + command + rest,)
+            raise
+
+    return called
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -46,6 +66,7 @@ class Run:
         return f"Run({str(self.folder)!r}: {len(self.metrics)} iterations{best})"
 
 
+@_names_arguments
 def train(
     env: str | None = None,
     *,
@@ -138,6 +159,7 @@ class Evaluation:
         return self.text
 
 
+@_names_arguments
 def evaluate(
     runs: AnyPath | Iterable[AnyPath],
     *,

@@ -69,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--format", choices=("png", "pdf", "svg"), default="png", help="Of the figure (png).")
     parser.add_argument(
-        "--out", type=usable_path, metavar="DIR", help="Folder of the results (runs/comparisons/<env>-<time>)."
+        "--out", type=usable_path, metavar="DIR", help="Folder of the results (runs/comparisons/<environments>-<time>)."
     )
     return parser
 
@@ -89,7 +89,7 @@ def _compare(argv: Sequence[str]) -> int:
     runs = find_runs(options.runs)
     choice = curves.Choice(options.metric, options.against, options.interval, options.smooth)
     panels = curves.make_panels(runs, choice, references)
-    folder = options.out or run_folder.results_folder("comparisons", runs[0].config)
+    folder = options.out or run_folder.results_folder("comparisons", *(run.config for run in runs))
     picture, table = folder / f"curves.{options.format}", folder / "curves.csv"
     for path in (picture, table):
         run_folder.check_results(folder, path.name)

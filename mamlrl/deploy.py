@@ -30,7 +30,15 @@ from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import adaptation_rounds
-from mamlrl.run_folder.checkpoints import CheckpointError, config_of, plain, read_archive, restore, write_archive
+from mamlrl.run_folder.checkpoints import (
+    ADAPTED,
+    CheckpointError,
+    config_of,
+    plain,
+    read_archive,
+    restore,
+    write_archive,
+)
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.run_folder.spaces import from_plain, of_policy, to_plain
 from mamlrl.sampler import collect, join, to_environment_actions
@@ -39,13 +47,10 @@ from mamlrl.structs import MetaParams, Params, Rollouts
 
 __all__ = ["AdaptedPolicy", "Episode", "MetaPolicy", "PolicyModule", "load_adapted", "load_policy"]
 
-ADAPTED = "mamlrl adapted policy 1"
-"""Format of the files of `AdaptedPolicy.save`."""
-
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class MetaPolicy:
-    """A meta-learned initialisation with all that adapts it.
+    """A meta-learned initialisation with all that adapts it. It pickles: policy and learner are made anew.
 
     Args:
         config: settings of the training.
@@ -66,6 +71,9 @@ class MetaPolicy:
     def __repr__(self) -> str:
         spaces_ = f"{_short_space(self.observation_space)} -> {_short_space(self.action_space)}"
         return f"MetaPolicy({self.config.learner} on {self.config.env}, seed {self.config.seed}: {spaces_})"
+
+    def __reduce__(self) -> tuple[Callable[..., MetaPolicy], tuple[Any, ...]]:
+        return _made_anew, (self.config, self.meta, self.observation_space, self.action_space)
 
     def unadapted(self, seed: int = 0) -> AdaptedPolicy:
         """The policy before any gradient step.
@@ -218,12 +226,14 @@ class AdaptedPolicy:
 
         def sample(params: Params, step: int) -> Rollouts:
             envs = one_row(env, numbers)
-            return join(
-                [
-                    collect(envs, origin.policy, params, tasks, streams.rollouts(one, step), origin.config.environment)
-                    for one in range(rollouts)  # one after the other: there is one environment
-                ]
+            episodes = (  # one after the other: there is one environment
+                collect(envs, origin.policy, params, tasks, streams.rollouts(one, step), origin.config.environment)
+                for one in range(rollouts)
             )
+            try:
+                return join(list(episodes))
+            except EnvironmentFailure as error:  # a number that is not finite
+                raise UserError(str(error)) from error
 
         return self._stepped(sample, steps, env.action_space)
 
@@ -289,9 +299,11 @@ class AdaptedPolicy:
             overwrite: whether it may take the place of a file that is there.
 
         Raises:
-            UserError: there is a file already.
+            UserError: there is a file already, or not the folder that it is to be in.
             OSError: the file cannot be written.
         """
+        if not Path(path).parent.is_dir():
+            raise UserError(f"{os.fspath(path)}: there is no folder {Path(path).parent}")
         if os.path.lexists(path) and not overwrite:
             raise UserError(f"{os.fspath(path)} is there already; overwrite=True takes its place")
         origin = self.origin
@@ -327,6 +339,8 @@ def load_policy(path: str | PathLike[str]) -> MetaPolicy:
 def load_adapted(path: str | PathLike[str]) -> AdaptedPolicy:
     """See `mamlrl.load_adapted`."""
     path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; mamlrl.load takes a run, load_adapted a file of AdaptedPolicy.save")
     content = read_archive(path)
     if content.get("format") != ADAPTED:
         raise UserError(f"{path} is no adapted policy; mamlrl.load reads the checkpoint of a training")
@@ -351,6 +365,13 @@ def _untrained(
     learner = make_learner(row, make_policy(config.policy, observation_space, action_space), config, own)
     state = start_learner(learner, learner.policy.init_params(torch.Generator()), config)
     return MetaPolicy(config, learner.policy, learner, state.meta, observation_space, action_space), state
+
+
+def _made_anew(
+    config: Config, meta: MetaParams, observation_space: spaces.Space, action_space: spaces.Space
+) -> MetaPolicy:
+    origin, _ = _untrained(config, observation_space, action_space)
+    return dataclasses.replace(origin, meta=meta)
 
 
 def _adapted_params(saved: Params, start: Params) -> Params:

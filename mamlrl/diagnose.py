@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mamlrl.commands import run_command
-from mamlrl.errors import ConfigError, shown
+from mamlrl.errors import ConfigError, shown, suggestion
 from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
 
@@ -165,7 +165,9 @@ def read_subject(subject: str) -> tuple[Config, Params | None]:
         return command.config, None
     if not path.exists():
         names = ", ".join(shipped_names())
-        raise ConfigError(f"{subject}: no run, checkpoint or YAML file; shipped configurations are {names}; or exact")
+        hint = suggestion(subject, [*shipped_names(), EXACT])
+        there = f"shipped configurations are {names}; or exact"
+        raise ConfigError(f"{subject}: no run, checkpoint or YAML file{hint}; {there}")
     checkpoints = find_checkpoints(path)
     if len(checkpoints) > 1:
         raise ConfigError(f"{subject}: holds {len(checkpoints)} runs; name one of them")

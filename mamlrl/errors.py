@@ -24,7 +24,7 @@ class ConfigError(UserError):
 
 
 class NonFiniteError(UserError):
-    """An environment or a policy produced numbers that are not finite."""
+    """A policy produced numbers that are not finite."""
 
 
 class OutputError(OSError):

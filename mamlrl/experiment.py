@@ -192,7 +192,7 @@ def check_device(device: str) -> None:
     """A CUDA device, if one is asked for, is there."""
     available = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device != "cpu" and int(device.partition(":")[2] or 0) >= available:
-        raise UserError(f"device is {device!r}, but there are {available} CUDA devices here; --device cpu needs none")
+        raise ConfigError(f"device is {device!r}, but there are {available} CUDA devices here; --device cpu needs none")
 
 
 def draw_tasks(envs: VectorEnv, num_tasks: int, rng: np.random.Generator) -> np.ndarray:

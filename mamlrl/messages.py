@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from tqdm import tqdm
 
 _silent = ContextVar("silent", default=False)
 
 
 def say(message: str) -> None:
-    """Print a line, at once."""
+    """Print a line, at once and clear of a progress bar."""
     if not _silent.get():
-        print(message, flush=True)
+        tqdm.write(message)
+        sys.stdout.flush()
 
 
 def is_silent() -> bool:

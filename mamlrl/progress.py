@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 TRAINING_BAR = "{n_fmt}/{total_fmt} |{bar}| {elapsed}<{remaining}{postfix}"
 """Without the share and the rate that tqdm shows by default: at 80 columns it is whole."""
+BAR = f"{{desc}}: {TRAINING_BAR}"
 
 
 def progress_bar(iterable: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
@@ -26,7 +27,36 @@ def progress_bar(iterable: Iterable[T], description: str, total: int | None = No
         description: what its elements are.
         total: their number, where the iterable does not tell.
     """
-    return tqdm(iterable, description, total, leave=False, **_terminal())
+    return tqdm(iterable, description, total, leave=False, bar_format=BAR, **_terminal())
+
+
+class StepsBar:
+    """How many time steps of several rounds of rollouts are done, in a bar that vanishes at the end.
+
+    Args:
+        rounds: number of rounds.
+        steps: time steps of a round, if no episode ends early.
+    """
+
+    def __init__(self, rounds: int, steps: int):
+        self._steps, self._rounds = steps, 0
+        self._bar = tqdm(desc="time steps", total=rounds * steps, leave=False, bar_format=BAR, **_terminal())
+
+    def step(self) -> None:
+        """Count a time step; those that a round takes beyond the expected ones do not count."""
+        if self._bar.n < (self._rounds + 1) * self._steps:
+            self._bar.update()
+
+    def end_round(self) -> None:
+        """The rest of the round is not needed."""
+        self._rounds += 1
+        self._bar.update(self._rounds * self._steps - self._bar.n)
+
+    def __enter__(self) -> StepsBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
 
 
 class ProgressLine:
@@ -67,4 +97,5 @@ def _terminal() -> dict[str, Any]:
         columns, lines = os.get_terminal_size(sys.stderr.fileno())
     except (OSError, ValueError, AttributeError):  # redirected, or no stream of the system
         columns, lines = 0, 0
-    return {"ncols": columns or 80, "nrows": lines or 24, "disable": is_silent() or not sys.stderr.isatty()}
+    room = (columns or 80) - len("^C ")  # which a terminal shows at the end of the bar
+    return {"ncols": room, "nrows": lines or 24, "disable": is_silent() or not sys.stderr.isatty()}

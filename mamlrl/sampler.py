@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from torch.nn.functional import pad
 
 from mamlrl.config import EnvironmentConfig
+from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import NonFiniteError, UserError
 from mamlrl.policies.base import Policy
 from mamlrl.seeding import RolloutStreams
@@ -152,7 +153,8 @@ def collect(
         config: horizon and action scale.
 
     Raises:
-        NonFiniteError: the policy or the environment produced a number that is not finite.
+        NonFiniteError: the policy produced a number that is not finite.
+        EnvironmentFailure: the environment did.
         UserError: the environment refused a task.
     """
     num_tasks, rollouts = len(tasks), envs.num_envs // len(tasks)
@@ -184,7 +186,7 @@ def collect(
         final_observations=last.to(device, dtype),
         measures={name: by_task([row])[..., 0] for name, row in measure(steps, config.metrics).items()},
     )
-    _check_finite(result, envs)
+    _check_finite(result, envs, tasks)
     return result
 
 
@@ -292,7 +294,7 @@ def _name(envs: VectorEnv) -> str:
     return envs.spec.id if envs.spec is not None else type(envs).__name__
 
 
-def _check_finite(rollouts: Rollouts, envs: VectorEnv) -> None:
+def _check_finite(rollouts: Rollouts, envs: VectorEnv, tasks: np.ndarray) -> None:
     observed = rollouts.observations.isfinite().all(-1)
     acted = rollouts.actions.isfinite().reshape(*observed.shape, -1).all(-1)
     if not acted[observed].all():  # after an observation that is not finite, no action can be
@@ -300,11 +302,22 @@ def _check_finite(rollouts: Rollouts, envs: VectorEnv) -> None:
             "the policy's actions are not finite; smaller steps keep the parameters bounded, by "
             "adaptation.step_size or the settings of the meta-update"
         )
-    for field in ("observations", "rewards", "final_observations"):
-        if not getattr(rollouts, field).isfinite().all():
-            raise NonFiniteError(
-                f"environment {_name(envs)} returned {field.replace('_', ' ')} that are not finite (NaN or infinite)"
-            )
+    finite = {
+        "observations": observed,
+        "rewards": rollouts.rewards.isfinite(),
+        "final observations": rollouts.final_observations.isfinite().all(-1, keepdim=True),
+    }
+    for name, rows in finite.items():
+        if not rows.all():
+            row, _, time = (~rows).nonzero()[0].tolist()
+            method = "reset" if name == "observations" and not time else "step"
+            raise not_finite(_name(envs), method, name, tasks[row])
+
+
+def not_finite(environment: str, method: str, what: str, task: np.ndarray) -> EnvironmentFailure:
+    """The failure of an environment that returned a number that is not finite, on a task [P], empty where unknown."""
+    told = f"returned {what} that are not finite (NaN or infinite)"
+    return EnvironmentFailure(environment, method, told, task if task.size else None)
 
 
 def mean_returns(rollouts: Rollouts) -> torch.Tensor:

@@ -24,10 +24,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(argv: Sequence[str]) -> int:
-    command = parse_command(argv)
+    command = parse_command(argv, _settings_of)
     from mamlrl.training.run import run  # imports torch, which takes seconds: --help has answered by now
 
     return run(command).exit_code
+
+
+def _settings_of(learner: str) -> type:
+    from mamlrl.learners import find_learner  # imports torch: only who asks for a learner's settings waits for it
+
+    return find_learner(learner).settings
 
 
 make_callable(__name__, api.train)

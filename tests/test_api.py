@@ -315,12 +315,13 @@ def test_the_process_stays_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"out": "a\0b"}, "out: "),
         ({"out": "x" * 5000}, "out: "),
         ({"resume": "nowhere"}, "nowhere: not a run folder"),
-        ({"resume": "nowhere", "out": "out"}, "out and --resume exclude each other"),
+        ({"resume": "nowhere", "out": "out"}, "out and resume exclude each other"),
     ],
 )
 def test_a_wrong_setting_or_path_is_a_config_error_that_names_it(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)):
+    with pytest.raises(ConfigError, match=re.escape(message)) as raised:
         train(**settings)
+    assert "--" not in str(raised.value).partition("python -m")[0]  # flags are the command's
     assert not list(Path.cwd().iterdir())
 
 

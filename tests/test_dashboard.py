@@ -78,6 +78,11 @@ def test_metrics_are_drawn_by_what_they_are_and_not_by_their_names(tmp_path: Pat
     assert [image.step for image in events.Images("adaptation/return")] == [2]
 
 
+def test_a_run_of_an_id_has_it_for_its_name_among_the_hyperparameters() -> None:
+    assert dashboard.hyperparameters(Config(env="my_tasks:Thermostat-v0"))["name"] == "my_tasks:Thermostat-v0"
+    assert dashboard.hyperparameters(Config(env="mamlrl/AntVel-v0", name="ant-vel"))["name"] == "ant-vel"
+
+
 def test_hyperparameters_are_all_settings_as_plain_values() -> None:
     values = dashboard.hyperparameters(Config(environment=Config().environment))
     assert values["adaptation.step_size"] == 0.1 and values["learner"] == "maml" and values["policy.hidden_sizes"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -22,12 +23,14 @@ from gymnasium import spaces
 from torch import Tensor
 
 import mamlrl
+from mamlrl import deploy
+from mamlrl.config import Config, EnvironmentConfig
 from mamlrl.config.files import merge
 from mamlrl.deploy import Episode, MetaPolicy, PolicyModule
 from mamlrl.envs.navigation import Navigation2DEnv
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.experiment import initial_state, make_experiment
-from mamlrl.learners import LearnerRow, step_scale
+from mamlrl.learners import LEARNERS, LearnerRow, step_scale
 from mamlrl.learners.maml import make_plain
 from mamlrl.policies.base import Linearization, Policy
 from mamlrl.rounds import Round, adaptation_rounds
@@ -303,7 +306,7 @@ def test_episodes_are_mappings_or_tuples_with_or_without_the_last_observation(
     assert_same(policy.adapt_from(given).params, adapted.params)  # type: ignore[arg-type]
 
 
-WANTED = "it must have observations, actions, rewards, and may have terminated"
+WANTED = "an episode is a dict of observations, actions and rewards, a list of each, and may have terminated"
 EPISODE: dict[str, Any] = {"observations": [[0.0, 0.0], [0.1, 0.0]], "actions": [[0.05, 0.0]] * 2, "rewards": [1, 2]}
 
 
@@ -313,9 +316,10 @@ EPISODE: dict[str, Any] = {"observations": [[0.0, 0.0], [0.1, 0.0]], "actions": 
         ([], "there are no episodes"),
         (EPISODE, "episodes are a mapping; they must be a list of episodes"),
         (Episode(**EPISODE), "episodes are one Episode; they must be a list of episodes"),
-        ([EPISODE, 3], "episode 1 is 3; it must be an Episode, or a mapping with its fields"),
+        ([EPISODE, 3], f"episode 1 is 3; {WANTED}"),
         ([{"observations": [], "reward": []}], f"episode 0 lacks actions, rewards; {WANTED}"),
         ([{**EPISODE, "truncated": True}], f"episode 0 has truncated; {WANTED}"),
+        ([(1, 2, 3)], f"episode 0: rewards are 3, not one for each time step: {WANTED}"),
         ([EPISODE, ([], [])], f"episode 1 has 2 values; {WANTED}"),
         ([EPISODE, {**EPISODE, "rewards": [1, 2, 3]}], "episode 1 has 2 observations, 2 actions and 3 rewards"),
         ([{**EPISODE, "actions": EPISODE["actions"][:1]}], "episode 0 has 2 observations, 1 actions and 2 rewards"),
@@ -413,7 +417,7 @@ def test_actions_are_in_the_units_of_the_environment_that_it_adapted_in(
     means = policy.policy.outputs(adapted.params, torch.tensor([[[[0.2, 0.1]]]]))[0, 0, 0, :2].detach().numpy()
     expected = (low + high) / 2 + (high - low) / 2 * np.clip(means / 20, -1, 1)
     assert adapted.act([0.2, 0.1], deterministic=True) == pytest.approx(expected, rel=1e-5)
-    assert adapted.module()(torch.tensor([[0.2, 0.1]]))[0].detach().numpy() == pytest.approx(expected, rel=1e-5)
+    assert adapted.module()(torch.tensor([[0.2, 0.1]]))[0].numpy() == pytest.approx(expected, rel=1e-5)
     assert np.abs(adapted.act(np.zeros((50, 2))) - (low + high) / 2).max() > 0.1
 
 
@@ -484,6 +488,30 @@ def test_an_adapted_policy_is_saved_loaded_and_adapts_further(
     assert further[1].steps == 3
 
 
+@adapting
+def test_a_policy_pickles(kind: str, policy_of: Callable[[str], MetaPolicy]) -> None:
+    policy = policy_of(kind)
+    adapted = policy.adapt(environment(kind), rollouts=3, seed=7)
+    copies = pickle.loads(pickle.dumps((policy, adapted)))
+    assert_same(copies[1].params, adapted.params)
+    assert repr(copies) == repr((policy, adapted))
+    observations = observations_of(policy, 3)
+    assert np.array_equal(copies[1].act(observations), adapted.act(observations))
+    assert_same(copies[0].adapt(environment(kind), rollouts=3, seed=7).params, adapted.params)
+    further = [one.adapt(environment(kind), rollouts=3) for one in (adapted, copies[1])]
+    assert_same(further[0].params, further[1].params)
+
+
+@pytest.mark.parametrize("learner", [name for name, row in LEARNERS.items() if row.trained and not row.observes_task])
+def test_the_policy_of_every_learner_pickles(learner: str) -> None:
+    spaces_ = Navigation2DEnv().observation_space, Navigation2DEnv().action_space
+    config = Config(env="navigation", learner=learner, environment=EnvironmentConfig(horizon=5))
+    policy, _ = deploy._untrained(config, *spaces_)
+    adapted = policy.unadapted().adapt(environment("box"), rollouts=2)
+    again = pickle.loads(pickle.dumps(policy)).unadapted().adapt(environment("box"), rollouts=2)
+    assert_same(again.params, adapted.params)
+
+
 def test_what_was_not_adapted_is_saved_too_and_bounds_of_the_environment_are_kept(
     policy_of: Callable[[str], MetaPolicy], tmp_path: Path
 ) -> None:
@@ -510,8 +538,14 @@ def test_files_that_hold_no_adapted_policy_are_told_apart(
     policy_of("box").unadapted().save(saved)
     with pytest.raises(UserError, match=r"best\.pt is no adapted policy; mamlrl.load reads the checkpoint"):
         mamlrl.load_adapted(checkpoint)
-    with pytest.raises(UserError, match=r"adapted\.pt is no checkpoint of mamlrl"):
+    with pytest.raises(
+        UserError, match=r"adapted\.pt is an adapted policy, no checkpoint; mamlrl\.load_adapted reads it"
+    ):
         mamlrl.load(saved)
+    with pytest.raises(UserError, match=r"box is a folder; mamlrl\.load takes a run"):
+        mamlrl.load_adapted(folder_of("box"))
+    with pytest.raises(UserError, match=r"nowhere/adapted\.pt: there is no folder .*nowhere"):
+        policy_of("box").unadapted().save(tmp_path / "nowhere" / "adapted.pt")
     with pytest.raises(UserError, match=r"nowhere\.pt does not exist"):
         mamlrl.load_adapted(tmp_path / "nowhere.pt")
     content = read_archive(saved)
@@ -547,12 +581,12 @@ def test_an_exported_module_takes_the_same_actions(
     adapted = policy.unadapted() if kind == "clipped" else policy.adapt(environment(kind), rollouts=3)
     module, observations = adapted.module(), torch.from_numpy(observations_of(policy, 5))
     expected = adapted.act(observations.numpy(), deterministic=True)
-    assert module(observations).detach().numpy() == pytest.approx(expected, rel=1e-5)
+    assert module(observations).numpy() == pytest.approx(expected, rel=1e-5)
     shapes = ({0: torch.export.Dim.AUTO},)
     torch.export.save(torch.export.export(module, (observations,), dynamic_shapes=shapes), tmp_path / "policy.pt2")
     exported = torch.export.load(tmp_path / "policy.pt2").module()
-    assert exported(observations).detach().numpy() == pytest.approx(expected, rel=1e-5)
-    assert exported(observations[:2]).detach().numpy() == pytest.approx(expected[:2], rel=1e-5)
+    assert exported(observations).numpy() == pytest.approx(expected, rel=1e-5)
+    assert exported(observations[:2]).numpy() == pytest.approx(expected[:2], rel=1e-5)
 
 
 def test_an_exported_module_needs_no_package_but_torch(policy_of: Callable[[str], MetaPolicy], tmp_path: Path) -> None:
@@ -571,7 +605,7 @@ print(torch.export.load("policy.pt2").module()(torch.zeros(2, 2)).tolist())
 
 def test_a_module_can_be_trained_further(policy_of: Callable[[str], MetaPolicy]) -> None:
     adapted = policy_of("own-network").adapt(Navigation2DEnv(), GOAL, rollouts=3)
-    module, observations = adapted.module(), torch.tensor([[0.1, 0.2]])
+    module, observations = adapted.module().requires_grad_(), torch.tensor([[0.1, 0.2]])
     before = module(observations).detach()
     optimiser = torch.optim.SGD(module.parameters(), lr=1.0)
     module(observations).sum().backward()

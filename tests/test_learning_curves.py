@@ -15,10 +15,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mamlrl.compare import main, parse_reference
+from mamlrl.config import Config
 from mamlrl.errors import UserError
 from mamlrl.evaluation import learning_curves as curves
 from mamlrl.evaluation import learning_curves_figure
 from mamlrl.evaluation.learning_curves import Choice, Reference, make_panels
+from mamlrl.learners import LEARNERS
+from mamlrl.run_folder.figures import colors_of
+from mamlrl.run_folder.folder import results_folder
 from mamlrl.run_folder.history import Run, find_runs, read_metrics
 
 from .cli.conftest import Command, assert_fails, runner
@@ -98,13 +102,31 @@ def test_one_method_has_its_steps_in_one_panel_and_several_have_a_panel_for_each
     assert [text.get_text() for text in canvas.legends[0].texts] == ["maml", "fomaml"]
 
 
-def test_names_of_curves_are_methods_wherever_one_environment_has_several() -> None:
+def test_every_environment_has_a_row_and_a_legend_says_either_methods_or_numbers_of_steps() -> None:
     write_run("a", [-30, -20])
     write_run("b", [-31, -21], "learner: fomaml\n")
     (write_run("c", [3, 4]) / "config.yaml").write_text("name: cheetah-dir\nenv: mamlrl/HalfCheetahDir-v0\n")
     panels = make_panels(runs_of("a", "b", "c"), Choice())
-    assert [panel.title for panel in panels[2:]] == ["cheetah-dir: before adaptation", "cheetah-dir: 1 gradient step"]
-    assert {band.label for panel in panels for band in panel.bands} == {"maml", "fomaml"}
+    assert [panel.title for panel in panels[2:]] == ["cheetah-dir: maml"]
+    assert [len(row) for row in learning_curves_figure.rows_of_panels(panels)] == [2, 1]
+    canvas = learning_curves_figure.figure(panels, Choice())
+    assert [text.get_text() for text in canvas.legends[0].texts] == ["maml", "fomaml"]
+    own = axes_of(canvas)[2].get_legend()
+    assert own is not None and [text.get_text() for text in own.texts] == ["before adaptation", "1 gradient step"]
+    assert [len(axes_of(canvas)), axes_of(canvas)[0].get_legend()] == [3, None]
+
+
+def test_a_learner_has_the_same_colour_whatever_stands_beside_it() -> None:
+    known, *others = colors_of(["multitask", "maml", "maml", "my_learner:Mine"])
+    assert [known, others[0]] == [*colors_of(["multitask"]), *colors_of(["maml"])]
+    assert len({known, *others}) == 4
+    assert len(set(colors_of(list(LEARNERS)))) == len(LEARNERS)
+
+
+def test_a_folder_of_results_is_named_by_all_environments() -> None:
+    configs = [Config(name=name) for name in ("a", "b", "a", "c", "d")]
+    assert results_folder("comparisons", *configs[:3]).name.startswith("a-b-2")
+    assert results_folder("comparisons", *configs).name.startswith("4-environments-2")
 
 
 @pytest.mark.parametrize("seeds", [1, 2, 3])

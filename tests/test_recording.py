@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfig
 from mamlrl.errors import NonFiniteError, UserError
@@ -187,25 +190,40 @@ def test_stills_show_what_the_environment_says() -> None:
     assert list(lines(speeds))[1:] == [("before adaptation", 5), ("1 gradient step", 3), ("target", 2)]
 
 
-@pytest.mark.parametrize("count", [1, 3, 5])
-def test_panels_of_a_still_are_to_one_scale_and_clear_of_the_legend(count: int) -> None:
+def shown_ticks(axes: Axes) -> list[Text]:
+    """Labels of the ticks along x."""
+    left, right = axes.get_xlim()
+    pairs = zip(axes.get_xticks(), axes.get_xticklabels(), strict=False)  # a panel above another has no labels
+    return [label for x, label in pairs if left <= x <= right and label.get_visible() and label.get_text()]
+
+
+@pytest.mark.parametrize(("count", "reach"), [(1, 40.0), (2, 2.3), (3, 1.0), (3, 8.0), (4, 2.3), (5, 1.0)])
+def test_panels_of_a_still_are_to_one_scale_and_clear_of_the_legend(count: int, reach: float) -> None:
     many = [*range(2), 3]  # numbers of gradient steps
-    observations = [np.random.default_rng(number).normal(size=(6, 3, 2)) * (number + 1) for number in range(count)]
+    observations = [
+        reach * np.random.default_rng(number).uniform(-1, 1, (6, 3, 2)) / (number + 1) for number in range(count)
+    ]
     shared = {"steps": many, "lengths": np.array([5, 3, 5])}
     paths = still([a_film(still="path", observations=one, **shared) for one in observations])
     speeds = still([a_film(still="speed", speeds=one[:5, :, 0], **shared) for one in observations])
     for figure in (paths, speeds):
         assert figure is not None
         renderer = FigureCanvasAgg(figure).get_renderer()
-        for _ in range(2):  # panels of equal aspect find their place in the second one, as when a file is written
-            figure.draw(renderer)
+        figure.draw(renderer)  # once, as when a file is written
         axes = figure.axes[:count]
         assert len({(one.get_xlim(), one.get_ylim()) for one in axes}) == 1
         (legend,) = figure.legends
         box = legend.get_window_extent(renderer)
         texts = [text for one in axes for text in (one.title, one.xaxis.label) if text.get_text()]
         assert not any(box.overlaps(text.get_window_extent(renderer)) for text in texts)
-        assert 0 <= box.x0 and box.x1 <= figure.bbox.width and box.y0 >= 0
+        for whole in (box, *(text.get_window_extent(renderer) for text in texts)):
+            assert 0 <= whole.x0 and 0 <= whole.y0 and whole.x1 <= figure.bbox.width and whole.y1 <= figure.bbox.height
+        beneath = [one.get_window_extent(renderer) for panel in axes for one in shown_ticks(panel)]
+        rows = [[one for one in beneath if abs(one.y0 - first.y0) < 1] for first in beneath]
+        gaps = [
+            right.x0 - left.x1 for row in rows for left, right in itertools.pairwise(sorted(row, key=lambda b: b.x0))
+        ]
+        assert min(gaps) > 5  # pixels
     assert speeds is not None
     heights = [[np.asarray(line.get_ydata()).tolist() for line in one.lines] for one in speeds.axes[:count]]
     assert all([0.0, 0.0] in of_panel for of_panel in heights)

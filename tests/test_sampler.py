@@ -9,6 +9,7 @@ from gymnasium import spaces
 
 from mamlrl.advantages import make_batch
 from mamlrl.config import EnvironmentConfig, PolicyConfig, SamplingConfig
+from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.envs.making import make_task_envs
 from mamlrl.errors import ConfigError, NonFiniteError, UserError
 from mamlrl.policies import make_policy
@@ -142,7 +143,7 @@ class Poisoned:
 
 def test_non_finite_rewards_name_the_environment():
     envs, policy, params = setup(2, 2)
-    with pytest.raises(NonFiniteError, match=r"Navigation2D.*rewards"):
+    with pytest.raises(EnvironmentFailure, match=r"Navigation2D-v0: step returned rewards .* \(task \[0\.3"):
         collect(Poisoned(envs), policy, params, some_tasks(2), Streams(1).rollouts(0, 0), CONFIG)  # type: ignore[arg-type]
 
 

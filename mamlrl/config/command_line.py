@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 from argparse import SUPPRESS
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_origin
 
@@ -48,22 +48,32 @@ METAVARS = {int: "N", float: "X", bool: "true|false", str: "TEXT", Literal: "WOR
 """What stands for a value in the help."""
 
 
-def parse_command(argv: Sequence[str]) -> Command:
+SettingsOf = Callable[[str], type]
+"""From a learner's name to the dataclass of its own settings. It imports the learner, which takes seconds."""
+
+
+def parse_command(argv: Sequence[str], settings_of: SettingsOf | None = None) -> Command:
     """The command line, checked: every value has its type and range, every key exists.
 
     Later settings go over earlier ones: the shipped configuration of a short name or of a family's id, --config, flags.
     With --resume the run's own settings take the place of the shipped configuration.
 
+    Args:
+        argv: the command line.
+        settings_of: with it --help shows the own settings of the learner that is named, and --print_config those of
+            the one that is chosen.
+
     Raises:
         ConfigError: something on the command line or in a file is wrong.
         SystemExit: after --help and --print_config.
     """
-    flags = _parse_flags(argv)
+    flags = _parse_flags(argv, settings_of)
     print_config = flags.pop(PRINT, False)
     config_file, out, resume = (flags.pop(name, None) for name in RUN_FLAGS)
     command = make_command(_settings(flags), config_file, out, resume)
     if print_config:
-        print(to_yaml(command.config), end="")
+        own = _own_settings(command.config, settings_of(command.config.learner) if settings_of else None)
+        print(to_yaml(dataclasses.replace(command.config, learner_settings=own)), end="")
         raise SystemExit(0)
     return command
 
@@ -94,11 +104,23 @@ def make_command(given: Settings, config_file: Path | None, out: Path | None, re
     return Command(config, out, resume, notes, frozenset(flat(by_hand)), learners)
 
 
-def build_parser(env: str = "") -> OptionParser:
+def _own_settings(config: Config, section: type | None) -> Settings:
+    """A learner's own settings: the defaults of their dataclass, and over them what is given."""
+    defaults = {}
+    for field in dataclasses.fields(section) if section else ():
+        if field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            defaults[field.name] = field.default_factory()
+    return {**defaults, **config.learner_settings}
+
+
+def build_parser(env: str = "", own: type | None = None) -> OptionParser:
     """The parser of `python -m mamlrl.train`: a flag for every field of `Config`, and the run's own.
 
     Args:
         env: short name or id of the family whose defaults the help shows; any other text for the general ones.
+        own: dataclass of a learner's own settings, which the help shows too.
     """
     defaults = to_settings(Config()) | {"env": None}  # no family is a default
     env = _without_our_module(env)
@@ -108,7 +130,8 @@ def build_parser(env: str = "") -> OptionParser:
     parser = OptionParser(
         prog="python -m mamlrl.train",
         description="Meta-train a policy on a family of tasks.",
-        epilog=f"Short names for --env: {', '.join(shipped_names())}. With one of them --help shows its defaults.",
+        epilog=f"Short names for --env: {', '.join(shipped_names())}. With one of them --help shows its defaults, "
+        "with --learner NAME also that learner's own settings.",
         usage="%(prog)s --env NAME|module:Id [--config FILE] [--out DIR] [--resume RUN_DIR] [--FIELD VALUE ...]",
         allow_abbrev=False,
     )
@@ -119,6 +142,8 @@ def build_parser(env: str = "") -> OptionParser:
         f"--{PRINT}", action="store_true", default=SUPPRESS, help="Print all settings as YAML and do nothing else."
     )
     _add_fields(parser, Config, defaults)
+    if own and dataclasses.fields(own):
+        _add_fields(parser, own, _own_settings(Config(), own), "learner_settings.")
     return parser
 
 
@@ -131,9 +156,9 @@ def _add_fields(parser: OptionParser, section: type, defaults: Settings, prefix:
         if dataclasses.is_dataclass(hint):
             sections[name] = hint
             continue
-        default = "" if defaults[name] is None else f"; default: {_in_a_line(defaults[name])}"
-        text = f"{described[name]} ({describe_type(hint)}{default})".replace("%", "%%")
-        metavar = METAVARS.get(hint) or METAVARS[get_origin(hint)]
+        default = "" if defaults.get(name) is None else f"; default: {_in_a_line(defaults[name])}"
+        text = f"{described.get(name, '')} ({describe_type(hint)}{default})".replace("%", "%%")
+        metavar = METAVARS.get(hint) or METAVARS.get(get_origin(hint), "VALUE")
         group.add_argument(f"--{prefix}{name}", metavar=metavar, default=SUPPRESS, help=text)
     for name, hint in sections.items():
         _add_fields(parser, hint, defaults[name], f"{prefix}{name}.")
@@ -152,8 +177,8 @@ def _in_a_line(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _parse_flags(argv: Sequence[str]) -> dict[str, Any]:
-    """Only what the flags say, by dotted name: settings as text, the run's own as paths.
+def _parse_flags(argv: Sequence[str], settings_of: SettingsOf | None) -> dict[str, Any]:
+    """Only what the flags say, by dotted name: settings as text, the run's own as paths; --help is answered.
 
     Raises:
         ConfigError: a flag is unknown or has no value.
@@ -164,9 +189,13 @@ def _parse_flags(argv: Sequence[str]) -> dict[str, Any]:
     for name in RUN_FLAGS:
         if names.count(f"--{name}") > 1:
             raise ConfigError(f"--{name} is given twice")
-    help_is_asked = {"-h", "--help"} & set(names)
-    env = next((word.partition("=")[2] for word in reversed(words) if word.startswith("--env=")), "")
-    parser = build_parser(env if help_is_asked else "")
+    if {"-h", "--help"} & set(names):
+        env, learner = (
+            next((word.partition("=")[2] for word in reversed(words) if word.startswith(flag)), "")
+            for flag in ("--env=", "--learner=")
+        )
+        build_parser(env, settings_of(learner) if settings_of and learner else None).parse_args(["--help"])
+    parser = build_parser()
     for name in dict.fromkeys(names):
         if name.startswith(_free_form()):
             parser.add_argument(name, default=SUPPRESS)

@@ -29,6 +29,9 @@ class Episode(NamedTuple):
     """whether the task itself ended it, not a time limit"""
 
 
+FORM = (
+    "an episode is a dict of observations, actions and rewards, a list of each, and may have terminated, True or False"
+)
 Episodes = Sequence["Episode | Mapping[str, Any]"]
 """Episodes, or mappings with their fields."""
 
@@ -136,19 +139,17 @@ def _checked(number: int, episode: Any, observation_space: spaces.Space, action_
 def _as_episode(name: str, episode: Any) -> Episode:
     """A mapping, or values in order, as an Episode."""
     required = [field for field in Episode._fields if field not in Episode._field_defaults]
-    optional = ", ".join(Episode._field_defaults)
-    wanted = f"it must have {', '.join(required)}, and may have {optional}"
     if isinstance(episode, Mapping):
         missing = [field for field in required if field not in episode]
         unknown = [cut(str(field)) for field in episode if field not in Episode._fields]
         if missing or unknown:
             what = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(unknown)}"
-            raise UserError(f"{name} {what}; {wanted}")
+            raise UserError(f"{name} {what}; {FORM}")
         return Episode(**episode)
     if not isinstance(episode, tuple | list):
-        raise UserError(f"{name} is {shown(episode)}; it must be an Episode, or a mapping with its fields")
+        raise UserError(f"{name} is {shown(episode)}; {FORM}")
     if not len(required) <= len(episode) <= len(Episode._fields):
-        raise UserError(f"{name} has {len(episode)} values; {wanted}")
+        raise UserError(f"{name} has {len(episode)} values; {FORM}")
     return Episode(*episode)
 
 
@@ -158,7 +159,9 @@ def _numbers(name: str, values: ArrayLike, shape: tuple[int, ...], dtype: type[n
         array = np.asarray(values, dtype)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} are no array of numbers: {error}") from error
-    if array.ndim == 0 or array.shape[1:] != shape:
+    if array.ndim == 0:
+        raise UserError(f"{name} are {shown(values)}, not one for each time step: {FORM}")
+    if array.shape[1:] != shape:
         wanted = ", ".join(map(str, ("T", *shape)))
         raise UserError(f"{name} have shape {list(array.shape)}; it must be [{wanted}]")
     if not np.isfinite(array).all():

@@ -17,7 +17,8 @@ from mamlrl.structs import Params
 class PolicyModule(nn.Module):
     """Observations [N, ...] to the likeliest actions [N, A] ([N] for discrete ones), in the environment's units.
 
-    It can be exported: ``torch.export.export(module, (observations,))``. Its parameters can be trained further.
+    It can be exported: ``torch.export.export(module, (observations,))``. What it returns needs no gradient, until its
+    parameters are to be trained further: ``module.requires_grad_()``.
 
     Args:
         policy: a policy without memory.
@@ -34,7 +35,7 @@ class PolicyModule(nn.Module):
         self._policy = policy
         self._names = list(params)
         self.leaves = nn.ParameterDict(
-            {_key(name): nn.Parameter(leaf.detach().clone()) for name, leaf in params.items()}
+            {_key(name): nn.Parameter(leaf.detach().clone(), requires_grad=False) for name, leaf in params.items()}
         )
         self._start = int(action_space.start) if isinstance(action_space, spaces.Discrete) else None
         if isinstance(action_space, spaces.Box):

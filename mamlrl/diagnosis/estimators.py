@@ -46,7 +46,8 @@ def parse_estimators(text: str) -> list[str]:
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in ESTIMATORS and name not in LEARNERS and ":" not in name:
-            raise unknown_name("--estimators", name, [*ESTIMATORS, *LEARNERS])
+            learners = [name for name, row in LEARNERS.items() if row.trained and row.adapts_in_training]
+            raise unknown_name("--estimators", name, dict.fromkeys([*ESTIMATORS, *learners]))
     return names
 
 

@@ -73,7 +73,7 @@ PANELS = {"bias": "bias", "variance": "variance", "snr": "signal-to-noise ratio"
 def figure(rows: Sequence[Row], title: str) -> Figure:
     """Each measure against the number of rollouts, a column for each quantity; dashed the noise floor of the bias."""
     names = list(dict.fromkeys(row.estimator for row in rows))
-    colors = {name: color_of(index, len(names)) for index, name in enumerate(names)}
+    colors = {name: color_of(index) for index, name in enumerate(names)}
     canvas = Figure(figsize=(10, 10), layout="constrained")
     grid = canvas.subplots(len(PANELS), len(QUANTITIES), sharex=True, squeeze=False)
     for column, quantity in enumerate(QUANTITIES):

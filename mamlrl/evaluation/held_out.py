@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import VectorEnv
@@ -12,7 +12,7 @@ from mamlrl.config import Config
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
 from mamlrl.learners import evaluation_steps, step_scale
 from mamlrl.learners.base import LearnerState
-from mamlrl.progress import progress_bar
+from mamlrl.progress import StepsBar
 from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.sampler import collect_steps, mean_measures, mean_returns
 from mamlrl.seeding import Stream, Streams
@@ -61,10 +61,12 @@ def evaluate_adaptation(
         iteration: which evaluation of the run this is; each has noise of its own.
     """
     config = experiment.config
+    bar = StepsBar(evaluation_steps(config) + 1, config.environment.horizon)
+    counted = _Counted(envs, bar)
 
     def sample(params: Params, step: int) -> Rollouts:
-        return collect_steps(
-            envs,
+        rollouts = collect_steps(
+            counted,  # type: ignore[arg-type]
             experiment.policy,
             params,
             tasks,
@@ -72,6 +74,8 @@ def evaluate_adaptation(
             config.environment,
             config.eval.min_steps,
         )
+        bar.end_round()
+        return rollouts
 
     rounds = adaptation_rounds(
         experiment.learner,
@@ -81,7 +85,22 @@ def evaluate_adaptation(
         config.sampling,
         lambda step: step_scale(config, step),
     )
-    return result_of(progress_bar(rounds, "gradient steps", evaluation_steps(config) + 1))
+    with bar:
+        return result_of(rounds)
+
+
+class _Counted:
+    """Environments whose time steps a bar counts. A `VectorWrapper` would close them when it is let go."""
+
+    def __init__(self, envs: VectorEnv, bar: StepsBar):
+        self._envs, self._bar = envs, bar
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._envs, name)
+
+    def step(self, actions: Any) -> Any:
+        self._bar.step()
+        return self._envs.step(actions)
 
 
 def result_of(rounds: Iterable[Round]) -> AdaptationResult:

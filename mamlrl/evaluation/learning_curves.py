@@ -130,8 +130,9 @@ def short_id(env: str) -> str:
 def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Reference] = ()) -> list[Panel]:
     """Bands of all methods, in panels by environment.
 
-    Where every environment has one method, its numbers of gradient steps share a panel; else each number of steps has
-    a panel of its own with all methods: names of curves are numbers of steps or methods, never both.
+    Where an environment has one method, its numbers of gradient steps share a panel; where it has several, each number
+    of steps has a panel of its own with all methods: the curves of a panel are numbers of steps or methods, never both.
+    Beside panels of several methods the title of one with numbers of steps names its method.
 
     Raises:
         UserError: no run has the metric, or a reference belongs to no panel.
@@ -152,9 +153,10 @@ def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Refere
         ]
         bands = [one for one in bands if one.x.size]
         own = [reference for reference in references if reference.name in names_of(environment, members)]
-        if bands and one_method_each and len(metrics) > 1:
+        if bands and len(methods) == 1 and len(metrics) > 1:
             bands = [one._replace(label=steps_name(family_and_step(one.metric)[1] or 0)) for one in bands]
-            panels.append(Panel(environment, environment, ylabel, bands, own))
+            title = environment if one_method_each else f"{environment}: {bands[0].method}"
+            panels.append(Panel(environment, title, ylabel, bands, own))
             continue
         for metric in dict.fromkeys(one.metric for one in bands):
             step = family_and_step(metric)[1]

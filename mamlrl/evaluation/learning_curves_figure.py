@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from mamlrl.evaluation.learning_curves import AXES, Choice, Panel
-from mamlrl.run_folder.figures import Color, color_of, legend_beneath, limits_around, literal, steps_name
+from mamlrl.run_folder.figures import Color, colors_of, legend_beneath, limits_around, literal, steps_name
 from mamlrl.statistics import INTERVALS
 
 COLUMNS = 3
@@ -19,28 +20,69 @@ COLUMNS = 3
 
 
 def figure(panels: Sequence[Panel], choice: Choice) -> Figure:
-    """Draw panels with one legend beneath; what has the same name has the same colour in all of them."""
-    columns = min(COLUMNS, len(panels))
-    rows = -(-len(panels) // columns)
-    canvas = Figure(figsize=(max(5.5, 4.2 * columns), 3.6 * rows + 0.3), layout="constrained")
-    grid = canvas.subplots(rows, columns, squeeze=False).ravel()
-    labels = list(dict.fromkeys(band.label for panel in panels for band in panel.bands))
-    colors = {label: color_of(number, len(labels)) for number, label in enumerate(labels)}
+    """Draw panels with one legend beneath; what has the same name has the same colour in all of them.
+
+    Where that legend is of methods, a panel of numbers of gradient steps has its own.
+    """
+    rows = rows_of_panels(panels)
+    columns = max(map(len, rows))
+    canvas = Figure(figsize=(max(5.5, 4.2 * columns), 3.6 * len(rows) + 0.3), layout="constrained")
+    grid = canvas.subplots(len(rows), columns, squeeze=False)
+    colors = _colors(panels)
     shown: dict[str, list[float]] = {}  # by environment, whose panels have the same limits
-    for axes, panel in zip(grid, panels, strict=False):
+    for axes, panel in placed(grid, rows):
         shown.setdefault(panel.environment, []).extend(_draw(axes, panel, choice, colors))
         axes.set_xlabel(AXES[choice.against])
-    for axes, panel in zip(grid, panels, strict=False):
+    for axes, panel in placed(grid, rows):
         axes.set_ylim(*limits_around(np.array(shown[panel.environment])))
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    handles = [Line2D([], [], color=color, linewidth=2, label=label) for label, color in colors.items()]
+    for axes in grid.flat:
+        axes.set_axis_on() if axes.has_data() else axes.set_axis_off()
+    of_methods = any(_is_of_methods(panel) for panel in panels)
+    labels = [label for panel in panels if _is_of_methods(panel) == of_methods for label in _labels(panel)]
+    for axes, panel in placed(grid, rows):
+        if not _is_of_methods(panel) and of_methods:
+            axes.legend(handles=_handles(_labels(panel), colors), fontsize=8)
+    handles = _handles(labels, colors)
     if any(panel.references for panel in panels):
         handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1.2, label="published"))
     if explanation := _explanation(panels, choice):
         canvas.suptitle(explanation, fontsize=8, color="0.35")
     legend_beneath(canvas, handles)
     return canvas
+
+
+def rows_of_panels(panels: Sequence[Panel]) -> list[Sequence[Panel]]:
+    """Panels side by side: those of an environment begin a row, unless every environment has one."""
+    by_environment = [list(group) for _, group in itertools.groupby(panels, lambda panel: panel.environment)]
+    groups = by_environment if len(by_environment) < len(panels) else [panels]
+    return [group[first : first + COLUMNS] for group in groups for first in range(0, len(group), COLUMNS)]
+
+
+def placed(grid: np.ndarray, rows: Sequence[Sequence[Panel]]) -> Iterator[tuple[Axes, Panel]]:
+    """Every panel with its axes."""
+    for of_row, row in zip(grid, rows, strict=True):
+        yield from zip(of_row, row, strict=False)
+
+
+def _colors(panels: Sequence[Panel]) -> dict[str, Color]:
+    """Colours by label: those of methods are their learners', as in evaluations."""
+    labels = list(dict.fromkeys(label for panel in panels for label in _labels(panel)))
+    learners = [label.partition(" (")[0] for label in labels]  # of a number of steps it is no learner's name
+    return dict(zip(labels, colors_of(learners), strict=True))
+
+
+def _labels(panel: Panel) -> list[str]:
+    return [band.label for band in panel.bands]
+
+
+def _is_of_methods(panel: Panel) -> bool:
+    """Whether its curves are methods, not numbers of gradient steps of one."""
+    return all(band.label == band.method for band in panel.bands)
+
+
+def _handles(labels: Sequence[str], colors: Mapping[str, Color]) -> list[Line2D]:
+    """A legend's lines, each label once."""
+    return [Line2D([], [], color=colors[label], linewidth=2, label=label) for label in dict.fromkeys(labels)]
 
 
 def _marker(x: np.ndarray) -> str:
@@ -94,7 +136,7 @@ def _explanation(panels: Sequence[Panel], choice: Choice) -> str:
     if any(len(band.runs) > 2 for band in bands):
         words.append(f"bands: {INTERVALS[choice.interval]} over seeds")
     if any(len(band.runs) == 2 for band in bands):
-        words.append("thin lines: the seeds of methods with two")
+        words.append("thin lines: single seeds, where a method has two")
     if choice.smooth > 1:
         words.append(f"mean of {choice.smooth} measurements each")
     return "; ".join(words)

@@ -12,7 +12,7 @@ from gymnasium import spaces
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical, DiagonalGaussian
-from mamlrl.errors import ConfigError, UserError, described
+from mamlrl.errors import ConfigError, described
 from mamlrl.external import load_external, unknown_name
 from mamlrl.policies.base import Network, Policy
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
@@ -45,7 +45,7 @@ def make_policy(config: PolicyConfig, observation_space: spaces.Space, action_sp
         action_space: a one-dimensional Box with finite bounds, or a Discrete space.
 
     Raises:
-        UserError: a space that no policy fits, or a policy that does not fit the action space.
+        ConfigError: a space that no policy fits, or a policy that does not fit the action space.
     """
     observation_dim, num_actions = _observation_dim(observation_space), _num_actions(action_space)
     if config.observation_scale and len(config.observation_scale) != observation_dim:
@@ -66,10 +66,10 @@ def make_policy(config: PolicyConfig, observation_space: spaces.Space, action_sp
 
 def _observation_dim(space: spaces.Space) -> int:
     if not isinstance(space, spaces.Box):
-        raise UserError(f"observation space {space} is not supported; it must be a Box")
+        raise ConfigError(f"observation space {space} is not supported; it must be a Box")
     dim = math.prod(space.shape)
     if dim < 1:
-        raise UserError(f"observation space {space} holds no numbers; it must hold at least one")
+        raise ConfigError(f"observation space {space} holds no numbers; it must hold at least one")
     return dim
 
 
@@ -78,11 +78,11 @@ def _num_actions(space: spaces.Space) -> int:
     if isinstance(space, spaces.Discrete):
         return int(space.n)
     if not (isinstance(space, spaces.Box) and len(space.shape) == 1 and space.shape[0] > 0):
-        raise UserError(
+        raise ConfigError(
             f"action space {space} is not supported; it must be a 1-d Box of at least one number, or Discrete"
         )
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise UserError(
+        raise ConfigError(
             f"action space {space} has no finite bounds, which policy actions are mapped to; give it some, as "
             "gymnasium.wrappers.RescaleAction or a Box with low and high do"
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mamlrl.distributions import Distribution
-from mamlrl.errors import UserError
+from mamlrl.errors import ConfigError
 from mamlrl.policies.base import Factored, LayerFactors, Linearization, Policy, tells_factors
 from mamlrl.structs import Params
 
@@ -47,12 +47,12 @@ class ContextPolicy:
         """Those of the policy, a context of zeros, Xavier-uniform weights.
 
         Raises:
-            UserError: the policy has no such first layer.
+            ConfigError: the policy has no such first layer.
         """
         params = self._policy.init_params(generator)
         if BIAS not in params:
             theirs = ", ".join(name for name in params if name != "free")  # which the policy has added to the network
-            raise UserError(
+            raise ConfigError(
                 f"a context needs a network that names the bias of its first layer {BIAS}; its parameters are {theirs}"
             )
         weight = torch.empty(self._size, len(params[BIAS]))

@@ -21,7 +21,7 @@ from mamlrl.recording.panels import Panel
 from mamlrl.recording.pictures import Picture, fitted
 from mamlrl.recording.stage import Stage, draw
 from mamlrl.rounds import adaptation_rounds
-from mamlrl.sampler import TimeStep, collect, one_math_thread, play, reset_to_tasks
+from mamlrl.sampler import TimeStep, collect, not_finite, one_math_thread, play, reset_to_tasks
 from mamlrl.seeding import Streams
 from mamlrl.structs import MetaParams, Params, Rollouts
 
@@ -128,7 +128,8 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
 
     Raises:
         UserError: the environment cannot be rendered.
-        NonFiniteError: the policy or the environment produced a number that is not finite.
+        NonFiniteError: the policy produced a number that is not finite.
+        EnvironmentFailure: the environment did.
     """
     envs, policy, config = stage.envs, experiment.policy, experiment.config.environment
     num_rows = len(subject.steps)
@@ -153,7 +154,7 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
     )
     time = 0
     for step in progress_bar(rollout, "filming", config.horizon):
-        _check_finite(step, experiment.config.env)
+        _check_finite(step, experiment.config.env, subject.task)
         log.add(step)
         time += 1
         if time % stage.stride == 0:
@@ -234,7 +235,7 @@ def _numbers(values: Any, alive: np.ndarray) -> np.ndarray:
     return numbers if numbers.shape == alive.shape else np.full(len(alive), np.nan)
 
 
-def _check_finite(step: TimeStep, environment: str) -> None:
+def _check_finite(step: TimeStep, environment: str, task: np.ndarray) -> None:
     values = {"observations": step.next_observations, "rewards": step.rewards}
     if not step.actions.isfinite().all():
         raise NonFiniteError(
@@ -243,4 +244,4 @@ def _check_finite(step: TimeStep, environment: str) -> None:
         )
     for name, array in values.items():
         if not np.isfinite(array[step.alive]).all():
-            raise NonFiniteError(f"environment {environment} returned {name} that are not finite (NaN or infinite)")
+            raise not_finite(environment, "step", name, task)

@@ -25,7 +25,8 @@ def still(films: Sequence[Film]) -> Figure | None:
         return None
     columns = min(len(films), 4)
     rows = -(-len(films) // columns)
-    canvas = Figure(figsize=(3.4 * columns + 0.4, 3.2 * rows + 0.6), layout="constrained")
+    canvas = Figure(figsize=(3.4 * columns + 0.4, 3.2 * rows + 0.6), layout="compressed")
+    canvas.get_layout_engine().set(w_pad=0.1)  # type: ignore[union-attr] (inches: tick labels of neighbours)
     grid = canvas.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)  # to be compared by eye
     for number, (axes, film) in enumerate(zip(grid.flat, films, strict=False)):
         draw_panel(axes, film)
@@ -42,6 +43,7 @@ def still(films: Sequence[Film]) -> Figure | None:
         reach = max(map(_reach, films))
         grid[0, 0].set(xlim=(-reach, reach), ylim=(-reach, reach))
     legend_beneath(canvas, grid[0, 0].get_legend_handles_labels()[0])
+    canvas.draw_without_rendering()  # panels of equal aspect find their place in the second drawing
     return canvas
 
 

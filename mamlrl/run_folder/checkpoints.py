@@ -26,6 +26,8 @@ from mamlrl.run_folder.metrics_table import Written
 FORMAT = "mamlrl checkpoint 2"
 FORMAT_1 = "mamlrl checkpoint 1"
 """of version 0.1.0, whose learner state was the initialisation alone"""
+ADAPTED = "mamlrl adapted policy 1"
+"""of the files of `mamlrl.deploy.AdaptedPolicy.save`, which are no checkpoints"""
 BEST = "best.pt"
 
 
@@ -130,6 +132,8 @@ def read_content(path: Path) -> dict[str, Any]:
         state = content.get("state")
         init = state.get("params") if isinstance(state, dict) else None
         content |= {"format": FORMAT, "state": {"meta": {"init": init, "step_sizes": []}, "optimiser": None}}
+    if content.get("format") == ADAPTED:
+        raise CheckpointError(f"{path} is an adapted policy, no checkpoint; mamlrl.load_adapted reads it")
     if content.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no checkpoint of mamlrl")
     return content

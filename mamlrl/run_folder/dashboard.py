@@ -67,7 +67,7 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
 
 def hyperparameters(config: Config) -> dict[str, bool | float | str]:
     """Every setting under its dotted name, as a number, a truth value or text."""
-    settings = flat_settings(config)
+    settings = {**flat_settings(config), "name": config.name or config.env}
     return {name: value if isinstance(value, bool | int | float) else str(value) for name, value in settings.items()}
 
 

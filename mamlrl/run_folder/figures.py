@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mamlrl.learners import LEARNERS
 from mamlrl.run_folder.files import replacing
 
 Published = dict[str, tuple[float, ...]]
@@ -58,9 +60,32 @@ def steps_name(steps: int) -> str:
     return "before adaptation" if steps == 0 else "1 gradient step" if steps == 1 else f"{steps} gradient steps"
 
 
-def color_of(number: int, count: int) -> Color:
+SHADES = (
+    [("tab10", n) for n in range(10)]
+    + [("tab20b", n) for n in (12, 4, 8, 0, 16)]
+    + [("tab20", 2 * n + 1) for n in range(10)]
+)
+PALETTE: list[Color] = [matplotlib.colormaps[name](number) for name, number in SHADES]
+
+
+def color_of(number: int) -> Color:
     """Colour of one of several curves, no two alike as far as there are colours."""
-    return matplotlib.colormaps["tab10" if count <= 10 else "tab20"](number % (10 if count <= 10 else 20))
+    return PALETTE[number % len(PALETTE)]
+
+
+def colors_of(learners: Sequence[str]) -> list[Color]:
+    """Colours of methods by their learners, the same for a learner in every figure.
+
+    Each has the colour of its place in LEARNERS; a second method of a learner, and a learner that is not in there, one
+    that none of the others has.
+    """
+    places = {name: place for place, name in enumerate(LEARNERS) if name in learners}
+    free = itertools.count()
+    taken = set(places.values())
+    chosen = [
+        places.pop(name) if name in places else next(place for place in free if place not in taken) for name in learners
+    ]
+    return [color_of(place) for place in chosen]
 
 
 BAR = {"linestyle": "", "marker": "_", "markersize": 20, "markeredgewidth": 2}
@@ -80,8 +105,9 @@ def figure(comparison: Comparison) -> Figure:
     last = max(len(curve.means) for curve in curves) - 1
     several = len({curve.over for curve in curves}) > 1
     handles: list[Line2D] = []
-    for number, curve in enumerate(curves):
-        color, depth = color_of(number, len(curves)), 3 - number / len(curves)  # the first is not hidden
+    colors = colors_of([curve.learner for curve in curves])
+    for number, (curve, color) in enumerate(zip(curves, colors, strict=True)):
+        depth = 3 - number / len(curves)  # the first is not hidden
         line = _draw_curve(axes, curve, last, color, depth)
         line.set_label(f"{curve.method}, {curve.over}" if several and curve.over else curve.method)
         handles.append(line)
@@ -158,8 +184,7 @@ def legend_beneath(canvas: Figure, handles: Sequence[Artist]) -> None:
     renderer = FigureCanvasAgg(canvas).get_renderer()
     space = 0.97 * canvas.bbox.width
     names = [str(handle.get_label()) for handle in handles]
-    most = min(3, len(handles))
-    attempts = [*((columns, 80) for columns in range(most, 0, -1)), (1, 60), (1, 40), (1, 20)]
+    attempts = [*((columns, 80) for columns in range(len(handles), 0, -1)), (1, 60), (1, 40), (1, 20)]
     for columns, characters in attempts:
         wrapped = [literal(textwrap.fill(name, characters)) for name in names]
         legend = canvas.legend(handles, wrapped, loc="outside lower center", ncols=columns, fontsize=9)

@@ -23,6 +23,8 @@ VERSIONS_FILE = "versions.txt"
 ERROR_FILE = "error.txt"
 CHECKPOINTS = "checkpoints"
 VIDEOS = "videos"
+MOST_NAMES = 3
+"""Environments that the name of a folder lists."""
 
 
 def make_default_folder(start: Path, config: Config) -> Path:
@@ -43,9 +45,11 @@ def make_default_folder(start: Path, config: Config) -> Path:
     raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(parent / stem))
 
 
-def results_folder(kind: str, config: Config) -> Path:
-    """``runs/<kind>/<name>-<time>``, for what is made of a run."""
-    return Path("runs", kind, f"{_name(config)}-{_now()}")
+def results_folder(kind: str, *configs: Config) -> Path:
+    """``runs/<kind>/<name>-<time>``, for what is made of runs; of several environments with all names, or how many."""
+    names = list(dict.fromkeys(map(_name, configs)))
+    name = "-".join(names) if len(names) <= MOST_NAMES else f"{len(names)}-environments"
+    return Path("runs", kind, f"{name}-{_now()}")
 
 
 def _name(config: Config) -> str:

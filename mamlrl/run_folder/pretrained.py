@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,9 +64,11 @@ def find_checkpoints(path: Path) -> list[Path]:
         path: a checkpoint, a run folder, or a folder that holds such; of a run its best checkpoint is taken.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is none, or the file is something else.
     """
     if path.is_file():
+        if path.suffix != ".pt" and not zipfile.is_zipfile(path):
+            raise ConfigError(f"{cut(str(path))}: no checkpoint; it must be a run folder or a checkpoint file")
         return [path]
     if not path.exists():
         raise ConfigError(f"{cut(str(path))}: no such file or folder")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
+from mamlrl.messages import is_silent
 from mamlrl.run_folder.files import remove_unfinished
 
 
 class StopRequest:
     """While entered, the first Ctrl-C or SIGTERM is noted in `signal`, and a second one ends the process at once.
+
+    Both are acknowledged on stderr. What is being done is told in `iteration`, the one under way, counted from 1, and
+    `resume`, the command that goes on with the run; None before there is one.
 
     Only a main thread gets signals; in another one nothing is changed.
 
@@ -23,6 +28,8 @@ class StopRequest:
 
     def __init__(self, whole_process: bool = True) -> None:
         self.signal: int | None = None
+        self.iteration: int | None = None
+        self.resume: str | None = None
         self._whole_process = whole_process
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
@@ -51,5 +58,18 @@ class StopRequest:
             if not self._whole_process:
                 raise KeyboardInterrupt
             remove_unfinished()
+            _acknowledge(f"stopped; go on with\n  {self.resume}" if self.resume else "stopped")
             os._exit(128 + number)
         self.signal = number
+        name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        doing = "stopping" if self.iteration is None else f"finishing iteration {self.iteration}"
+        _acknowledge(f"{doing}; {name} again stops now")
+
+
+def _acknowledge(text: str) -> None:
+    """Write lines on stderr in place of a progress bar; past the streams of Python, which may be in mid-write."""
+    if is_silent():
+        return
+    with contextlib.suppress(OSError):  # closed, or nobody reads it
+        clear = "\r\x1b[K" if os.isatty(2) else ""
+        os.write(2, f"{clear}{text}\n".encode())

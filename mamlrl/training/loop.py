@@ -65,7 +65,7 @@ def meta_train(
     saved, logged, stopped = progress.iteration, progress, False
     try:
         while progress.iteration < config.iterations and stop.signal is None and not stopped:
-            start = time.perf_counter()
+            start, stop.iteration = time.perf_counter(), progress.iteration + 1
             try:
                 progress, outcome, held_out = one_iteration(iterate, progress, checkpoints, hooks.evaluate)
             except LearnerFailure as error:

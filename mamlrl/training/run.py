@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config
 from mamlrl.config.command import Command
-from mamlrl.config.files import check_unchanged, differences, to_settings
+from mamlrl.config.files import CONFIG_FILE, check_unchanged, differences, to_settings
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, LearnerFailure, OutputError, UserError, described, said
 from mamlrl.evaluation.held_out import Evaluation
@@ -45,6 +45,7 @@ from mamlrl.run_folder import folder as run_folder
 from mamlrl.run_folder.checkpoints import (
     BEST,
     Checkpoint,
+    CheckpointError,
     CheckpointFolder,
     Progress,
     iteration_file,
@@ -114,6 +115,7 @@ def run(
         experiment, evaluate = prepare(config, command.notes, stack)
         folder, checkpoint = open_folder(start, command, experiment, stack)
         shown = command.out or command.resume or folder.relative_to(start)
+        stop.resume = resume_command(shown)
         with reported_failures(folder, shown):
             with opened_log(experiment, folder, checkpoint) as (log, checkpoints):
                 say(f"run folder: {shown}")
@@ -253,7 +255,11 @@ def load_checkpoint(folder: Path, fresh: Checkpoint) -> Checkpoint:
     Raises:
         UserError: no checkpoint is usable, or the settings are not those of the run.
     """
-    checkpoint, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, fresh.progress.state)
+    try:
+        checkpoint, passed_over = latest_checkpoint(folder / run_folder.CHECKPOINTS, fresh.progress.state)
+    except CheckpointError as error:
+        anew = f"python -m mamlrl.train --config {shlex.quote(str(folder / CONFIG_FILE))}"
+        raise CheckpointError(f"{error}; none is left to go on from; to start anew: {anew}") from error
     if checkpoint is None:
         say("note: the run has no checkpoint yet; it begins at iteration 0")
         metrics = folder / run_folder.METRICS_FILE
@@ -307,8 +313,12 @@ def reported_failures(folder: Path, shown: Path) -> Iterator[None]:
         text = "".join(traceback.format_exception(error))
         written = run_folder.write_error(folder, f"{getattr(error, 'user_traceback', '')}\n{text}".lstrip())
         where = f"; its traceback is in {shown / run_folder.ERROR_FILE}" if written else ""
-        resume = f"python -m mamlrl.train --resume {shlex.quote(str(shown))}"
-        raise RunFailure(f"{in_words(error)}{where}; to go on: {resume}") from error
+        raise RunFailure(f"{in_words(error)}{where}; to go on: {resume_command(shown)}") from error
+
+
+def resume_command(shown: Path) -> str:
+    """What goes on with the run in a folder."""
+    return f"python -m mamlrl.train --resume {shlex.quote(str(shown))}"
 
 
 def in_words(error: BaseException) -> str:
@@ -322,7 +332,7 @@ def report(shown: Path, progress: Progress, config: Config) -> None:
     """Say how the run ended, and how to go on with it."""
     if progress.iteration < config.iterations:
         say(f"stopped after iteration {progress.iteration} of {config.iterations}; go on with")
-        say(f"  python -m mamlrl.train --resume {shlex.quote(str(shown))}")
+        say(f"  {resume_command(shown)}")
         return
     say(f"done: {progress.iteration} {'iteration' if progress.iteration == 1 else 'iterations'}")
     checkpoints = shown / run_folder.CHECKPOINTS

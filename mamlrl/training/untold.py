@@ -20,7 +20,7 @@ def note_untold(experiment: Experiment, metrics: Metrics) -> None:
     Those that are asked for by default need not be there.
 
     Args:
-        experiment: of the run. Its environments are reset and stepped once more where something is untold; every
+        experiment: of the run. Its environments go through episodes of random actions where something is untold; every
             iteration resets them before it uses them.
         metrics: of the iteration, by name.
     """
@@ -29,17 +29,23 @@ def note_untold(experiment: Experiment, metrics: Metrics) -> None:
     untold = [name for name in names if not any(key.startswith(f"{name}/step_") for key in metrics)]
     if untold:
         told = ", ".join(_told(experiment)) or "no numbers"
-        say(f"note: environment.metrics: no info held {', '.join(map(repr, untold))}; a time step's info holds {told}")
+        say(f"note: environment.metrics: no info held {', '.join(map(repr, untold))}; infos hold {told}")
 
 
 def _told(experiment: Experiment) -> list[str]:
-    """Names of the numbers in the info of a time step."""
+    """Names of the numbers in the infos of episodes, to their ends: some are told there alone."""
     envs, streams = experiment.envs, experiment.streams
     tasks = draw_tasks(envs, 1, streams.numpy(Stream.TASKS, 0))
     reset_to_tasks(envs, tasks, np.arange(envs.num_envs)[None])
     envs.action_space.seed(0)
-    infos = envs.step(envs.action_space.sample())[4]
-    return sorted(name for name, values in infos.items() if not name.startswith("_") and _is_number(values))
+    names, ended = set[str](), np.zeros(envs.num_envs, bool)
+    for _ in range(experiment.config.environment.horizon):
+        _, _, terminated, truncated, infos = envs.step(envs.action_space.sample())
+        names |= {name for name, values in infos.items() if not name.startswith("_") and _is_number(values)}
+        ended |= terminated | truncated
+        if ended.all():
+            break
+    return sorted(names)
 
 
 def _is_number(values: Any) -> bool:

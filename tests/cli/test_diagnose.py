@@ -111,7 +111,11 @@ class Bare:
     ("flags", "words"),
     [
         ("nowhere", ["nowhere", "navigation", "exact"]),
-        ("tiny.yaml --estimators dyce", ["--estimators", "dyce", "did you mean dice"]),
+        ("navigaton", ["did you mean navigation?"]),
+        (
+            "tiny.yaml --estimators dyce",
+            ["first_order, maml, fomaml, promp", "reptile, or module", "did you mean dice"],
+        ),
         ("tiny.yaml --estimators oracle", ["oracle", "does not adapt in training"]),
         ("tiny.yaml --estimators cavia", ["cavia", "another initialisation", "context"]),
         ("tiny.yaml --estimators bare:Bare", ["bare:Bare", "no method objective"]),

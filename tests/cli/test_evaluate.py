@@ -267,6 +267,7 @@ def test_published_values_stand_once_beneath_all_methods_of_a_learner() -> None:
         ("nowhere", ["nowhere", "no such file or folder"]),
         ("empty", ["empty", "holds no checkpoint"]),
         ("", ["RUN"]),
+        ("run/config.yaml", ["run/config.yaml: no checkpoint", "a run folder or a checkpoint file"]),
         ("run --tasks 0", ["--tasks", "0", "at least 1"]),
         ("run --steps 0", ["--steps", "0", "at least 1"]),
         ("run --rollouts many", ["--rollouts", "many"]),

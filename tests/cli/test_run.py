@@ -177,7 +177,7 @@ def test_policy_that_does_not_fit_the_actions(small_run: Command) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_no_cuda_device(small_run: Command) -> None:
-    assert_fails(small_run("--device cuda"), 1, "cuda", "--device cpu")
+    assert_fails(small_run("--device cuda"), 2, "cuda", "--device cpu")
     assert list(Path().iterdir()) == []
 
 
@@ -285,10 +285,10 @@ def test_config_yaml_is_complete(small_run: Command) -> None:
 
 
 def test_a_number_of_the_info_that_is_not_there_is_noted_once_with_those_that_are(small_run: Command) -> None:
-    flags = f"--env {__package__}.toy_envs:toy/MeasuredLine-v0 --environment.metrics"
+    flags = f"--env {__package__}.toy_envs:toy/ToldAtTheEnd-v0 --environment.metrics"
     outcome = small_run("--iterations 2 --out run", flags, "[sucess,success:last]")
     assert outcome.code == 0, outcome.err
-    note = "note: environment.metrics: no info held 'sucess'; a time step's info holds success\n"
+    note = "note: environment.metrics: no info held 'sucess'; infos hold distance, success\n"
     assert outcome.out.count(note) == 1
     assert "no info" not in small_run("--iterations 1 --out other --environment.metrics success", flags[:-22]).out
     assert "no info" not in small_run("--iterations 1 --out default").out

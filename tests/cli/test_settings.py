@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import gymnasium
 import pytest
 import yaml
 
+from mamlrl import train
 from mamlrl.config import Config
 from mamlrl.config.command_line import parse_command
 from mamlrl.config.files import (
@@ -33,6 +35,7 @@ WRONG_FLAGS = [
     ("--env nowhere_to_be_found:Tasks-v0", ["nowhere_to_be_found"]),
     ("--env mamlrl/HalfCheetaVel-v0", ["HalfCheetahVel"]),
     ("--env gymnasium:CartPole-v1", ["sample_tasks"]),
+    ("--env tests.cli.toy_envs:toy/Lin-v0", ["tests.cli.toy_envs registers toy/DiscreteLine-v0,", "toy/Line-v0"]),
     ("--sampling.tasks 3", ["--env is missing", "cheetah-vel"]),
     ("--env navigation --sampling.task 3", ["--sampling.task;", "did you mean --sampling.tasks?"]),
     ("--env navigation --iteratons 3", ["did you mean --iterations?"]),
@@ -153,12 +156,30 @@ def test_help_has_the_defaults_of_the_family_that_is_named(env: str, capsys: pyt
         assert words in text
 
 
-def test_print_config_shows_the_settings_and_does_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def printed(argv: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        train.main(argv)
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+def test_help_has_the_own_settings_of_the_learner_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(printed(["--learner", "promp", "--learner_settings.kl_penalty", "1", "--help"], capsys).split())
+    assert "--learner_settings.kl_penalty X Factor on the mean KL" in text and "(a number; default: 0.0005)" in text
+    assert train.main(["--learner", "prompt", "--help"]) == 2
+    assert "did you mean promp?" in capsys.readouterr().err
+
+
+def test_print_config_shows_the_settings_and_does_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("mine.yaml").write_text("seed: 7\npolicy: {hidden_sizes: [8]}")
-    argv = ["--env", "cheetah-vel", "--config", "mine.yaml", "--sampling.tasks", "9"]
-    Path("all.yaml").write_text(shown_by(*argv, "--print_config"))
-    assert parse_command(["--config", "all.yaml"]).config == parse_command(argv).config
+    Path("mine.yaml").write_text("seed: 7\npolicy: {hidden_sizes: [8]}\nlearner_settings: {tolerance: 0.5}")
+    argv = ["--env", "cheetah-vel", "--config", "mine.yaml", "--sampling.tasks", "9", "--learner", "imaml"]
+    Path("all.yaml").write_text(printed([*argv, "--print_config"], capsys))
+    every = parse_command(["--config", "all.yaml"]).config
+    assert every.learner_settings["tolerance"] == 0.5 and every.learner_settings["cg_iterations"] == 10
+    assert dataclasses.replace(every, learner_settings={"tolerance": 0.5}) == parse_command(argv).config
     assert (parse_command(argv).config.seed, parse_command(argv).config.sampling.tasks) == (7, 9)
     assert len(list(tmp_path.iterdir())) == 2
 

@@ -65,6 +65,30 @@ class MeasuredLine(Line):
         return observation, reward, terminated, truncated, {"success": float(reward > -0.5)}
 
 
+class ToldAtTheEnd(Line):
+    """Of its third and last time step alone."""
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        self._time = 0
+        return super().reset(**kwargs)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        observation, reward, *_ = super().step(action)
+        self._time += 1
+        info = {"success": True, "distance": -reward} if self._time == 3 else {}
+        return observation, reward, self._time == 3, False, info
+
+
 gymnasium.register("toy/ShortLine-v0", entry_point=f"{__name__}:Line", max_episode_steps=7)
-for family in (Line, MeasuredLine, NaNRewardLine, NaNObservationLine, FarTasksLine, TasklessLine, DiscreteLine):
+FAMILIES = (
+    Line,
+    MeasuredLine,
+    ToldAtTheEnd,
+    NaNRewardLine,
+    NaNObservationLine,
+    FarTasksLine,
+    TasklessLine,
+    DiscreteLine,
+)
+for family in FAMILIES:
     gymnasium.register(f"toy/{family.__name__}-v0", entry_point=f"{__name__}:{family.__name__}")

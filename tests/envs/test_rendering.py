@@ -87,7 +87,7 @@ def test_rendering_does_not_disturb_the_simulation():
 
 
 def test_path_is_drawn_where_it_lies():
-    frame = draw_path(np.array([[0.0, 0.0], [0.3, 0.0]]), np.array([-0.3, 0.3]), goal_range=0.5)
+    frame = draw_path(np.array([[0.0, 0.0], [0.3, 0.0]]), np.array([-0.3, 0.3]), goal_range=0.5, half_width=0.7)
 
     def color(x, y):  # the picture shows +-0.7
         column, row = (np.array([x, -y]) / 0.7 + 1) / 2 * FRAME_SIZE
@@ -101,6 +101,21 @@ def test_path_is_drawn_where_it_lies():
     assert blue > red + 50  # the path
     assert (color(0.0, 0.0) > 240).all()  # the start, hollow
     assert (color(0.65, 0.65) == 255).all()  # outside the square of goals
+
+
+def test_rows_of_a_film_are_to_one_scale_wherever_one_goes():
+    envs = make_vec("mamlrl/Navigation2D-v0", num_envs=2, render_mode="rgb_array")
+    envs.reset(seed=0, options={"task": np.full((2, 2), -0.4)})
+    near, _ = envs.render()
+    for _ in range(20):
+        envs.step(np.array([[0.0, 0.0], [0.1, 0.1]]))
+    resting, far = envs.render()
+    envs.close()
+
+    def width_of_goals(frame):  # the square of goals is not white
+        return np.flatnonzero((frame[:, FRAME_SIZE // 2 - 40] < 255).any(-1)).size
+
+    assert width_of_goals(resting) == width_of_goals(far) < 0.5 * width_of_goals(near)
 
 
 def test_missing_opengl_says_what_to_install(monkeypatch):

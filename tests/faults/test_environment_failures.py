@@ -109,7 +109,9 @@ def test_every_failure_is_a_line_with_its_traceback_in_a_file_and_the_run_goes_o
     assert len(CASES) >= 70
 
 
-@pytest.mark.parametrize("kind", ["returns nothing", "an array as reward", "NaN", "longer observations"])
+@pytest.mark.parametrize(
+    "kind", ["returns nothing", "an array as reward", "NaN", "infinite observations", "longer observations"]
+)
 def test_what_an_environment_returns_may_be_wrong_too(
     command: Command, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -117,6 +119,7 @@ def test_what_an_environment_returns_may_be_wrong_too(
         "returns nothing": None,
         "an array as reward": (np.zeros(1), np.zeros(1), False, False, {}),
         "NaN": (np.zeros(1), float("nan"), False, False, {}),
+        "infinite observations": (np.full(1, np.inf), 0.0, False, False, {}),
         "longer observations": (np.zeros(2), 0.0, False, False, {}),
     }[kind]
     step = Line.step
@@ -125,7 +128,7 @@ def test_what_an_environment_returns_may_be_wrong_too(
         FailsLater, "step", lambda self, action: returned if FailsLater.sampled > 2 else step(self, action)
     )
     outcome = command(*FLAGS, "--iterations 3 --checkpoint.every 4 --out run")
-    assert_fails(outcome, 1, "FailsLater-v0")
+    assert_fails(outcome, 1, "FailsLater-v0: step returned", "(task [", "run/error.txt", "--resume run")
     assert len(read_metrics("run")) == 2 and Path("run/checkpoints/iteration-000002.pt").exists()
 
 
