@@ -293,3 +293,15 @@ def test_on_fewer_data_the_derivative_is_taken_at_the_same_solution(generator):
     bent = loss_at(step.problem.policy, step.params, few, step.problem.loss).hessian()(pushed)
     for name, leaf in vector.items():
         torch.testing.assert_close(pushed[name] + LENGTH * bent[name], leaf.expand_as(pushed[name]))
+
+
+def test_curvature_on_a_share_of_the_data_is_taken_at_the_solution_on_all_of_it(generator):
+    policy, config = make_policy("gaussian"), make_config(fraction=0.5)
+    learner = make_imaml(policy, config, IMAMLSettings())
+    state = learner.init(random_params(policy, generator))
+    meta_batch, _ = sample_meta_batch(learner, state.meta, TASKS, 1, generator)
+    objective = learner.objective(state, meta_batch, generator)
+    objective.curvature_product(torch.randn(objective.point.shape, generator=generator))
+    (step,) = objective.path.steps
+    assert len(step.products) == 2  # there and back
+    assert all(product.inner_residuals is step.residuals for product in step.products)
