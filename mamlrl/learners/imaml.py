@@ -55,7 +55,8 @@ class IMAMLSettings:
 def make_imaml(policy: Policy, config: Config, settings: IMAMLSettings) -> GradientLearner:
     """An outer step on the initialisation, through the implicit derivative of proximal inner problems.
 
-    Refused where the problems or the derivative were not solved. One whose numbers are not finite is left to the outer step, which
+    With Adam one step on the data of a meta-iteration, as in the paper, unless the settings say how many. Refused where
+    the problems or the derivative were not solved. One whose numbers are not finite is left to the outer step, which
     refuses it.
     """
 
@@ -65,6 +66,7 @@ def make_imaml(policy: Policy, config: Config, settings: IMAMLSettings) -> Gradi
     def measure(path: Path) -> dict[str, float]:
         return {"imaml/accepted": float(refuse(path) is None), **residuals(path, settings.max_residual)}
 
+    config = dataclasses.replace(config, adam=dataclasses.replace(config.adam, updates=config.adam.updates or 1))
     adaptation = ProximalSteps(policy, config.adaptation, settings)
     return gradient_learner(adaptation, config, measure=measure, refuse=refuse)
 

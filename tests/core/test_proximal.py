@@ -305,3 +305,18 @@ def test_curvature_on_a_share_of_the_data_is_taken_at_the_solution_on_all_of_it(
     (step,) = objective.path.steps
     assert len(step.products) == 2  # there and back
     assert all(product.inner_residuals is step.residuals for product in step.products)
+
+
+@pytest.mark.parametrize(("given", "taken"), [(0, 1), (3, 3)])
+def test_adam_takes_one_step_on_the_same_data_unless_told_otherwise(given, taken, generator):
+    policy, config = make_policy("gaussian"), make_config(outer="adam")
+    config = dataclasses.replace(
+        config,
+        adam=dataclasses.replace(config.adam, updates=given),
+        adaptation=dataclasses.replace(config.adaptation, step_size=LENGTH),
+    )
+    learner = make_imaml(policy, config, IMAMLSettings())
+    state = learner.init(random_params(policy, generator))
+    meta_batch, _ = sample_meta_batch(learner, state.meta, TASKS, 1, generator)
+    after, _ = learner.meta_step(state, meta_batch, generator)
+    assert after.optimiser["step"] == taken
