@@ -367,6 +367,6 @@ def residuals(path: Path, bound: float) -> dict[str, float]:
     means = [float(mean_over_tasks(each.residuals)) for each in products]
     return {
         "imaml/inner_residual": inner_residual(path),
-        "imaml/cg_residual": max(means, default=math.nan),
+        "imaml/cg_residual": float(torch.tensor(means).max()) if means else math.nan,
         "imaml/unsolved": float(max((each.unusable(bound) for each in products), default=math.nan)),
     }
