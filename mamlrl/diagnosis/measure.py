@@ -188,8 +188,8 @@ def diagnose(config: Config, trained: LearnerState | None, plan: Plan) -> tuple[
             than there is.
     """
     subject = make_subject(config, trained)
-    most = {REFERENCE: plan.reference, **dict.fromkeys(plan.estimators, max(plan.rollouts))}
-    for name, rollouts in most.items():  # what is wrong is told before anything is drawn
+    most = [(REFERENCE, plan.reference), *((name, max(plan.rollouts)) for name in plan.estimators)]
+    for name, rollouts in most:  # what is wrong is told before anything is drawn
         with estimator(name, subject, plan, 1) as (experiment, _):
             check_training_memory(experiment._replace(config=_sampling(experiment.config, plan, rollouts)))
     reference = make_reference(subject, plan)
