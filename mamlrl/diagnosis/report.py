@@ -74,7 +74,7 @@ def notes(rows: Sequence[Row], noise: Sequence[float]) -> list[str]:
     for row in rows:
         if row.zeros and not math.isnan(row.cosine):
             said.append(
-                f"{row.quantity}, {row.estimator} with {row.rollouts} rollouts: {row.zeros} draws are zero; the cosine "
+                f"{row.quantity}, {row.estimator} with {row.rollouts} rollouts: draws of zero: {row.zeros}; the cosine "
                 "is the mean of the others"
             )
     return said

@@ -317,7 +317,7 @@ def test_draws_of_zero_have_no_direction_and_are_counted() -> None:
     assert (measured["cosine"], measured["zeros"]) == (1.0, 1)
     rows = [Row(QUANTITIES[0], "dice", 5, **measured)]  # type: ignore[arg-type]
     assert report.notes(rows, [0.0] * 3) == [
-        "meta-gradient, dice with 5 rollouts: 1 draws are zero; the cosine is the mean of the others"
+        "meta-gradient, dice with 5 rollouts: draws of zero: 1; the cosine is the mean of the others"
     ]
     same = compare(draws[[1, 1]], truth)
     assert same["snr"] == np.inf and same["bias"] == 0.5 and same["zeros"] == 0
