@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -70,6 +70,16 @@ def loss_at(policy: Policy, params: Params, batch: Batch, loss: Loss) -> LossAtP
     return loss_on(policy.linearize(params, batch.observations), policy, batch, loss)
 
 
+def loss_and_gradient(policy: Policy, params: Params, batch: Batch, loss: Loss) -> tuple[Tensor, Params]:
+    """The loss [M] and its gradient, stacked, as `loss_at` has them, without the means for second derivatives."""
+    linearization = policy.linearize(params, batch.observations)
+    outputs = linearization.outputs.detach().requires_grad_()
+    with torch.enable_grad():
+        losses = loss(policy.distribution, outputs, batch)
+        (cotangent,) = torch.autograd.grad(losses.sum(), outputs)
+    return losses.detach(), linearization.pullback(cotangent)
+
+
 class InnerStep(Protocol):
     """Parameters after an inner step, and the derivative of the step as products with it and with its transpose.
 
@@ -101,6 +111,19 @@ class InnerStep(Protocol):
 
     def pullback_to_sizes(self, cotangent: Params) -> Params:
         """The transpose of `pushforward` in the step sizes, per task, [M, ...] with their shapes."""
+        ...
+
+
+@runtime_checkable
+class SolvedStep(Protocol):
+    """An inner step that is the solution of a problem by iteration has these besides: it need not be solved anew."""
+
+    def moved(self, start: Params) -> InnerStep:
+        """The same step from another phi nearby, where the solution is sought from this one's."""
+        ...
+
+    def thinned(self, batch: Batch) -> InnerStep:
+        """The same step to the same phi', with its derivative on fewer data."""
         ...
 
 

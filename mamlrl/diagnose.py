@@ -17,10 +17,12 @@ from mamlrl.run_folder import folder as run_folder
 
 if TYPE_CHECKING:
     from mamlrl.config import Config
-    from mamlrl.structs import Params
+    from mamlrl.learners.base import LearnerState
 
 EXACT = "exact"
 ALL = "log_prob,likelihood_ratio,dice,emaml,first_order"
+SAMPLED = {"rollouts": "5,10,20,40", "repeats": 50, "tasks": 4, "reference": 0, "threads": 0}
+"""Options that say how samples are drawn, with their defaults; `exact` draws none."""
 RANGES = {
     "repeats": (2, 10**5),
     "tasks": (1, 10**4),
@@ -57,13 +59,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--estimators", default=ALL, metavar="NAME,...", help=f"Those of {ALL}, learners, or module:Name (the five)."
     )
-    parser.add_argument("--rollouts", default="5,10,20,40", metavar="N,...", help="Per task and round (5,10,20,40).")
-    parser.add_argument("--repeats", type=int, default=50, metavar="N", help="Independent meta-batches of each (50).")
-    parser.add_argument("--tasks", type=int, default=4, metavar="N", help="Tasks, the same for all of them (4).")
+    parser.add_argument("--rollouts", metavar="N,...", help="Per task and round (5,10,20,40).")
+    parser.add_argument("--repeats", type=int, metavar="N", help="Independent meta-batches of each (50).")
+    parser.add_argument("--tasks", type=int, metavar="N", help="Tasks, the same for all of them (4).")
     parser.add_argument(
         "--reference",
         type=int,
-        default=0,
         metavar="N",
         help="Rollouts per task and round of the reference's meta-batches; 0 takes five times the most of --rollouts.",
     )
@@ -71,12 +72,26 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=usable_path, metavar="DIR", help="Folder of the results (runs/diagnoses/<env>-<time>)."
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="Threads; 0 takes all processors.")
+    parser.add_argument("--threads", type=int, metavar="N", help="Threads; 0 takes all processors.")
     return parser
 
 
-def _diagnose(argv: Sequence[str]) -> int:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options, with the defaults of those that are not given.
+
+    Raises:
+        ConfigError: one is given that says how samples are drawn, and there are none.
+    """
     options = build_parser().parse_args(list(argv))
+    given = [f"--{name}" for name in SAMPLED if getattr(options, name) is not None]
+    if options.subject == EXACT and given:
+        raise ConfigError(f"exact draws no samples, and does not read {', '.join(given)}")
+    values = vars(options).items()
+    return argparse.Namespace(**{name: SAMPLED.get(name) if value is None else value for name, value in values})
+
+
+def _diagnose(argv: Sequence[str]) -> int:
+    options = parse(argv)
     for name, (least, most) in RANGES.items():
         if not least <= getattr(options, name) <= most:
             raise ConfigError(f"--{name} is {getattr(options, name)}; it must be in [{least}, {most}]")
@@ -89,27 +104,29 @@ def _diagnose(argv: Sequence[str]) -> int:
     from mamlrl.evaluation.tables import write_csv
     from mamlrl.experiment import num_threads
     from mamlrl.run_folder.figures import save_figure
+    from mamlrl.training.memory import keep_freed_memory
 
     estimators = parse_estimators(options.estimators)
     if options.subject == EXACT:
         return _exact(estimators, options.seed, options.out)
-    config, theta = read_subject(options.subject)
+    config, trained = read_subject(options.subject)
     config = dataclasses.replace(config, threads=options.threads, device="cpu")
     folder = options.out or run_folder.results_folder("diagnoses", config)
     table, picture = folder / "diagnosis.csv", folder / "diagnosis.png"
     for path in (table, picture):
         run_folder.check_results(folder, path.name)
     torch.set_num_threads(num_threads(config))
+    keep_freed_memory()
     of_reference = options.reference or 5 * max(rollouts)
     plan = Plan(estimators, rollouts, options.repeats, options.tasks, of_reference, options.seed)
-    rows, reference = diagnose(config, theta, plan)
+    rows, reference = diagnose(config, trained, plan)
     folder.mkdir(parents=True, exist_ok=True)  # files first: a reader that closes the pipe loses none of the work
     write_csv(table, [row._asdict() for row in rows])
     save_figure(report.figure(rows, f"{options.subject}: {options.tasks} tasks, {options.repeats} repeats"), picture)
     noise = reference.noise()
     print(f"\n{report.tables(rows)}\n\n{report.reference_note(noise, plan)}\n")
-    for quantity in report.uncertain(noise):
-        print(f"note: the reference of {quantity} is mostly noise; take more --repeats or a larger --reference")
+    for note in report.notes(rows, noise):
+        print(f"note: {note}")
     print(f"results: {table}, {picture}", flush=True)
     return 0
 
@@ -141,8 +158,8 @@ def parse_rollouts(text: str) -> list[int]:
     return sorted({int(number) for number in text.split(",")})
 
 
-def read_subject(subject: str) -> tuple[Config, Params | None]:
-    """Settings, and the initialisation; None for an untrained one.
+def read_subject(subject: str) -> tuple[Config, LearnerState | None]:
+    """Settings, and all that the learner has learned; None for an untrained one.
 
     Args:
         subject: short name or YAML file of a configuration, run folder, or checkpoint.
@@ -174,7 +191,7 @@ def read_subject(subject: str) -> tuple[Config, Params | None]:
     trained = read_trained(checkpoints[0])
     experiment = make_experiment(trained.config)
     try:
-        return trained.config, trained.meta(initial_state(experiment)).init
+        return trained.config, trained.state(initial_state(experiment))
     finally:
         experiment.envs.close()
 

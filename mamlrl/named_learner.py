@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from mamlrl.adaptation import InnerStep
 from mamlrl.errors import LearnerFailure, UserError, described
 from mamlrl.learners.base import Learner, LearnerState, Outcome
-from mamlrl.structs import Batch, MetaBatch, MetaParams, Params
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten
 
 
 class NamedLearner:
@@ -25,7 +27,15 @@ class NamedLearner:
         self._learner, self._name, self.policy = learner, name, learner.policy
         objective = getattr(learner, "objective", None)  # a learner need not have one
         if objective is not None:
-            self.objective = objective
+            self.objective = self._named_objective(objective)
+
+    def _named_objective(self, objective: Callable[..., Any]) -> Callable[..., Any]:
+        def named(state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None = None) -> Any:
+            with self._naming("objective"):
+                size = len(flatten(state.meta, state.meta))
+                return NamedObjective(objective(state, meta_batch, generator), self._name, size)
+
+        return named
 
     def init(self, params: Params) -> LearnerState:
         """The state before the first meta-iteration, unchecked: `experiment.start_learner` says what is wrong."""
@@ -57,15 +67,54 @@ class NamedLearner:
             return result
 
     def _check(self, method: str, value: object, fits: bool, wanted: str) -> None:
-        if not fits:
-            given = type(value).__name__
-            raise LearnerFailure(f"learner {self._name}: {method} returned a {given}; it must return {wanted}")
+        check_returned(self._name, method, value, fits, wanted)
 
-    @contextlib.contextmanager
-    def _naming(self, method: str) -> Iterator[None]:
-        try:
-            yield
-        except (UserError, LearnerFailure):
-            raise
-        except Exception as error:  # whatever a user's class raises
-            raise LearnerFailure(f"learner {self._name}: {method} raised {described(error)}") from error
+    def _naming(self, method: str) -> contextlib.AbstractContextManager[None]:
+        return naming(self._name, method)
+
+
+class NamedObjective:
+    """A user's objective: what goes wrong in its gradient is told with the name of its learner.
+
+    Args:
+        objective: the user's.
+        name: of the learner.
+        size: D.
+    """
+
+    def __init__(self, objective: Any, name: str, size: int):
+        self._objective, self._name, self._size = objective, name, size
+
+    def loss_and_gradient(self, *point: Tensor) -> tuple[float, Tensor]:
+        """As `mamlrl.outer.objective.Objective`."""
+        with naming(self._name, "loss_and_gradient of objective"):
+            result = self._objective.loss_and_gradient(*point)
+            gradient = result[1] if isinstance(result, tuple) and len(result) == 2 else None
+            fits = isinstance(gradient, Tensor) and list(gradient.shape) == [self._size]
+            wanted = f"the loss and a gradient of shape [{self._size}]"
+            check_returned(self._name, "loss_and_gradient of objective", result, fits, wanted)
+            return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+
+def check_returned(learner: str, method: str, value: object, fits: bool, wanted: str) -> None:
+    """What a method of a user's learner returned.
+
+    Raises:
+        LearnerFailure: it does not fit.
+    """
+    if not fits:
+        raise LearnerFailure(f"learner {learner}: {method} returned a {type(value).__name__}; it must return {wanted}")
+
+
+@contextlib.contextmanager
+def naming(learner: str, method: str) -> Iterator[None]:
+    """Whatever a method of a user's learner raises becomes a LearnerFailure."""
+    try:
+        yield
+    except (UserError, LearnerFailure):
+        raise
+    except Exception as error:  # whatever a user's class raises
+        raise LearnerFailure(f"learner {learner}: {method} raised {described(error)}") from error

@@ -158,9 +158,12 @@ def flatten_stacked(stacked: Params) -> Tensor:
 
 
 def unflatten_stacked(rows: Tensor, like: Params) -> Params:
-    """The inverse of `flatten_stacked`, in the shapes of `like`."""
+    """The inverse of `flatten_stacked`, for as many tasks as there are rows, in the shapes of `like` otherwise."""
     pieces = rows.split([leaf[0].numel() for leaf in like.values()], dim=1)
-    return {name: piece.reshape(leaf.shape) for (name, leaf), piece in zip(like.items(), pieces, strict=True)}
+    return {
+        name: piece.reshape(len(rows), *leaf.shape[1:])
+        for (name, leaf), piece in zip(like.items(), pieces, strict=True)
+    }
 
 
 def _leaves(meta: MetaParams, like: MetaParams) -> list[Tensor]:

@@ -227,8 +227,8 @@ class AdamConfig:
 
     rate: float = 1e-3
     """Step length."""
-    updates: int = 5
-    """Steps on the data of one meta-iteration."""
+    updates: int = 0
+    """Steps on the data of one meta-iteration; 0 takes those usual for the learner: 1 of imaml, 5 of others."""
     clip: float = 0.3
     """How far the ratio of a policy to the one that sampled may leave 1 before it is of no more use (PPO's epsilon)."""
     betas: tuple[float, ...] = (0.9, 0.999)
@@ -238,7 +238,7 @@ class AdamConfig:
 
     def __post_init__(self) -> None:
         _require_positive("adam.rate", self.rate)
-        _require_count("adam.updates", self.updates, 1, 10**4)
+        _require_count("adam.updates", self.updates, 0, 10**4)
         _require_positive("adam.clip", self.clip)
         in_range = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(in_range, "adam.betas", self.betas, "two numbers in [0, 1)")

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 
+from mamlrl.adaptation import GradientStep
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError
+from mamlrl.experiment import start_learner
 from mamlrl.external import unknown_name
 from mamlrl.learners import LEARNERS, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
@@ -52,37 +55,59 @@ def parse_estimators(text: str) -> list[str]:
 
 
 def estimator_config(name: str, config: Config) -> Config:
-    """The settings with the learner and inner loss of an estimator; a learner's own settings where it is theirs.
+    """The settings with the learner and inner loss of an estimator; those of the run where it is the run's learner.
 
     Raises:
         ConfigError: the learner does not adapt in training.
     """
-    learner, inner_loss, _ = ESTIMATORS.get(name, Estimator(name, config.adaptation.inner_loss))
-    own = config.learner_settings if learner == config.learner and name not in ESTIMATORS else {}
+    if name == config.learner:
+        learner, inner_loss, own, outer = name, config.adaptation.inner_loss, config.learner_settings, config.outer
+    else:
+        learner, inner_loss, _ = ESTIMATORS.get(name, Estimator(name, config.adaptation.inner_loss))
+        own, outer = {}, "auto"
     adaptation = dataclasses.replace(config.adaptation, inner_loss=inner_loss)
-    config = dataclasses.replace(config, learner=learner, learner_settings=own, outer="auto", adaptation=adaptation)
+    config = dataclasses.replace(config, learner=learner, learner_settings=own, outer=outer, adaptation=adaptation)
     if not training_steps(config) or find_learner(learner).observes_task:
         raise ConfigError(f"--estimators has {name}, which does not adapt in training")
     return config
 
 
-def begin(name: str, learner: Learner, theta: Params) -> LearnerState:
+def begin(who: str, learner: Learner, config: Config, theta: Params) -> LearnerState:
     """The state of an estimator's learner at an initialisation.
 
+    Args:
+        who: the estimator, as the beginning of a message.
+        learner: its learner.
+        config: settings of the estimator.
+        theta: the initialisation.
+
     Raises:
-        ConfigError: it has no meta-gradient that can be asked for, or meta-learns another initialisation.
+        ConfigError: it meta-learns another initialisation, or a user's learner fails.
+    """
+    _check_same(who, learner.policy.init_params(torch.Generator()), theta)
+    state = start_learner(learner, theta, config)
+    _check_same(who, state.meta.init, theta)
+    return state
+
+
+def check_objective(name: str, learner: Learner) -> None:
+    """It has a meta-gradient that can be asked for.
+
+    Raises:
+        ConfigError: it has none.
     """
     if not hasattr(learner, "objective"):
         raise ConfigError(
             f"--estimators has {name}, which has no method objective(state, meta_batch, generator); its "
             "loss_and_gradient() is what is diagnosed"
         )
-    state = learner.init(theta)
-    found, wanted = ({key: list(leaf.shape) for key, leaf in one.items()} for one in (state.meta.init, theta))
+
+
+def _check_same(who: str, init: Params, theta: Params) -> None:
+    found, wanted = ({key: list(leaf.shape) for key, leaf in one.items()} for one in (init, theta))
     if found != wanted:
         others = ", ".join(sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key)))
-        raise ConfigError(f"--estimators has {name}, which meta-learns another initialisation: {others}")
-    return state
+        raise ConfigError(f"{who} meta-learns another initialisation than what is diagnosed: {others}")
 
 
 def meta_gradient(learner: Any, state: LearnerState, meta_batch: MetaBatch) -> torch.Tensor:
@@ -97,10 +122,12 @@ def curvature_products(
 ) -> list[torch.Tensor]:
     """What the derivative of the first inner step takes for a H v along each direction v, mean over tasks, [D].
 
-    The step's Jacobian is I - a H: a H v is what it takes away from v.
+    The Jacobian of a gradient step of a fixed size is I - a H: a H v is what it takes away from v. Of other steps NaN.
     """
     step = learner.adapt(state.meta, learner.start(state.meta), meta_batch.support[0])
     like = MetaParams(state.meta.init)
+    if not (isinstance(step, GradientStep) and all(isinstance(size, int | float) for size in step.step_sizes.values())):
+        return [torch.full_like(direction, math.nan) for direction in directions]
     products = []
     for direction in directions:
         tangent = unflatten(direction, like).init

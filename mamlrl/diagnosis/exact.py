@@ -21,7 +21,14 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mamlrl.config import AdaptationConfig, Config, PolicyConfig
-from mamlrl.diagnosis.estimators import ESTIMATORS, begin, curvature_products, estimator_config, meta_gradient
+from mamlrl.diagnosis.estimators import (
+    ESTIMATORS,
+    begin,
+    check_objective,
+    curvature_products,
+    estimator_config,
+    meta_gradient,
+)
 from mamlrl.experiment import make_learner
 from mamlrl.learner_settings import own_settings
 from mamlrl.learners import find_learner
@@ -180,7 +187,8 @@ def make_estimator(problem: Problem, name: str) -> tuple[Learner, LearnerState]:
     config = estimator_config(name, config)
     row = find_learner(config.learner)
     learner = make_learner(row, problem.policy, config, own_settings(config, row))
-    return learner, begin(name, learner, problem.theta)
+    check_objective(name, learner)
+    return learner, begin(f"--estimators has {name}, which", learner, config, problem.theta)
 
 
 def expectation(problem: Problem, learner: Learner, state: LearnerState, sampled: bool) -> Tensor:
@@ -221,7 +229,7 @@ class Bias(NamedTuple):
 
     estimator: str
     hessian: float
-    """of the inner loss"""
+    """of the inner loss; NaN where the inner step is no gradient step of a fixed size"""
     formulation_1: float
     """of the meta-gradient; NaN for an estimator that credits single rollouts"""
     formulation_2: float

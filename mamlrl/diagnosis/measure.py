@@ -17,8 +17,15 @@ import numpy as np
 import torch
 
 from mamlrl.config import Config
-from mamlrl.diagnosis.estimators import REFERENCE, begin, curvature_products, estimator_config, meta_gradient
-from mamlrl.experiment import Experiment, draw_tasks, make_experiment
+from mamlrl.diagnosis.estimators import (
+    REFERENCE,
+    begin,
+    check_objective,
+    curvature_products,
+    estimator_config,
+    meta_gradient,
+)
+from mamlrl.experiment import Experiment, check_training_memory, draw_tasks, make_experiment
 from mamlrl.learners import training_steps
 from mamlrl.learners.base import LearnerState
 from mamlrl.progress import progress_bar
@@ -67,9 +74,11 @@ class Row(NamedTuple):
     variance: float
     """trace of the covariance of one draw / |reference|^2"""
     snr: float
-    """|expectation|^2 / trace of the covariance; NaN for what is always zero"""
+    """|expectation|^2 / trace of the covariance; NaN for what is always zero, infinite for what is always the same"""
     cosine: float
-    """mean cosine of one draw to the reference; NaN for what is always zero"""
+    """mean cosine to the reference of a draw that is not zero; NaN where all are"""
+    zeros: int
+    """draws that are zero, which have no direction"""
 
 
 def mean_of(draws: np.ndarray) -> Mean:
@@ -83,21 +92,28 @@ def _scatter(draws: np.ndarray) -> float:
 
 
 def compare(draws: np.ndarray, reference: Mean) -> dict[str, float]:
-    """Bias, noise floor, variance, signal-to-noise ratio and cosine of draws [R, D], as in `Row`.
+    """Bias, noise floor, variance, signal-to-noise ratio, cosine and zeros of draws [R, D], as in `Row`.
 
-    The squared norm of a mean is too large by the noise of the mean; that is taken away for the signal.
+    The squared norm of a mean is too large by the noise of the mean; that is taken away for the signal. What is
+    relative to a reference of zero is NaN.
     """
     size, scatter, mean = float(np.linalg.norm(reference.value)), _scatter(draws), mean_of(draws)
-    zero = not draws.any()
-    cosines = math.nan if zero else draws @ reference.value / np.linalg.norm(draws, axis=1) / size
+    pointing = draws[draws.any(1)]
+    cosines = pointing @ reference.value / np.linalg.norm(pointing, axis=1)
     signal = max(0.0, float(mean.value @ mean.value) - mean.error)
     return {
-        "bias": float(np.linalg.norm(mean.value - reference.value)) / size,
-        "noise_floor": math.sqrt(mean.error + reference.error) / size,
-        "variance": scatter / size**2,
-        "snr": math.nan if zero else signal / scatter,
-        "cosine": float(np.mean(cosines)),
+        "bias": ratio(float(np.linalg.norm(mean.value - reference.value)), size),
+        "noise_floor": ratio(math.sqrt(mean.error + reference.error), size),
+        "variance": ratio(scatter, size**2),
+        "snr": ratio(signal, scatter) if scatter or not signal else math.inf,
+        "cosine": ratio(float(cosines.mean()), size) if len(pointing) else math.nan,
+        "zeros": len(draws) - len(pointing),
     }
+
+
+def ratio(part: float, whole: float) -> float:
+    """NaN to a whole of zero."""
+    return part / whole if whole else math.nan
 
 
 class Reference(NamedTuple):
@@ -111,14 +127,42 @@ class Reference(NamedTuple):
     """by quantity"""
 
     def noise(self) -> list[float]:
-        """Relative error of each mean."""
-        return [math.sqrt(mean.error) / float(np.linalg.norm(mean.value)) for mean in self.means]
+        """Relative error of each mean; NaN of one that is zero."""
+        return [ratio(math.sqrt(mean.error), float(np.linalg.norm(mean.value))) for mean in self.means]
 
 
-def make_reference(config: Config, theta: Params | None, plan: Plan) -> Reference:
+class Subject(NamedTuple):
+    """Where estimators are held against each other."""
+
+    config: Config
+    """of the run"""
+    trained: LearnerState | None
+    """of the run's learner; None for an untrained one"""
+    theta: Params
+    """the initialisation"""
+
+
+def make_subject(config: Config, trained: LearnerState | None) -> Subject:
+    """A run where it stands, or at the initialisation that it would begin with.
+
+    Args:
+        config: of the run.
+        trained: state of its learner; None for an untrained one.
+    """
+    if trained:
+        return Subject(config, trained, trained.meta.init)
+    sampling = dataclasses.replace(config.sampling, tasks=1, rollouts=1)
+    experiment = make_experiment(dataclasses.replace(estimator_config(REFERENCE, config), sampling=sampling))
+    try:
+        return Subject(config, None, experiment.policy.init_params(experiment.streams.torch(Stream.INITIALISATION)))
+    finally:
+        experiment.envs.close()
+
+
+def make_reference(subject: Subject, plan: Plan) -> Reference:
     """Draw the tasks and compute the reference: a first half for the direction, a second one for products along it."""
     streams = Streams(plan.seed).diagnosis()
-    with estimator(REFERENCE, config, theta, plan, plan.reference) as (experiment, state):
+    with estimator(REFERENCE, subject, plan, plan.reference) as (experiment, state):
         tasks = draw_tasks(experiment.envs, plan.tasks, streams.numpy(Stream.TASKS, 0))
         first = draw(experiment, state, tasks, streams.part(0), plan.repeats, [], "reference, first half")[0]
         gradient = torch.from_numpy(first.mean(0)).to(next(iter(state.meta.init.values())).dtype)
@@ -128,45 +172,59 @@ def make_reference(config: Config, theta: Params | None, plan: Plan) -> Referenc
     return Reference(tasks, directions, [mean_of(np.concatenate([first, second[0]])), *map(mean_of, second[1:])])
 
 
-def diagnose(config: Config, theta: Params | None, plan: Plan) -> tuple[list[Row], Reference]:
+def diagnose(config: Config, trained: LearnerState | None, plan: Plan) -> tuple[list[Row], Reference]:
     """Hold estimators against a reference, for tasks drawn once.
 
     Args:
         config: of the run.
-        theta: the initialisation; None for an untrained one.
+        trained: state of its learner; None for an untrained one.
         plan: estimators, and how much to draw.
 
     Returns:
         A row for each quantity, estimator and number of rollouts, and the reference.
 
     Raises:
-        UserError: an estimator or environment cannot be made, or does not fit the initialisation.
+        UserError: an estimator or environment cannot be made, does not fit the initialisation, or needs more memory
+            than there is.
     """
-    for name in plan.estimators:  # what is wrong is told before anything is drawn
-        with estimator(name, config, theta, plan, 1):
-            pass
-    reference = make_reference(config, theta, plan)
+    subject = make_subject(config, trained)
+    most = [(REFERENCE, plan.reference), *((name, max(plan.rollouts)) for name in plan.estimators)]
+    for name, rollouts in most:  # what is wrong is told before anything is drawn
+        with estimator(name, subject, plan, 1) as (experiment, _):
+            check_training_memory(experiment._replace(config=_sampling(experiment.config, plan, rollouts)))
+    reference = make_reference(subject, plan)
     streams = Streams(plan.seed).diagnosis().part(2)
     rows = []
     for name, rollouts in itertools.product(plan.estimators, plan.rollouts):
-        with estimator(name, config, theta, plan, rollouts) as (experiment, state):
+        with estimator(name, subject, plan, rollouts) as (experiment, state):
             label = f"{name}, {rollouts} rollouts"
             draws = draw(experiment, state, reference.tasks, streams, plan.repeats, reference.directions, label)
         for quantity, values, mean in zip(QUANTITIES, draws, reference.means, strict=True):
-            rows.append(Row(quantity, name, rollouts, **compare(values, mean)))
+            rows.append(Row(quantity, name, rollouts, **compare(values, mean)))  # type: ignore[arg-type]
     return sorted(rows, key=lambda row: QUANTITIES.index(row.quantity)), reference
 
 
-@contextmanager
-def estimator(
-    name: str, config: Config, theta: Params | None, plan: Plan, rollouts: int
-) -> Iterator[tuple[Experiment, LearnerState]]:
-    """An estimator with environments for so many rollouts per task, and its state at the initialisation."""
+def _sampling(config: Config, plan: Plan, rollouts: int) -> Config:
+    """The settings with so many rollouts per task, and without evaluations."""
     sampling = dataclasses.replace(config.sampling, tasks=plan.tasks, rollouts=rollouts)
-    experiment = make_experiment(dataclasses.replace(estimator_config(name, config), sampling=sampling))
+    return dataclasses.replace(config, sampling=sampling, eval=dataclasses.replace(config.eval, every=0))
+
+
+@contextmanager
+def estimator(name: str, subject: Subject, plan: Plan, rollouts: int) -> Iterator[tuple[Experiment, LearnerState]]:
+    """An estimator with environments for so many rollouts per task, and its state.
+
+    That is the subject's, if it has one of the same learner, else the first one at the same initialisation.
+    """
+    config = estimator_config(name, subject.config)
+    experiment = make_experiment(_sampling(config, plan, rollouts))
     try:
-        init = experiment.streams.torch(Stream.INITIALISATION)
-        yield experiment, begin(name, experiment.learner, theta or experiment.policy.init_params(init))
+        check_objective(name, experiment.learner)
+        if subject.trained and config.learner == subject.config.learner:
+            yield experiment, subject.trained
+        else:
+            who = f"--estimators has {name}, which" if name in plan.estimators else f"the reference, {name},"
+            yield experiment, begin(who, experiment.learner, experiment.config, subject.theta)
     finally:
         experiment.envs.close()
 

@@ -55,16 +55,29 @@ def exact_table(biases: Sequence[Bias]) -> str:
 
 def reference_note(noise: Sequence[float], plan: Plan) -> str:
     """What the reference is, and how uncertain."""
-    listed = ", ".join(f"{quantity} {value:.1%}" for quantity, value in zip(QUANTITIES, noise, strict=True))
+    shares = ["-" if math.isnan(value) else f"{value:.1%}" for value in noise]
+    listed = ", ".join(f"{quantity} {share}" for quantity, share in zip(QUANTITIES, shares, strict=True))
     return (
         f"reference: mean of {REFERENCE} over meta-batches of {plan.reference} rollouts, {2 * plan.repeats} for the "
         f"meta-gradient and {plan.repeats} for the products; noise: {listed}"
     )
 
 
-def uncertain(noise: Sequence[float]) -> list[str]:
-    """Quantities whose reference is mostly noise."""
-    return [quantity for quantity, value in zip(QUANTITIES, noise, strict=True) if value > UNCERTAIN]
+def notes(rows: Sequence[Row], noise: Sequence[float]) -> list[str]:
+    """What makes numbers say little or be missing: references that are zero or mostly noise, and draws of zero."""
+    said = []
+    for quantity, value in zip(QUANTITIES, noise, strict=True):
+        if math.isnan(value):
+            said.append(f"the reference of {quantity} is zero, and nothing is relative to it")
+        elif value > UNCERTAIN:
+            said.append(f"the reference of {quantity} is mostly noise; take more --repeats or a larger --reference")
+    for row in rows:
+        if row.zeros and not math.isnan(row.cosine):
+            said.append(
+                f"{row.quantity}, {row.estimator} with {row.rollouts} rollouts: draws of zero: {row.zeros}; the cosine "
+                "is the mean of the others"
+            )
+    return said
 
 
 PANELS = {"bias": "bias", "variance": "variance", "snr": "signal-to-noise ratio", "cosine": "cosine to the reference"}

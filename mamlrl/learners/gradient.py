@@ -66,7 +66,8 @@ class GradientLearner:
         objective: what the outer step lowers.
         outer: how it moves.
         measure: what else is to be told of the way from theta to the adapted parameters.
-        refuse: why there is to be no step from there, None where there is to be one.
+        refuse: why there is to be no step from there, None where there is to be one; asked before the step, and again
+            when its products with the derivatives have been taken.
     """
 
     def __init__(
@@ -103,14 +104,19 @@ class GradientLearner:
     ) -> tuple[LearnerState, Outcome]:
         """One outer step on the objective; the old state where it is refused."""
         objective = self.objective(state, meta_batch, generator)
-        if self._refuse and (reason := self._refuse(objective.path)):
-            outcome: Outcome = Refused(reason)
-        else:
-            point, memory, outcome = self._outer.step(objective, state.optimiser)
-            state = LearnerState(unflatten(point, state.meta), memory)
+        after, outcome = self._step(objective, state)
         if self._measure:
             outcome = Measured(outcome, self._measure(objective.path))
-        return state, outcome
+        return after, outcome
+
+    def _step(self, objective: Any, state: LearnerState) -> tuple[LearnerState, Outcome]:
+        """The outer step, unless there is a reason against it: before, or from what came up on the way."""
+        if self._refuse and (reason := self._refuse(objective.path)):
+            return state, Refused(reason)
+        point, memory, outcome = self._outer.step(objective, state.optimiser)
+        if self._refuse and not outcome.not_finite and (reason := self._refuse(objective.path)):
+            return state, Refused(reason)
+        return LearnerState(unflatten(point, state.meta), memory), outcome
 
 
 def gradient_learner(

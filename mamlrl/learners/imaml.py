@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from mamlrl.adaptation import InnerStep, LossAtPoint, loss_at
+from mamlrl.adaptation import InnerStep, LossAtPoint, loss_and_gradient, loss_at
 from mamlrl.config import AdaptationConfig, Config
 from mamlrl.config.schema import require
 from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.learners.objective import Path
 from mamlrl.objectives import Loss, mean_over_tasks
+from mamlrl.outer.trust_region import SolverEnd
 from mamlrl.policies.base import Policy
 from mamlrl.structs import Batch, MetaParams, Params, flatten_stacked, unflatten_stacked
 
@@ -31,11 +34,13 @@ class IMAMLSettings:
     """Residual of the inner problem, relative to that at its start, at which it counts as solved."""
     cg_iterations: int = 10
     """Conjugate-gradient iterations at most for the derivative."""
-    cg_tolerance: float = 1e-3
-    """Residual of the derivative, relative to the vector that it is applied to, at which conjugate gradient stops."""
+    cg_tolerance: float = 1e-6
+    """Squared residual of the derivative, relative to the square of the vector that it is applied to, at which
+    conjugate gradient stops, as `trust_region.cg_tolerance`."""
     max_residual: float = 1.0
-    """Residual of the inner problem, mean over tasks, from which on a meta-update is refused: the derivative is one of
-    solutions, and at 1 the adapted parameters are no nearer to one than theta was."""
+    """Residual of the inner problem, mean over tasks, and of the derivative, of any task, from which on a meta-update
+    is refused: the derivative is one of solutions, and at 1 the adapted parameters are no nearer to one than theta was,
+    and a product no nearer to its value than zero."""
 
     def __post_init__(self) -> None:
         for name in ("iterations", "cg_iterations"):
@@ -50,17 +55,18 @@ class IMAMLSettings:
 def make_imaml(policy: Policy, config: Config, settings: IMAMLSettings) -> GradientLearner:
     """An outer step on the initialisation, through the implicit derivative of proximal inner problems.
 
-    Refused where these were not solved. One whose numbers are not finite is left to the outer step, which refuses it.
+    With Adam one step on the data of a meta-iteration, as in the paper, unless the settings say how many. Refused where
+    the problems or the derivative were not solved. One whose numbers are not finite is left to the outer step, which
+    refuses it.
     """
 
     def refuse(path: Path) -> str | None:
-        residual = inner_residual(path)
-        unsolved = math.isfinite(residual) and residual >= settings.max_residual
-        return f"inner problems not solved (residual {residual:.2g})" if unsolved else None
+        return why_not(path, settings.max_residual)
 
     def measure(path: Path) -> dict[str, float]:
-        return {"imaml/accepted": float(refuse(path) is None), **residuals(path)}
+        return {"imaml/accepted": float(refuse(path) is None), **residuals(path, settings.max_residual)}
 
+    config = dataclasses.replace(config, adam=dataclasses.replace(config.adam, updates=config.adam.updates or 1))
     adaptation = ProximalSteps(policy, config.adaptation, settings)
     return gradient_learner(adaptation, config, measure=measure, refuse=refuse)
 
@@ -80,7 +86,108 @@ class ProximalSteps(GradientSteps):
 
     def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
         """One proximal step on every task."""
-        return ProximalStep(self.policy, params, batch, self._loss, scale * self._step_size, self._solver)
+        problem = Proximal(self.policy, batch, self._loss, scale * self._step_size, self._solver)
+        return proximal_step(problem, params)
+
+
+class Proximal(NamedTuple):
+    """Proximal problems of M tasks: to minimise L(x) + |x - phi|^2 / (2 a) near phi."""
+
+    policy: Policy
+    batch: Batch
+    loss: Loss
+    """L"""
+    length: float
+    """a"""
+    solver: IMAMLSettings
+    """limits of the solvers"""
+
+    def at(self, rows: Tensor, anchor: Tensor, like: Params, tasks: Tensor | None = None) -> Iterate:
+        """The iterate at `rows`, of all tasks or of those that are named by their indices.
+
+        Args:
+            rows: x, [M, D].
+            anchor: phi, [M, D].
+            like: names, order and shapes of the leaves.
+            tasks: indices, on the batch alone.
+        """
+        batch = self.batch if tasks is None else Batch(*(leaf[tasks] for leaf in self.batch))
+        losses, gradient = loss_and_gradient(self.policy, unflatten_stacked(rows, like), batch, self.loss)
+        moved = rows - anchor
+        residual = moved + self.length * flatten_stacked({name: gradient[name] for name in like})
+        return Iterate(rows, losses + moved.square().sum(1) / (2 * self.length), residual)
+
+
+class Iterate(NamedTuple):
+    """Where the solution of a problem is, for M tasks."""
+
+    x: Tensor
+    """[M, D]"""
+    value: Tensor
+    """of what is minimised, [M]"""
+    residual: Tensor
+    """a times its gradient, x - phi + a grad L(x), [M, D]"""
+
+    def improved(self, other: Iterate, lower: Tensor) -> Iterate:
+        """The other one in rows where it is lower, [M]."""
+        return Iterate(*(_where(lower, new, old) for new, old in zip(other, self, strict=True)))
+
+    def placed(self, tasks: Tensor, other: Iterate) -> Iterate:
+        """The other one in rows of these indices."""
+        return Iterate(*(old.index_copy(0, tasks, new) for new, old in zip(other, self, strict=True)))
+
+    def of(self, tasks: Tensor) -> Iterate:
+        """Rows of these indices."""
+        return Iterate(*(leaf[tasks] for leaf in self))
+
+
+def proximal_step(
+    problem: Proximal, start: Params, near: Params | None = None, products: list[Product] | None = None
+) -> ProximalStep:
+    """Solve the problems of all tasks, each for itself: what else is in the batch makes no difference.
+
+    By gradient descent from phi, whose first iterate, phi - a grad L(phi), is MAML's step. A task whose value would not
+    fall stays where it is and tries half the way. One that is solved stays, too.
+
+    Args:
+        problem: the problems.
+        start: phi, shared or stacked.
+        near: about where the solutions are, from which those tasks begin for which it is lower than phi.
+        products: that the step's are added to.
+    """
+    loss = loss_at(problem.policy, start, problem.batch, problem.loss)
+    gradient = loss.gradient()
+    like = {name: leaf.expand_as(gradient[name]) for name, leaf in start.items()}
+    anchor = flatten_stacked(like)
+    best = Iterate(anchor, loss.loss, problem.length * flatten_stacked({name: gradient[name] for name in like}))
+    scale = row_norms(best.residual)
+    if near is not None:
+        guess = problem.at(flatten_stacked({name: near[name] for name in like}), anchor, like)
+        best = best.improved(guess, guess.value < best.value)
+    shares = torch.ones_like(scale)
+    for _ in range(problem.solver.iterations):
+        # one that is not a number is beyond help
+        going = (row_norms(best.residual) > problem.solver.tolerance * scale).nonzero().squeeze(1)
+        if not len(going):
+            break
+        here, share = best.of(going), shares[going]
+        trial = problem.at(here.x - share[:, None] * here.residual, anchor[going], like, going)
+        rounding = torch.finfo(scale.dtype).eps * (1 + here.value.abs())  # near the solution no fall is seen below it
+        lower = trial.value < here.value + rounding
+        best = best.placed(going, here.improved(trial, lower))
+        shares = shares.index_copy(0, going, torch.where(lower, share, share / 2))
+    residuals = row_norms(best.residual) / scale.clamp(min=torch.finfo(scale.dtype).tiny)
+    adapted = unflatten_stacked(best.x, like)
+    return ProximalStep(problem, start, loss, adapted, residuals, [] if products is None else products)
+
+
+class Product(NamedTuple):
+    """What became of a product with the derivative of a proximal step."""
+
+    inner_residuals: Tensor
+    """of the solutions of which it is the derivative, [M]"""
+    solution: RowSolutions
+    """of the derivative"""
 
 
 @dataclass(frozen=True)
@@ -91,91 +198,51 @@ class ProximalStep:
 
         d phi' = (I + a H)^-1 d phi .
 
-    Solved by gradient descent from phi, whose first iterate, phi - a grad L(phi), is MAML's step. A task whose value
-    would not fall stays where it is and tries half the way.
-
     Args:
-        policy: the policy.
+        problem: whose batch H is taken on.
         start: phi, shared or stacked.
-        batch: of M tasks.
-        inner_loss: L.
-        length: a.
-        solver: limits of the solvers.
-
-    Attributes:
-        cg_residuals: |x + a H x - u| / |u| of every product x with the derivative so far, mean over tasks.
+        loss: the inner loss at phi.
+        params: phi', stacked.
+        residuals: |phi' - phi + a grad L(phi')| / |a grad L(phi)|, [M].
+        products: a record that every product with the derivative is added to, one for this step and for those that
+            are made of it.
     """
 
-    policy: Policy
+    problem: Proximal
     start: Params
-    batch: Batch
-    inner_loss: Loss
-    length: float
-    solver: IMAMLSettings
-    cg_residuals: list[float] = field(default_factory=list)
+    loss: LossAtPoint
+    params: Params
+    residuals: Tensor
+    products: list[Product] = field(default_factory=list)
 
-    @property
-    def loss(self) -> LossAtPoint:
-        """The inner loss at phi."""
-        return self._loss
+    def moved(self, start: Params) -> ProximalStep:
+        """The same step from another phi, its solution sought from this one's moved as phi is; from the same, this."""
+        if all(torch.equal(leaf, start[name]) for name, leaf in self.start.items()):
+            return self
+        near = {name: leaf + (start[name] - self.start[name]) for name, leaf in self.params.items()}
+        return proximal_step(self.problem, start, near, self.products)
 
-    @cached_property
-    def _loss(self) -> LossAtPoint:
-        return loss_at(self.policy, self.start, self.batch, self.inner_loss)
-
-    @property
-    def params(self) -> Params:
-        """Phi', stacked."""
-        return self._solution[0]
-
-    @property
-    def residual(self) -> float:
-        """|phi' - phi + a grad L(phi')| / |a grad L(phi)|, mean over tasks."""
-        return float(mean_over_tasks(self._solution[1]))
-
-    @cached_property
-    def _solution(self) -> tuple[Params, Tensor]:
-        """Phi', and the relative residual of each task, [M]."""
-        gradient = self._ordered(self.loss.gradient())
-        like = {name: leaf.expand_as(gradient[name]) for name, leaf in self.start.items()}
-        anchor = x = flatten_stacked(like)
-        value, residual = self.loss.loss, self.length * flatten_stacked(gradient)
-        norms = scale = row_norms(residual)
-        shares = torch.ones_like(scale)
-        for _ in range(self.solver.iterations):
-            if not (norms > self.solver.tolerance * scale).any():  # one that is not a number is beyond help
-                break
-            trial = x - shares[:, None] * residual
-            loss = loss_at(self.policy, unflatten_stacked(trial, like), self.batch, self.inner_loss)
-            new_residual = trial - anchor + self.length * flatten_stacked(self._ordered(loss.gradient()))
-            new_value = loss.loss + (trial - anchor).square().sum(1) / (2 * self.length)
-            rounding = torch.finfo(value.dtype).eps * (1 + value.abs())  # near the solution no fall is seen below it
-            lower = new_value < value + rounding
-            x = torch.where(lower[:, None], trial, x)
-            residual = torch.where(lower[:, None], new_residual, residual)
-            value, shares = torch.where(lower, new_value, value), torch.where(lower, shares, shares / 2)
-            norms = row_norms(residual)
-        return unflatten_stacked(x, like), norms / scale.clamp(min=torch.finfo(scale.dtype).tiny)
-
-    def _ordered(self, params: Params) -> Params:
-        return {name: params[name] for name in self.start}
+    def thinned(self, batch: Batch) -> ProximalStep:
+        """The same step, with its derivative on fewer data."""
+        return dataclasses.replace(self, problem=self.problem._replace(batch=batch))
 
     @cached_property
     def _hessian(self) -> Callable[[Params], Params]:
         """Of the inner loss at phi'; prepared at the first product."""
-        return loss_at(self.policy, self.params, self.batch, self.inner_loss).hessian()
+        return loss_at(self.problem.policy, self.params, self.problem.batch, self.problem.loss).hessian()
 
     def pushforward(self, tangent: Params, size_tangent: Params | None = None) -> Params:
         """How phi' follows a change of phi: (I + a H)^-1 d phi, by conjugate gradient for each task."""
-        like = self.params
+        like, solver = self.params, self.problem.solver
         right = flatten_stacked({name: tangent[name].expand_as(leaf) for name, leaf in like.items()})
 
         def product(rows: Tensor) -> Tensor:
-            return rows + self.length * flatten_stacked(self._ordered(self._hessian(unflatten_stacked(rows, like))))
+            bent = self._hessian(unflatten_stacked(rows, like))
+            return rows + self.problem.length * flatten_stacked({name: bent[name] for name in like})
 
-        solution, residuals = solve_rows(product, right, self.solver.cg_iterations, self.solver.cg_tolerance)
-        self.cg_residuals.append(float(mean_over_tasks(residuals)))
-        return unflatten_stacked(solution, like)
+        solution = solve_rows(product, right, solver.cg_iterations, solver.cg_tolerance)
+        self.products.append(Product(self.residuals, solution))
+        return unflatten_stacked(solution.x, like)
 
     def pullback(self, cotangent: Params) -> Params:
         """The transpose of `pushforward`, which is symmetric."""
@@ -191,39 +258,76 @@ def row_norms(rows: Tensor) -> Tensor:
     return torch.linalg.vector_norm(rows, dim=1)
 
 
-def solve_rows(
-    product: Callable[[Tensor], Tensor], right: Tensor, iterations: int, tolerance: float
-) -> tuple[Tensor, Tensor]:
+def _where(rows: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """One where rows [M] say so, else the other."""
+    return torch.where(rows.reshape(-1, *[1] * (one.dim() - 1)), one, other)
+
+
+class RowSolutions(NamedTuple):
+    """Outcome of `solve_rows`."""
+
+    x: Tensor
+    """approximate solutions [M, D]"""
+    residuals: Tensor
+    """relative to the right-hand sides, [M]"""
+    converged: Tensor
+    """[M]"""
+    negative: Tensor
+    """whether a direction without positive curvature turned up, [M]"""
+
+    @property
+    def ends(self) -> list[SolverEnd]:
+        """How each row ended."""
+        finite = self.residuals.isfinite()
+        rows = zip(finite.tolist(), self.negative.tolist(), self.converged.tolist(), strict=True)
+        return [_end(*row) for row in rows]
+
+    def unusable(self, bound: float) -> int:
+        """Rows without positive curvature, or that were left with a residual of `bound` or more."""
+        pairs = zip(self.ends, self.residuals.tolist(), strict=True)
+        return sum(end is SolverEnd.NEGATIVE_CURVATURE or residual >= bound for end, residual in pairs)
+
+
+def _end(finite: bool, negative: bool, converged: bool) -> SolverEnd:
+    if not finite:
+        return SolverEnd.NOT_FINITE
+    if negative:
+        return SolverEnd.NEGATIVE_CURVATURE
+    return SolverEnd.CONVERGED if converged else SolverEnd.ITERATIONS
+
+
+def solve_rows(product: Callable[[Tensor], Tensor], right: Tensor, iterations: int, tolerance: float) -> RowSolutions:
     """Conjugate gradient on M systems at once, each with a symmetric matrix of its own.
 
-    A row stops where its residual is small enough or a direction has no positive curvature.
+    A row stops where |r|^2 <= tolerance |b|^2, or where a direction has no positive curvature: its matrix is not what
+    it must be then, and its solution, as far as it came, not to be trusted.
 
     Args:
         product: the matrices times rows [M, D].
-        right: right-hand sides [M, D].
+        right: right-hand sides b, [M, D].
         iterations: products at most.
-        tolerance: residual relative to the right-hand side.
-
-    Returns:
-        Solutions [M, D], and relative residuals [M].
+        tolerance: squared residual relative to the squared right-hand side.
     """
     x, residual, direction = torch.zeros_like(right), right, right
     squared = first = right.square().sum(1)
-    target = tolerance**2 * first
+    target = tolerance * first
     going = squared > target
+    negative = torch.zeros_like(going)
     for _ in range(iterations):
         if not going.any():
             break
         bent = product(direction)
         curvature = (direction * bent).sum(1)
-        going = going & ~(curvature <= 0)  # one that is not a number goes on, to be seen in the solution
+        negative = negative | (going & (curvature <= 0))
+        going = going & ~negative  # one that is not a number goes on, to be seen in the solution
         length = torch.where(going, squared / curvature, 0.0)
         x = x + length[:, None] * direction
         residual = residual - length[:, None] * bent
         previous, squared = squared, torch.where(going, residual.square().sum(1), squared)
         going = going & ~(squared <= target)
         direction = torch.where(going[:, None], residual + (squared / previous)[:, None] * direction, 0.0)
-    return x, (squared / first.clamp(min=torch.finfo(first.dtype).tiny)).sqrt()
+    residuals = (squared / first.clamp(min=torch.finfo(first.dtype).tiny)).sqrt()
+    return RowSolutions(x, residuals, squared <= target, negative)
 
 
 def proximal_steps(path: Path) -> list[ProximalStep]:
@@ -231,16 +335,38 @@ def proximal_steps(path: Path) -> list[ProximalStep]:
     return [step for step in path.steps if isinstance(step, ProximalStep)]
 
 
+def products_of(path: Path) -> list[Product]:
+    """All products with the derivatives of the steps, also at other points."""
+    return [product for step in proximal_steps(path) for product in step.products]
+
+
 def inner_residual(path: Path) -> float:
-    """How well the inner problems were solved, mean over tasks and inner steps."""
-    steps = proximal_steps(path)
-    return sum(step.residual for step in steps) / len(steps)
+    """How well the inner problems were solved, mean over tasks, the worst inner step at any point."""
+    rows = [step.residuals for step in proximal_steps(path)] + [each.inner_residuals for each in products_of(path)]
+    return float(torch.stack([mean_over_tasks(one) for one in rows]).max())  # NaN where one is
 
 
-def residuals(path: Path) -> dict[str, float]:
-    """How well the inner problems and the derivatives were solved, means over tasks and inner steps."""
-    products = [residual for step in proximal_steps(path) for residual in step.cg_residuals]
+def why_not(path: Path, bound: float) -> str | None:
+    """Why the derivative is not to be trusted; None where it is, and where its numbers are not finite."""
+    residual, products = inner_residual(path), products_of(path)
+    if math.isfinite(residual) and residual >= bound:
+        return f"inner problems not solved (residual {residual:.2g})"
+    worst = max((each.solution.unusable(bound) for each in products), default=0)
+    if worst:
+        tasks = len(products[0].inner_residuals)
+        return f"derivative not solved for {worst} of {tasks} tasks"
+    return None
+
+
+def residuals(path: Path, bound: float) -> dict[str, float]:
+    """How well the inner problems and the derivatives were solved: the worst of all solves, means over tasks.
+
+    And for how many tasks the derivative was of no use.
+    """
+    products = [each.solution for each in products_of(path)]
+    means = [float(mean_over_tasks(each.residuals)) for each in products]
     return {
         "imaml/inner_residual": inner_residual(path),
-        "imaml/cg_residual": sum(products) / len(products) if products else float("nan"),
+        "imaml/cg_residual": float(torch.tensor(means).max()) if means else math.nan,
+        "imaml/unsolved": float(max((each.unusable(bound) for each in products), default=math.nan)),
     }

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mamlrl.adaptation import InnerStep, LossAtPoint, loss_on
+from mamlrl.adaptation import InnerStep, LossAtPoint, SolvedStep, loss_on
 from mamlrl.distributions import Distribution
 from mamlrl.learners.adaptations import Adapts
 from mamlrl.learners.kronecker import KroneckerPreconditioner
@@ -94,8 +94,14 @@ class Path(NamedTuple):
         return MetaParams(mean_params_over_tasks(init), tuple(mean_params_over_tasks(entry) for entry in sizes))
 
 
-def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Batch]) -> Path:
+def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Batch], near: Sequence[InnerStep] = ()) -> Path:
     """Adapt on the support batches, one after the other.
+
+    Args:
+        learner: how it adapts.
+        meta: what is meta-learned.
+        support: the batches.
+        near: inner steps on the same batches from a point nearby, if there are; see `step_near`.
 
     Raises:
         ValueError: the learner's start has not all meta-learned parameters as they are. `Path` takes the derivative of
@@ -110,9 +116,16 @@ def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Batch]) -> 
         )
     steps: list[InnerStep] = []
     for number, batch in enumerate(support):
-        steps.append(learner.adapt(meta, params, batch, number))
+        steps.append(step_near(near[number] if near else None, learner, meta, params, batch, number))
         params = steps[-1].params
     return Path(meta, start, tuple(steps))
+
+
+def step_near(
+    near: InnerStep | None, learner: Adapts, meta: MetaParams, params: Params, batch: Batch, number: int
+) -> InnerStep:
+    """An inner step; one that has to be solved for begins where that from a point nearby ended."""
+    return near.moved(params) if isinstance(near, SolvedStep) else learner.adapt(meta, params, batch, number)
 
 
 class AdaptedObjective:
@@ -148,7 +161,8 @@ class AdaptedObjective:
         """The loss and its gradient [D], where the objective was built or at another point [D]."""
         path, adapted = self.path, self._adapted
         if point is not None:
-            path = adapt_along(self._learner, unflatten(point, self._meta), self._meta_batch.support)
+            meta = unflatten(point, self._meta)
+            path = adapt_along(self._learner, meta, self._meta_batch.support, self.path.steps)
             adapted = self._learner.policy.linearize(path.adapted, self._meta_batch.query.observations)
         linearizations = [*(step.loss.linearization for step in path.steps), adapted]
         rounds = [self._loss_of_round(number, one) for number, one in enumerate(linearizations)]
@@ -185,12 +199,18 @@ class AdaptedObjective:
             return Curvature(learner.policy, self.path, self._adapted, query)
         whole = any(step.loss.couples_time for step in self.path.steps)
         steps = tuple(
-            learner.adapt(self._meta, step.start, self._draw(batch, whole), number)
+            self._thinned(step, self._draw(batch, whole), number)
             for number, (step, batch) in enumerate(zip(self.path.steps, self._meta_batch.support, strict=True))
         )
         query = self._draw(query, whole)
         adapted = learner.policy.linearize(self.path.adapted, query.observations)
         return Curvature(learner.policy, self.path._replace(steps=steps), adapted, query)
+
+    def _thinned(self, step: InnerStep, batch: Batch, number: int) -> InnerStep:
+        """An inner step with its derivative on fewer data."""
+        if isinstance(step, SolvedStep):
+            return step.thinned(batch)
+        return self._learner.adapt(self._meta, step.start, batch, number)
 
     def preconditioner(self, damping: float) -> Callable[[Tensor], Tensor]:
         """About (H + damping)^-1, as a function [D] to [D]."""
@@ -204,7 +224,7 @@ class AdaptedObjective:
         meta = unflatten(point, self._meta)
         params, losses = self._learner.start(meta), []
         for number, batch in enumerate(support):  # keeps no step: there is nothing to go back through
-            step = self._learner.adapt(meta, params, batch, number)
+            step = step_near(self.path.steps[number], self._learner, meta, params, batch, number)
             if loss := self._losses.of_round(number, len(support)):
                 outputs = step.loss.linearization.outputs
                 losses.append(loss(policy.distribution, outputs, batch, self._outputs[number]))

@@ -13,6 +13,9 @@ from mamlrl.errors import ConfigError
 from mamlrl.outer.descent import Descent
 from mamlrl.outer.trust_region import TrustRegion
 
+ADAM_UPDATES = 5
+"""Steps of Adam on the same data where neither the settings nor the learner say how many."""
+
 
 class OuterStep(Protocol):
     """A step on a flat vector [D], as a function of what the step remembers."""
@@ -38,7 +41,7 @@ def adam(config: Config) -> Descent:
     def make(params: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Adam(params, betas=(settings.betas[0], settings.betas[1]), eps=settings.epsilon)
 
-    return Descent("adam", make, settings.updates, lambda done: settings.rate)
+    return Descent("adam", make, settings.updates or ADAM_UPDATES, lambda done: settings.rate)
 
 
 def sgd(config: Config) -> Descent:

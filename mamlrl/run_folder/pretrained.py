@@ -44,7 +44,11 @@ class Trained(NamedTuple):
         Raises:
             CheckpointError: the parameters do not fit it.
         """
-        return read_checkpoint(self.path, state_like).progress.state.meta
+        return self.state(state_like).meta
+
+    def state(self, state_like: LearnerState) -> LearnerState:
+        """All that the learner carries from one meta-iteration to the next; see `meta`."""
+        return read_checkpoint(self.path, state_like).progress.state
 
 
 def read_trained(path: Path) -> Trained:
