@@ -18,7 +18,7 @@ from mamlrl.config.files import flat_settings, to_yaml
 from mamlrl.learners import evaluation_steps, training_steps
 from mamlrl.run_folder.figures import Comparison, Curve, figure, steps_name
 from mamlrl.statistics import INTERVALS, Estimate, Estimates
-from mamlrl.supervised import quantity_of
+from mamlrl.supervised import find_task_set, quantity_of
 
 ADDRESS = "http://localhost:6006/#custom_scalars"
 """Where TensorBoard shows the arranged charts, unless it is given another port."""
@@ -49,7 +49,7 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
     layout = {f"{title} on training tasks": by_steps(quantity.name, training_steps(config))}
     if config.eval.every:
         layout[f"{title} on held-out tasks"] = by_steps(f"eval/{quantity.name}", evaluation_steps(config))
-    return layout | {
+    layout |= {
         "Meta-update": lines(
             KL_divergence="(trust_region|adam|sgd)/kl$",
             surrogate_improvement="(trust_region|adam|sgd)/surrogate_improvement$",
@@ -58,12 +58,15 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
             learned_step_sizes="step_size/",
         ),
         "Time": lines(seconds_of_a_meta_iteration="time/"),
-        "Policy and baseline": lines(
-            standard_deviation="policy/std$",
-            entropy="policy/entropy$",
-            explained_variance_of_the_baseline="baseline/explained_variance$",
-        ),
     }
+    if find_task_set(config.env):
+        return layout
+    policy = lines(
+        standard_deviation="policy/std$",
+        entropy="policy/entropy$",
+        explained_variance_of_the_baseline="baseline/explained_variance$",
+    )
+    return layout | {"Policy and baseline": policy}
 
 
 def hyperparameters(config: Config) -> dict[str, bool | float | str]:
