@@ -94,6 +94,6 @@ def _draw_fit(axes: Axes, fit: Fit) -> None:
     axes.plot(x, y, color="0.6", linewidth=3, label="true")
     for number, (steps, values) in enumerate(fit.predicted.items()):
         style = ":" if steps == 0 else "--" if steps == 1 else "-"
-        axes.plot(x, values, style, color=color_of(number, 3), linewidth=1.3, label=steps_name(steps))
+        axes.plot(x, values, style, color=color_of(number), linewidth=1.3, label=steps_name(steps))
     axes.plot(*fit.support.T, "^", color="black", markersize=6, label="points adapted on")
     axes.grid(alpha=0.3)
