@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import tempfile
 from collections.abc import Sequence
 from importlib import resources, util
 from pathlib import Path
@@ -206,11 +205,15 @@ def images(extra: str = "") -> np.ndarray:
 
 def _keep(path: Path, drawn: np.ndarray) -> None:
     """Write to the cache, whole or not at all; without one they are drawn again next time."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npy", delete=False) as file:
-            np.save(file, drawn)
-        os.replace(file.name, path)
+        try:
+            with partial.open("wb") as file:
+                np.save(file, drawn)
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def _extra_fonts(folder: str) -> list[Path]:
