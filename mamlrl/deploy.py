@@ -21,7 +21,7 @@ from mamlrl.config.files import to_settings
 from mamlrl.deployment.environment import check_environment, checked_task, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
-from mamlrl.deployment.predictor import MetaPredictor, Predictor
+from mamlrl.deployment.predictor import MetaPredictor, Predictor, untrained_predictor
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, UserError, said, shown
 from mamlrl.experiment import make_experiment, make_learner, start_learner
@@ -30,7 +30,6 @@ from mamlrl.learners import find_learner, step_scale
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
-from mamlrl.policies.predictors import make_predictor
 from mamlrl.rounds import adaptation_rounds
 from mamlrl.run_folder.checkpoints import (
     ADAPTED,
@@ -352,12 +351,8 @@ def load_policy(path: str | PathLike[str]) -> MetaPolicy | MetaPredictor:
 
 def _predictor(trained: Trained, input_space: spaces.Space, target_space: spaces.Space) -> MetaPredictor:
     """The predictor of a checkpoint. The tasks that it was trained on need not be there."""
-    config, row = trained.config, find_learner(trained.config.learner)
-    own = own_settings(config, row)
-    config = dataclasses.replace(resolved(config, row, own), device="cpu")
-    learner = make_learner(row, make_predictor(config.policy, input_space, target_space), config, own)
-    state = start_learner(learner, learner.policy.init_params(torch.Generator()), config)
-    return MetaPredictor(config, learner.policy, learner, trained.meta(state), input_space, target_space)
+    predictor, state = untrained_predictor(trained.config, input_space, target_space)
+    return dataclasses.replace(predictor, meta=trained.meta(state))
 
 
 def load_adapted(path: str | PathLike[str]) -> AdaptedPolicy:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from itertools import repeat
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +15,12 @@ from torch import Tensor, nn
 
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError, UserError, shown
-from mamlrl.learners import step_scale
-from mamlrl.learners.base import Learner
+from mamlrl.experiment import make_learner, start_learner
+from mamlrl.learner_settings import own_settings, resolved
+from mamlrl.learners import find_learner, step_scale
+from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies.base import Policy
+from mamlrl.policies.predictors import make_predictor
 from mamlrl.rounds import adapted_on
 from mamlrl.structs import MetaParams, Params
 from mamlrl.supervised.base import Drawn, to_examples
@@ -25,7 +30,7 @@ MOST_STEPS = 10**6
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
 class MetaPredictor:
-    """A meta-learned initialisation with all that adapts it.
+    """A meta-learned initialisation with all that adapts it. It pickles: network and learner are made anew.
 
     Args:
         config: settings of the training.
@@ -45,6 +50,9 @@ class MetaPredictor:
 
     def __repr__(self) -> str:
         return f"MetaPredictor({self.config.learner} on {self.config.env}, seed {self.config.seed})"
+
+    def __reduce__(self) -> tuple[Callable[..., MetaPredictor], tuple[Any, ...]]:
+        return _made_anew, (self.config, self.meta, self.input_space, self.target_space)
 
     def unadapted(self) -> Predictor:
         """The predictor before any gradient step."""
@@ -154,6 +162,24 @@ class Predictor:
         if len(values) != count:
             raise UserError(f"y has {len(values)} rows; x has {count}")
         return values
+
+
+def untrained_predictor(
+    config: Config, input_space: spaces.Space, target_space: spaces.Space
+) -> tuple[MetaPredictor, LearnerState]:
+    """The predictor of some settings before training, and its learner's state."""
+    row = find_learner(config.learner)
+    own = own_settings(config, row)
+    config = dataclasses.replace(resolved(config, row, own), device="cpu")
+    learner = make_learner(row, make_predictor(config.policy, input_space, target_space), config, own)
+    state = start_learner(learner, learner.policy.init_params(torch.Generator()), config)
+    return MetaPredictor(config, learner.policy, learner, state.meta, input_space, target_space), state
+
+
+def _made_anew(
+    config: Config, meta: MetaParams, input_space: spaces.Space, target_space: spaces.Space
+) -> MetaPredictor:
+    return dataclasses.replace(untrained_predictor(config, input_space, target_space)[0], meta=meta)
 
 
 class PredictorModule(nn.Module):

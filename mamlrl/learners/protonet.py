@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,13 +25,12 @@ def make_protonet(policy: Policy, config: Config, settings: Any) -> GradientLear
     Raises:
         ConfigError: the network does not say what its last layer sees, or nothing tells classes apart.
     """
-    features = getattr(policy, "features", None)
-    if features is None or config.adaptation.inner_loss != "cross_entropy":
+    if getattr(policy, "features", None) is None or config.adaptation.inner_loss != "cross_entropy":
         raise ConfigError(
             "learner protonet needs examples of classes, and a policy.network that tells what its last layer sees, "
             "such as conv"
         )
-    return gradient_learner(Prototypes(policy, config, features), config)
+    return gradient_learner(Prototypes(policy, config), config)
 
 
 class Prototypes(FromZero):
@@ -43,16 +41,14 @@ class Prototypes(FromZero):
     Args:
         policy: of a network with a linear last layer, ``weight`` [E, Z] and ``bias`` [Z].
         config: settings of the run.
-        features: (params, observations) -> [M, B * T, E].
     """
 
-    def __init__(self, policy: Policy, config: Config, features: Callable[[Params, Tensor], Tensor]):
+    def __init__(self, policy: Policy, config: Config):
         super().__init__(policy, config.adaptation, frozenset({"weight", "bias"}))
-        self._features = features
 
     def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
         """The last layer from the examples; one step is all that there is to take."""
-        return PrototypeStep(self.policy, params, batch, self._features)
+        return PrototypeStep(self.policy, params, batch)
 
 
 @dataclass(frozen=True)
@@ -63,13 +59,11 @@ class PrototypeStep:
         policy: the predictor.
         start: phi, shared or stacked.
         batch: examples of M tasks.
-        features: (params, observations) -> [M, B * T, E].
     """
 
     policy: Policy
     start: Params
     batch: Data
-    features: Callable[[Params, Tensor], Tensor]
 
     @cached_property
     def _loss(self) -> LossAtPoint:
@@ -82,7 +76,8 @@ class PrototypeStep:
 
     def head(self, body: Params) -> Params:
         """The last layer of each task, ``weight`` [M, E, Z] and ``bias`` [M, Z], from the layers before it."""
-        features = self.features({**self.start, **body}, self.batch.observations)
+        tell: Any = self.policy.features  # type: ignore[attr-defined] # as `make_protonet` has made sure
+        features: Tensor = tell({**self.start, **body}, self.batch.observations)
         classes = torch.nn.functional.one_hot(self.batch.targets.flatten(1), self.policy.distribution.num_outputs)
         shares = classes.to(features.dtype) / classes.sum(1, keepdim=True).clamp(min=1)
         prototypes = shares.mT @ features

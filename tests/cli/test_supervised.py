@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -290,6 +291,7 @@ def test_glyphs_are_learned_resumed_and_evaluated_beside_the_nearest_neighbour(
     images = np.random.default_rng(0).random((5, 784))
     adapted = predictor.adapt(images, np.arange(5), steps=1)
     assert adapted.predict(images).dtype.kind == "i"
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(adapted)).predict(images), adapted.predict(images))
     np.testing.assert_allclose(adapted.probabilities(images).sum(1), 1, rtol=1e-5)
     with pytest.raises(UserError, match="y holds what is no class; classes are 0 to 4"):
         predictor.adapt(images, np.arange(5) + 1)
