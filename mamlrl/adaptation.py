@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mamlrl.objectives import Loss, does_couple_time
 from mamlrl.policies.base import Linearization, Policy
-from mamlrl.structs import Batch, Params, StepSizes
+from mamlrl.structs import Data, Params, StepSizes
 
 
 class LossAtPoint(NamedTuple):
@@ -45,7 +45,7 @@ class LossAtPoint(NamedTuple):
         return self.linearization.hessian(self.cotangent, self.output_hessian)
 
 
-def loss_on(linearization: Linearization, policy: Policy, batch: Batch, loss: Loss) -> LossAtPoint:
+def loss_on(linearization: Linearization, policy: Policy, batch: Data, loss: Loss) -> LossAtPoint:
     """A loss and its derivatives where the policy is linearized; only the loss itself goes through autograd.
 
     Args:
@@ -65,12 +65,12 @@ def loss_on(linearization: Linearization, policy: Policy, batch: Batch, loss: Lo
     return LossAtPoint(losses.detach(), linearization, cotangent.detach(), output_hessian, does_couple_time(loss))
 
 
-def loss_at(policy: Policy, params: Params, batch: Batch, loss: Loss) -> LossAtPoint:
+def loss_at(policy: Policy, params: Params, batch: Data, loss: Loss) -> LossAtPoint:
     """`loss_on` the policy at stacked or shared parameters."""
     return loss_on(policy.linearize(params, batch.observations), policy, batch, loss)
 
 
-def loss_and_gradient(policy: Policy, params: Params, batch: Batch, loss: Loss) -> tuple[Tensor, Params]:
+def loss_and_gradient(policy: Policy, params: Params, batch: Data, loss: Loss) -> tuple[Tensor, Params]:
     """The loss [M] and its gradient, stacked, as `loss_at` has them, without the means for second derivatives."""
     linearization = policy.linearize(params, batch.observations)
     outputs = linearization.outputs.detach().requires_grad_()
@@ -122,7 +122,7 @@ class SolvedStep(Protocol):
         """The same step from another phi nearby, where the solution is sought from this one's."""
         ...
 
-    def thinned(self, batch: Batch) -> InnerStep:
+    def thinned(self, batch: Data) -> InnerStep:
         """The same step to the same phi', with its derivative on fewer data."""
         ...
 
@@ -226,7 +226,7 @@ class GradientStep:
 def inner_step(
     policy: Policy,
     params: Params,
-    batch: Batch,
+    batch: Data,
     loss: Loss,
     step_sizes: StepSizes | float,
     scale: float = 1.0,

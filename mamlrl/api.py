@@ -23,7 +23,7 @@ from mamlrl.messages import silence
 from mamlrl.options import usable_path
 
 if TYPE_CHECKING:
-    from mamlrl.deploy import AdaptedPolicy, MetaPolicy
+    from mamlrl.deploy import AdaptedPolicy
 
 AnyPath = str | PathLike[str]
 Callback = Callable[[int, dict[str, float | None]], bool | None]
@@ -54,15 +54,17 @@ class Run:
     Args:
         folder: the run folder, absolute; `mamlrl.load` and `mamlrl.evaluate` take it.
         metrics: a row per iteration, by name as in metrics.csv; NaN where nothing was measured.
-        best: what the best checkpoint was chosen by, the return after adaptation; None without one.
+        best: what the best checkpoint was chosen by, the return or error after adaptation; None without one.
+        quantity: "return", or what is measured of supervised tasks.
     """
 
     folder: Path
     metrics: list[dict[str, float]]
     best: float | None
+    quantity: str = "return"
 
     def __repr__(self) -> str:
-        best = "" if self.best is None else f", best return {self.best:.2f}"
+        best = "" if self.best is None else f", best {self.quantity} {self.best:.2f}"
         return f"Run({str(self.folder)!r}: {len(self.metrics)} iterations{best})"
 
 
@@ -118,8 +120,11 @@ def train(
         raise KeyboardInterrupt
     columns = {name: column.tolist() for name, column in read_metrics(ended.folder / METRICS_FILE).items()}
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    best = ended.progress.best_return
-    return Run(ended.folder, rows, best if np.isfinite(best) else None)
+    from mamlrl.supervised import quantity_of
+
+    quantity = quantity_of(command.config.env)
+    best = quantity.score(ended.progress.best_return)
+    return Run(ended.folder, rows, best if np.isfinite(best) else None, quantity.name)
 
 
 class _Called:
@@ -166,6 +171,8 @@ def evaluate(
     steps: int | None = None,
     tasks: int | None = None,
     rollouts: int | None = None,
+    shots: int | None = None,
+    queries: int | None = None,
     step_size_schedule: Literal["halve", "constant"] | None = None,
     seed: int = 1,
     protocol: Literal["paper"] | None = None,
@@ -179,12 +186,15 @@ def evaluate(
 
     Args:
         runs: a run folder, a checkpoint or a folder of runs, or several of them.
-        steps: gradient steps on each task, 3 by default.
+        steps: gradient steps on each task, 3 by default; of supervised tasks this and what follows is by default as in
+            the `eval` of the run.
         tasks: held-out tasks, 40 by default.
         rollouts: rollouts per task and gradient step, 20 by default.
+        shots: examples that supervised tasks are adapted to on.
+        queries: examples that the error is measured on.
         step_size_schedule: of gradient steps beyond those of training: "halve", the default, or "constant".
         seed: of the tasks and of all noise.
-        protocol: "paper" for tasks, rollouts and step sizes of the MAML paper.
+        protocol: "paper" for tasks, data and step sizes of the MAML paper.
         random: also evaluate the untrained policy.
         interval: kind of interval around a mean.
         device: of the policies.
@@ -198,8 +208,10 @@ def evaluate(
     from mamlrl.evaluation.protocols import eval_settings
     from mamlrl.statistics import INTERVALS
 
-    options = {"steps": steps, "tasks": tasks, "rollouts": rollouts, "step_size_schedule": step_size_schedule}
-    settings = eval_settings(_plain(options | {"seed": seed, "device": device, "threads": threads}), protocol)
+    options = {"steps": steps, "tasks": tasks, "rollouts": rollouts, "shots": shots, "queries": queries}
+    options |= {"step_size_schedule": step_size_schedule, "seed": seed, "device": device, "threads": threads}
+    given = _plain(options)
+    eval_settings(given, protocol)  # what is wrong is said before anything is read
     if interval not in tuple(INTERVALS):
         raise ConfigError(f"interval is {shown(interval)}; it must be one of {', '.join(INTERVALS)}")
     paths = _paths("runs", runs)
@@ -207,6 +219,7 @@ def evaluate(
 
     with _as_a_guest(progress):
         entries = comparison.find_entries(paths, random)
+        settings = eval_settings(given, protocol, base=comparison.base_settings(entries[0].config))
         plan = comparison.Plan(settings, seed, None, device, threads)
         if protocol:
             plan = comparison.of_paper(plan, entries[0].config)
@@ -215,11 +228,14 @@ def evaluate(
     return Evaluation(rows, summary, comparison.report(comparisons))
 
 
-def load(path: AnyPath) -> MetaPolicy:
-    """A meta-trained policy, to be adapted in an environment of one's own.
+def load(path: AnyPath) -> Any:
+    """A meta-trained policy, to be adapted in an environment of one's own; or a predictor, to be adapted to examples.
 
     Args:
         path: a run folder, whose best checkpoint is taken, or a checkpoint.
+
+    Returns:
+        A `mamlrl.deploy.MetaPolicy`, or a `mamlrl.deploy.MetaPredictor` of supervised tasks.
 
     Raises:
         mamlrl.errors.UserError: there is no readable checkpoint, or not one alone.

@@ -36,10 +36,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("runs", nargs="+", type=usable_path, metavar="RUN", help="Run folder, or folder of runs.")
     parser.add_argument(
         "--metric",
-        default="return",
         metavar="NAME",
         help="Column of metrics.csv, such as return/step_1; return and eval/return are all their numbers of gradient "
-        "steps (return).",
+        "steps (return; of supervised tasks error or accuracy).",
     )
     parser.add_argument(
         "--against",
@@ -84,10 +83,12 @@ def _compare(argv: Sequence[str]) -> int:
     from mamlrl.evaluation.tables import write_csv
     from mamlrl.run_folder.figures import save_figure
     from mamlrl.run_folder.history import find_runs
+    from mamlrl.supervised import quantity_of
 
     references = [curves.Reference(*parse_reference(text)) for text in options.reference]
     runs = find_runs(options.runs)
-    choice = curves.Choice(options.metric, options.against, options.interval, options.smooth)
+    metric = quantity_of(runs[0].config.env).name if options.metric is None else options.metric
+    choice = curves.Choice(metric, options.against, options.interval, options.smooth)
     panels = curves.make_panels(runs, choice, references)
     folder = options.out or run_folder.results_folder("comparisons", *(run.config for run in runs))
     picture, table = folder / f"curves.{options.format}", folder / "curves.csv"

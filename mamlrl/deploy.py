@@ -21,6 +21,7 @@ from mamlrl.config.files import to_settings
 from mamlrl.deployment.environment import check_environment, checked_task, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
+from mamlrl.deployment.predictor import MetaPredictor, Predictor, untrained_predictor
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, UserError, said, shown
 from mamlrl.experiment import make_experiment, make_learner, start_learner
@@ -44,8 +45,18 @@ from mamlrl.run_folder.spaces import from_plain, of_policy, to_plain
 from mamlrl.sampler import collect, join, to_environment_actions
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import MetaParams, Params, Rollouts
+from mamlrl.supervised import find_task_set
 
-__all__ = ["AdaptedPolicy", "Episode", "MetaPolicy", "PolicyModule", "load_adapted", "load_policy"]
+__all__ = [
+    "AdaptedPolicy",
+    "Episode",
+    "MetaPolicy",
+    "MetaPredictor",
+    "PolicyModule",
+    "Predictor",
+    "load_adapted",
+    "load_policy",
+]
 
 
 @dataclasses.dataclass(frozen=True, repr=False, eq=False)
@@ -320,7 +331,7 @@ class AdaptedPolicy:
         write_archive(Path(path), content)
 
 
-def load_policy(path: str | PathLike[str]) -> MetaPolicy:
+def load_policy(path: str | PathLike[str]) -> MetaPolicy | MetaPredictor:
     """See `mamlrl.load`."""
     checkpoints = find_checkpoints(Path(path))
     if len(checkpoints) > 1:
@@ -332,8 +343,16 @@ def load_policy(path: str | PathLike[str]) -> MetaPolicy:
         )
     saved = trained.spaces
     observation_space, action_space = _made_spaces(trained) if saved is None else _spaces(saved, trained.path)
+    if find_task_set(trained.config.env):
+        return _predictor(trained, observation_space, action_space)
     origin, state_like = _untrained(trained.config, observation_space, action_space)
     return dataclasses.replace(origin, meta=trained.meta(state_like))
+
+
+def _predictor(trained: Trained, input_space: spaces.Space, target_space: spaces.Space) -> MetaPredictor:
+    """The predictor of a checkpoint. The tasks that it was trained on need not be there."""
+    predictor, state = untrained_predictor(trained.config, input_space, target_space)
+    return dataclasses.replace(predictor, meta=trained.meta(state))
 
 
 def load_adapted(path: str | PathLike[str]) -> AdaptedPolicy:

@@ -125,6 +125,52 @@ class DiagonalGaussian:
 
 
 @dataclass(frozen=True)
+class UnitGaussian:
+    """Independent normal components of standard deviation 1: what a squared error is the likelihood of; Z = A.
+
+    Args:
+        size: A.
+    """
+
+    size: int
+    noise: Literal["normal", "uniform"] = "normal"
+
+    @property
+    def num_outputs(self) -> int:
+        """A mean per component."""
+        return self.size
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """A standard normal number per component."""
+        return (self.size,)
+
+    def log_prob(self, outputs: Tensor, actions: Tensor) -> Tensor:
+        """Log density: -1/2 sum((a - mu)^2 + log 2 pi)."""
+        return -0.5 * (actions - outputs).square().sum(-1) - 0.5 * self.size * math.log(2 * math.pi)
+
+    def kl(self, outputs: Tensor, new_outputs: Tensor) -> Tensor:
+        """KL(old || new): half the squared distance of the means."""
+        return 0.5 * (outputs - new_outputs).square().sum(-1)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        """Differential entropy: A/2 log(2 pi e)."""
+        return torch.full_like(outputs[..., 0], 0.5 * self.size * math.log(2 * math.pi * math.e))
+
+    def sample(self, outputs: Tensor, noise: Tensor) -> Tensor:
+        """The means plus noise, standard normal [..., A]."""
+        return outputs + noise
+
+    def mode(self, outputs: Tensor) -> Tensor:
+        """The means, [..., A]."""
+        return outputs
+
+    def fisher_product(self, outputs: Tensor, tangent: Tensor) -> Tensor:
+        """Fisher product: the identity."""
+        return tangent
+
+
+@dataclass(frozen=True)
 class Categorical:
     """One of n actions; outputs are unnormalised log-probabilities, Z = n.
 

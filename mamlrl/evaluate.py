@@ -1,4 +1,4 @@
-"""The command: ``python -m mamlrl.evaluate RUN [more runs ...]``: return against number of gradient steps.
+"""The command: ``python -m mamlrl.evaluate RUN [more runs ...]``: return or error against gradient steps.
 
 The module can be called too: ``mamlrl.evaluate("runs/mine")`` is `mamlrl.api.evaluate`.
 """
@@ -30,7 +30,8 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of `python -m mamlrl.evaluate`."""
     parser = OptionParser(
         prog="python -m mamlrl.evaluate",
-        description="Adapt trained policies to held-out tasks and report the return after every gradient step.",
+        description="Adapt trained policies to held-out tasks and report the return after every gradient step; of "
+        "supervised tasks the error, with the settings of the run where no others are given.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -39,6 +40,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, metavar="N", help="Gradient steps on each task (3).")
     parser.add_argument("--tasks", type=int, metavar="N", help="Held-out tasks (40).")
     parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per task and gradient step (20).")
+    parser.add_argument("--shots", type=int, metavar="N", help="Examples that supervised tasks are adapted to on.")
+    parser.add_argument("--queries", type=int, metavar="N", help="Examples that the error is measured on.")
     parser.add_argument(
         "--step_size_schedule",
         choices=("halve", "constant"),
@@ -47,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="Seed of the held-out tasks and of all noise (1)."
     )
-    parser.add_argument("--protocol", choices=("paper",), help="Tasks, rollouts and step sizes of the MAML paper.")
+    parser.add_argument("--protocol", choices=("paper",), help="Tasks, data and step sizes of the MAML paper.")
     parser.add_argument(
         "--interval",
         choices=INTERVALS,
@@ -65,13 +68,16 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _evaluate(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
-    names = ("steps", "tasks", "rollouts", "step_size_schedule", "seed", "device", "threads")
-    settings = eval_settings({name: getattr(options, name) for name in names}, options.protocol, prefix="--")
+    names = ("steps", "tasks", "rollouts", "shots", "queries", "step_size_schedule", "seed", "device", "threads")
+    given = {name: getattr(options, name) for name in names}
+    eval_settings(given, options.protocol, prefix="--")  # what is wrong is said before anything is read
     from mamlrl.evaluation import comparison  # imports torch, which takes seconds: --help has answered by now
+    from mamlrl.evaluation.fits import fits_figure
     from mamlrl.training.memory import keep_freed_memory
 
     entries = comparison.find_entries(options.runs, options.random)
     first = entries[0].config
+    settings = eval_settings(given, options.protocol, prefix="--", base=comparison.base_settings(first))
     plan = comparison.Plan(settings, options.seed, None, options.device, options.threads)
     if options.protocol:
         plan = comparison.of_paper(plan, first)
@@ -81,7 +87,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     keep_freed_memory()
     results, comparisons = comparison.carry_out(entries, plan, options.interval)
     try:
-        comparison.write_results(folder, results, comparisons)
+        comparison.write_results(folder, results, comparisons, fits_figure(entries, plan))
     finally:  # what took minutes is seen although the disk is full
         print(f"\n{comparison.report(comparisons)}\n")
     print(f"results: {folder}", flush=True)

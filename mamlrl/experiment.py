@@ -1,4 +1,4 @@
-"""What a run works with: environments, policy, learner and random streams."""
+"""What a run works with: environments or supervised tasks, policy, learner and random streams."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config, PolicyConfig
-from mamlrl.config.size import check_memory, sampling_memory, training_memory
+from mamlrl.config.files import check_read
+from mamlrl.config.size import check_examples_memory, check_memory, sampling_memory, training_memory
 from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.envs.workers import num_processors
@@ -20,10 +22,15 @@ from mamlrl.learner_settings import own_settings, resolved
 from mamlrl.learners import LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.named_learner import NamedLearner
+from mamlrl.objectives import EXAMPLE_LOSSES
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
+from mamlrl.policies.predictors import make_predictor
 from mamlrl.seeding import Stream, Streams
-from mamlrl.structs import Params
+from mamlrl.structs import Examples, Params
+from mamlrl.supervised import TASK_SETS, find_task_set, make_tasks
+from mamlrl.supervised.base import TaskDistribution, to_examples
+from mamlrl.supervised.observe_task import ObserveTask
 
 DEFAULT_HORIZON = 100
 """Time steps of an episode where neither the settings nor the environment say how many."""
@@ -42,6 +49,98 @@ class Experiment(NamedTuple):
     streams: Streams
 
 
+class SupervisedExperiment(NamedTuple):
+    """The same of a run on supervised tasks."""
+
+    config: Config
+    """complete: with all of the learner's own settings"""
+    tasks: TaskDistribution
+    """of one split"""
+    policy: Policy
+    """the predictor: its distribution is that of the targets"""
+    learner: Learner
+    streams: Streams
+
+
+def make_supervised(config: Config, split: str = "train") -> SupervisedExperiment:
+    """Tasks, predictor, learner and streams of a run on supervised tasks. Writes nothing.
+
+    Args:
+        config: the settings; `env` is a row of `supervised.TASK_SETS`.
+        split: "train", "validation" or "test".
+
+    Raises:
+        ConfigError: a setting is not one of such a run, or names something that does not exist here.
+    """
+    row = find_learner(config.learner)
+    in_updates = dataclasses.replace(config, iterations=total_updates(config))  # what a learner calls an iteration
+    own = own_settings(in_updates, row)
+    config = resolved(config, row, own)
+    check_device(config.device)
+    if row.rollouts_only:
+        raise ConfigError(
+            f"learner {config.learner} learns from rollouts alone: {row.rollouts_only}; {config.env} has none"
+        )
+    check_read(config, "examples")
+    loss = TASK_SETS[config.env].loss
+    if config.adaptation.inner_loss != loss:
+        raise ConfigError(
+            f"adaptation.inner_loss is {config.adaptation.inner_loss!r}; of {config.env} it must be {loss!r}"
+        )
+    tasks = supervised_tasks(config, split)
+    check_amounts(config, tasks.most_examples)
+    policy = make_predictor(config.policy, tasks.input_space, tasks.target_space)
+    check_examples_memory(config, training_steps(config), tasks.input_space.shape[0], policy.distribution.num_outputs)
+    learner = make_learner(row, policy, config, own)
+    return SupervisedExperiment(config, tasks, learner.policy, learner, Streams(config.seed))
+
+
+def check_amounts(config: Config, most: int) -> None:
+    """There are as many examples as are asked for.
+
+    Args:
+        config: the settings.
+        most: of a task or class; 0 for any number.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    data, held_out = config.data, config.eval
+    amounts = {
+        "data": (data.shots, data.queries),
+        "eval": (held_out.shots or data.shots, held_out.queries or data.queries),
+    }
+    for section, (shots, queries) in amounts.items():
+        if 0 < most < shots + queries:
+            raise ConfigError(
+                f"{section}.shots {shots} and {section}.queries {queries} are {shots + queries} images of a class, of "
+                f"which there are {most}"
+            )
+
+
+def supervised_tasks(config: Config, split: str) -> TaskDistribution:
+    """The configured tasks; with the task in the inputs for a learner that sees it.
+
+    Raises:
+        ConfigError: they cannot be made of `environment.kwargs`.
+    """
+    tasks = make_tasks(config, split)
+    return ObserveTask(tasks) if find_learner(config.learner).observes_task else tasks
+
+
+def total_updates(config: Config) -> int:
+    """Meta-updates of a run on supervised tasks."""
+    return config.iterations * config.data.updates
+
+
+def draw_examples(
+    experiment: SupervisedExperiment, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator
+) -> tuple[Examples, Examples]:
+    """Support and query examples of tasks [M, P], on the device of the run."""
+    support, query = experiment.tasks.draw(tasks, shots, queries, rng)
+    return to_examples(support, experiment.config.device), to_examples(query, experiment.config.device)
+
+
 def make_experiment(config: Config) -> Experiment:
     """Environments, policy, learner and streams of a run. Writes nothing.
 
@@ -52,6 +151,10 @@ def make_experiment(config: Config) -> Experiment:
     own = own_settings(config, row)
     config = resolved(config, row, own)
     check_device(config.device)
+    check_is_environment(config)
+    if row.examples_only:
+        reason = f"{row.examples_only}; {config.env} has none"
+        raise ConfigError(f"learner {config.learner} learns from examples alone: {reason}")
     config = resolve_horizon(config)
     check_memory(config, sampling_memory(config))
     envs = make_envs(config, config.sampling.tasks * config.sampling.rollouts)
@@ -62,6 +165,20 @@ def make_experiment(config: Config) -> Experiment:
         envs.close()
         raise
     return Experiment(config, envs, learner.policy, learner, Streams(config.seed))
+
+
+def check_is_environment(config: Config) -> None:
+    """The run is one in environments, and its settings are those of one.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    if find_task_set(config.env):
+        raise ConfigError(f"{config.env} is a set of supervised tasks and no environment, which this needs")
+    check_read(config, "rollouts")
+    loss = config.adaptation.inner_loss
+    if loss in EXAMPLE_LOSSES:
+        raise ConfigError(f"adaptation.inner_loss is {loss!r}, which takes examples; {config.env} is an environment")
 
 
 def make_learner(row: LearnerRow, policy: Policy, config: Config, own: Any) -> Learner:
@@ -203,7 +320,14 @@ def draw_tasks(envs: VectorEnv, num_tasks: int, rng: np.random.Generator) -> np.
         raise UserError(str(error)) from error
 
 
-def initial_state(experiment: Experiment) -> LearnerState:
+def spaces_of(experiment: Experiment | SupervisedExperiment) -> tuple[spaces.Space, spaces.Space]:
+    """What the policy sees, and what it acts in or predicts."""
+    if isinstance(experiment, SupervisedExperiment):
+        return experiment.tasks.input_space, experiment.tasks.target_space
+    return experiment.envs.single_observation_space, experiment.envs.single_action_space
+
+
+def initial_state(experiment: Experiment | SupervisedExperiment) -> LearnerState:
     """The learner's state before the first meta-iteration, on the device of the run."""
     config, _, policy, learner, streams = experiment
     params = policy.init_params(streams.torch(Stream.INITIALISATION))

@@ -12,7 +12,7 @@ from torch import Tensor
 from mamlrl.adaptation import InnerStep
 from mamlrl.errors import LearnerFailure, UserError, described
 from mamlrl.learners.base import Learner, LearnerState, Outcome
-from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten
+from mamlrl.structs import Data, MetaBatch, MetaParams, Params, flatten
 
 
 class NamedLearner:
@@ -48,7 +48,7 @@ class NamedLearner:
             self._check("start", params, isinstance(params, dict), "a dict of parameters")
             return params
 
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
+    def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
         """An inner step, as `Learner.adapt`."""
         with self._naming("adapt"):
             adapted = self._learner.adapt(meta, params, batch, step, scale)

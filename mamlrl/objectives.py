@@ -1,4 +1,4 @@
-"""Losses on the outputs of a policy: one number per task, a weighted sum over the time steps of the task.
+"""Losses on the outputs of a policy or a predictor: one number per task, a weighted sum over its data.
 
 Weights of a batch sum to one over the valid time steps of a task, so that every loss is the mean over them.
 """
@@ -8,16 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from mamlrl.distributions import Distribution
-from mamlrl.structs import Batch, Params, check_shapes
+from mamlrl.structs import Batch, Examples, Params, check_shapes
 
-Loss = Callable[[Distribution, Tensor, Batch], Tensor]
-"""(distribution, outputs [M, B, T, Z], batch) -> [M]"""
+Loss = Callable[[Distribution, Tensor, Any], Tensor]
+"""(distribution, outputs [M, B, T, Z], a `Batch` of rollouts or `Examples`) -> [M]"""
 AnyLoss = TypeVar("AnyLoss", bound=Callable[..., Tensor])
 """The same, perhaps with further arguments."""
 
@@ -102,11 +102,46 @@ def dice_loss(distribution: Distribution, outputs: Tensor, batch: Batch) -> Tens
     return -weighted_sum(batch.weights * batch.advantages, boxes - before)
 
 
+def squared_error_loss(distribution: Distribution, outputs: Tensor, batch: Examples) -> Tensor:
+    """Mean squared error over examples and components of the target, [M].
+
+    Raises:
+        ValueError: the outputs do not belong to the examples.
+    """
+    check_shapes(("weights", batch.weights, "MBT"), ("targets", batch.targets, "MBTA"), ("outputs", outputs, "MBTA"))
+    return weighted_sum(batch.weights, (distribution.mode(outputs) - batch.targets).square().mean(-1))
+
+
+def cross_entropy_loss(distribution: Distribution, outputs: Tensor, batch: Examples) -> Tensor:
+    """Mean of -log p(class | input), nats, [M].
+
+    Raises:
+        ValueError: the outputs do not belong to the examples.
+    """
+    check_shapes(
+        ("weights", batch.weights, "MBT"),
+        ("targets", batch.targets, "MBT"),
+        ("outputs", outputs, "MBTZ"),
+        Z=distribution.num_outputs,
+    )
+    return -weighted_sum(batch.weights, distribution.log_prob(outputs, batch.targets))
+
+
 INNER_LOSSES: dict[str, Loss] = {
     "log_prob": log_prob_loss,
     "likelihood_ratio": likelihood_ratio_loss,
     "dice": dice_loss,
 }
+"""Of rollouts."""
+
+
+def accuracy(distribution: Distribution, outputs: Tensor, batch: Examples) -> Tensor:
+    """Share of examples whose class is the likeliest one, in percent, [M]."""
+    return 100 * weighted_sum(batch.weights, (distribution.mode(outputs) == batch.targets).to(batch.weights.dtype))
+
+
+EXAMPLE_LOSSES: dict[str, Loss] = {"squared_error": squared_error_loss, "cross_entropy": cross_entropy_loss}
+"""Of examples: what an inner step lowers, and what the meta-update lowers on the query examples."""
 
 
 def mean_kl(distribution: Distribution, outputs: Tensor, new_outputs: Tensor, weights: Tensor) -> Tensor:

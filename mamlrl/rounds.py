@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from mamlrl.advantages import make_batch
 from mamlrl.config import SamplingConfig
 from mamlrl.learners.base import Learner
-from mamlrl.structs import Batch, MetaParams, Params, Rollouts
+from mamlrl.structs import Batch, Data, MetaParams, Params, Rollouts
 
 
 class Round(NamedTuple):
@@ -60,3 +60,28 @@ def adaptation_rounds(
         yield Round(step, params, rollouts, batch, explained, adapted)
         if adapted is not None:
             params = adapted
+
+
+def adapted_on(
+    learner: Learner,
+    meta: MetaParams,
+    batches: Iterable[Data],
+    scale: Callable[[int], float] = lambda step: 1.0,
+    params: Params | None = None,
+    done: int = 0,
+) -> Iterator[Params]:
+    """The parameters after 0, 1, ... inner steps on data that are there already: examples.
+
+    Args:
+        learner: takes the inner steps.
+        meta: what is meta-learned.
+        batches: what each step is taken on.
+        scale: factor on the step sizes of inner step k, from 0.
+        params: to go on from; None begins with the learner's start.
+        done: inner steps that led to them.
+    """
+    params = learner.start(meta) if params is None else params
+    yield params
+    for step, batch in enumerate(batches, start=done):
+        params = learner.adapt(meta, params, batch, step, scale(step)).params
+        yield params

@@ -35,6 +35,12 @@ def nan_mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
         return np.where(told, values, 0.0).sum(axis) / told.sum(axis)
 
 
+def nan_median(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """Median over what is not NaN; NaN where there is nothing."""
+    nothing = np.isnan(values).all(axis, keepdims=True)
+    return np.nanmedian(np.where(nothing, 0.0, values), axis) + np.where(nothing, np.nan, 0.0).squeeze(axis)
+
+
 def interval(values: np.ndarray) -> float:
     """Half width of the 95% confidence interval of the mean by Student's t, t s / sqrt(n); NaN for a single value.
 

@@ -3,12 +3,15 @@
 M tasks in the meta-batch, B rollouts per task, T time steps, O observation, A action, P task parameters, Z numbers that
 a policy outputs per time step (the parameters of its action distribution), K adaptation steps, D numbers that are
 meta-learned. A parameter dict is *stacked* when every leaf leads with M: one network per task.
+
+In supervised learning B are the examples of a task, T is 1 and O the numbers of an input: an example is a rollout of
+one time step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -81,13 +84,37 @@ class Batch(NamedTuple):
     the same at all time steps of a task"""
 
 
+class Examples(NamedTuple):
+    """What a supervised loss needs: inputs, and what they belong to."""
+
+    observations: Tensor
+    """[M, B, T, O], the inputs"""
+    targets: Tensor
+    """[M, B, T, A], or [M, B, T] for classes"""
+    weights: Tensor
+    """[M, B, T], a sum of one for each task; 0 on padding"""
+
+
+Data = Any
+"""A `Batch` or `Examples`: all but a loss reads `observations` and `weights` alone. It is Any so that a learner that is
+written for rollouts may say that it takes a `Batch`."""
+AnyData = TypeVar("AnyData", Batch, Examples)
+
+
 class MetaBatch(NamedTuple):
     """Everything that one meta-update sees."""
 
-    support: tuple[Batch, ...]
-    """K batches, one per adaptation step, each sampled by the policy adapted so far."""
-    query: Batch
-    """sampled by the adapted policies"""
+    support: tuple[Data, ...]
+    """K batches, one per adaptation step. Rollouts are each sampled by the policy adapted so far; examples are the same
+    for all steps."""
+    query: Data
+    """sampled by the adapted policies, or further examples"""
+    along: tuple[Data, ...] = ()
+    """K batches for losses on the parameters before each inner step, where these are not taken on what is adapted on"""
+
+    def measured(self, number: int) -> Data:
+        """What a loss on the parameters before inner step `number` is taken on, or after the last one."""
+        return (*(self.along or self.support), self.query)[number]
 
 
 def check_shapes(*tensors: tuple[str, Tensor, str], **known: int) -> None:

@@ -20,9 +20,10 @@ import mamlrl
 from mamlrl import compare, diagnose, evaluate, record
 from mamlrl.config.command_line import parse_command
 from mamlrl.config.files import make_config, shipped_settings, to_yaml
-from mamlrl.experiment import make_envs
+from mamlrl.experiment import make_envs, make_supervised
 from mamlrl.learners import find_learner
 from mamlrl.policies import make_policy
+from mamlrl.supervised import find_task_set
 from mamlrl.train import main
 from tests.core.problems import observation_space, sample_meta_batch
 
@@ -72,9 +73,10 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delitem(sys.modules, module, raising=False)
         (tmp_path / f"{module}.py").write_text(block_after(marker))
     (tmp_path / "mine.yaml").write_text(next(iter(re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))))
-    run = tmp_path / "runs" / "nav-2"
-    run.mkdir(parents=True)
-    (run / "config.yaml").write_text(to_yaml(make_config({"name": "navigation", **shipped_settings("navigation")})))
+    for folder, name in (("nav-2", "navigation"), ("sine", "sinusoid")):
+        run = tmp_path / "runs" / folder
+        run.mkdir(parents=True)
+        (run / "config.yaml").write_text(to_yaml(make_config({"name": name, **shipped_settings(name)})))
     return tmp_path
 
 
@@ -86,6 +88,10 @@ def test_training_commands_of_the_documentation_are_valid(arguments: str, users_
             parse_command(argv)
         return
     config = parse_command(argv).config
+    if find_task_set(config.env):
+        if "folder" not in config.environment.kwargs:  # where the user brings the data
+            make_supervised(config)
+        return
     envs = make_envs(config, num_envs=2)
     make_policy(config.policy, envs.single_observation_space, envs.single_action_space)
     envs.close()

@@ -139,7 +139,7 @@ def all_fields(section: Any = Config, prefix: str = "") -> dict[str, Any]:
 
 
 @functools.cache
-def fields_marked(mark: str, value: bool, section: Any = Config, prefix: str = "") -> frozenset[str]:
+def fields_marked(mark: str, value: object, section: Any = Config, prefix: str = "") -> frozenset[str]:
     """Dotted names of the fields that carry a mark of `config.schema` with this value, or whose section does."""
     marked: set[str] = set()
     for entry in dataclasses.fields(section):
@@ -303,6 +303,24 @@ def differences(settings: Settings, others: Settings, prefix: str = "") -> dict[
         elif ours != theirs:
             result[f"{prefix}{key}"] = (ours, theirs)
     return dict(sorted(result.items()))
+
+
+def check_read(config: Config, data: str) -> None:
+    """No setting has a value of its own that the kind of data of a run does not read.
+
+    Args:
+        config: the settings.
+        data: "rollouts" or "examples".
+
+    Raises:
+        ConfigError: names one that has.
+    """
+    others = {"rollouts": "examples", "examples": "rollouts"}[data]
+    flat, defaults = flat_settings(config), flat_settings(Config())
+    for name in sorted(fields_marked("data", others)):
+        if flat[name] != defaults[name]:
+            kind = "is an environment" if data == "rollouts" else "has examples in place of an environment"
+            raise ConfigError(f"{name} is {shown(flat[name])}, but {cut(config.env)} {kind} and does not read it")
 
 
 def check_unchanged(settings: Settings, new_settings: Settings) -> None:

@@ -22,6 +22,8 @@ IS_NO_METHOD = {"makes a method": False}
 """Mark of a field, or of all fields of a section, in which runs of one method may differ."""
 HOW_IT_RUNS = {**IS_NO_METHOD, "may change": True}
 """Mark of those that a resumed run may change besides: they change no result, or none that was had."""
+OF_ROLLOUTS, OF_EXAMPLES = {"data": "rollouts"}, {"data": "examples"}
+"""Marks of those that only the one kind of data reads: rollouts in environments, or examples of supervised tasks."""
 TAKEN = r"return|return_interval|eval/.*|env_steps|time|method|seed|step|task(_\d+)?"
 """Names of metrics, and of columns of evaluation.csv, that no number of an environment's info may have."""
 
@@ -79,22 +81,22 @@ def _require_plain(name: str, value: Any) -> None:
 class EnvironmentConfig:
     """The task family and how its episodes are run."""
 
-    horizon: int = 0
+    horizon: int = field(default=0, metadata=OF_ROLLOUTS)
     """Time steps after which an episode is cut off; 0 takes the limit that the environment is registered with
     (max_episode_steps), or 100 where there is none. A run stores the number."""
-    action_scale: float = 1.0
+    action_scale: float = field(default=1.0, metadata=OF_ROLLOUTS)
     """Policy units that span half of the action range: a policy action of +-action_scale reaches the bounds."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the environment's constructor."""
-    metrics: tuple[str, ...] = field(default=("success:max",), metadata=IS_NO_METHOD)
+    """Arguments of the environment's constructor, or of the supervised tasks (docs/supervised.md)."""
+    metrics: tuple[str, ...] = field(default=("success:max",), metadata={**IS_NO_METHOD, **OF_ROLLOUTS})
     """Numbers of the environment's info that become metrics where it has them: NAME, NAME:mean, NAME:max or NAME:last,
     the mean over a rollout's time steps, the largest, or the last; the metric is the mean over rollouts."""
-    vectorization: Literal["auto", "sync", "async"] = field(default="auto", metadata=IS_NO_METHOD)
+    vectorization: Literal["auto", "sync", "async"] = field(default="auto", metadata={**IS_NO_METHOD, **OF_ROLLOUTS})
     """How copies of the environment run: auto takes the family's own vector environment where it has one, and else
     steps one after the other, as sync does; async spreads them over worker processes."""
-    workers: int = field(default=0, metadata=HOW_IT_RUNS)
+    workers: int = field(default=0, metadata={**HOW_IT_RUNS, **OF_ROLLOUTS})
     """Worker processes of async, each with many copies; 0 takes as many as processors. Results do not depend on it."""
-    timeout: float = field(default=0.0, metadata=HOW_IT_RUNS)
+    timeout: float = field(default=0.0, metadata={**HOW_IT_RUNS, **OF_ROLLOUTS})
     """Seconds that one call of an environment's method may take in a worker process; 0 for any time."""
 
     def __post_init__(self) -> None:
@@ -124,8 +126,8 @@ class PolicyConfig:
     """The policy network."""
 
     network: str = "auto"
-    """Kind of policy: auto takes the MLP policy that fits the action space, gaussian_mlp or categorical_mlp;
-    my_module:MyNetwork takes a network from outside of the package."""
+    """Kind of policy: auto takes the MLP policy that fits the action space, gaussian_mlp or categorical_mlp, and for
+    supervised tasks mlp; my_module:MyNetwork takes a network from outside of the package."""
     hidden_sizes: tuple[int, ...] = (100, 100)
     """Units of each hidden layer."""
     activation: Literal["tanh", "relu"] = "tanh"
@@ -133,9 +135,9 @@ class PolicyConfig:
     observation_scale: tuple[float, ...] = ()
     """Constant factor on each observation, in inverse units of it, so that the network sees numbers near 1; empty for
     none. Joint velocities of 10 rad/s saturate the first layer: scaled by 0.1 the half-cheetah learns far sooner."""
-    initial_std: float = 1.0
+    initial_std: float = field(default=1.0, metadata=OF_ROLLOUTS)
     """Standard deviation of the Gaussian policy at the start, in policy units."""
-    min_std: float = 1e-6
+    min_std: float = field(default=1e-6, metadata=OF_ROLLOUTS)
     """Lower bound of the standard deviation, in policy units."""
 
     def __post_init__(self) -> None:
@@ -155,11 +157,11 @@ class SamplingConfig:
 
     tasks: int = 20
     """Tasks in the meta-batch (M)."""
-    rollouts: int = 20
+    rollouts: int = field(default=20, metadata=OF_ROLLOUTS)
     """Rollouts per task and adaptation step (B)."""
-    discount: float = 0.99
+    discount: float = field(default=0.99, metadata=OF_ROLLOUTS)
     """Discount factor of the return."""
-    gae_lambda: float = 1.0
+    gae_lambda: float = field(default=1.0, metadata=OF_ROLLOUTS)
     """Lambda of generalised advantage estimation; 1 is the discounted return minus the baseline."""
 
     def __post_init__(self) -> None:
@@ -170,17 +172,35 @@ class SamplingConfig:
 
 
 @dataclass(frozen=True)
+class DataConfig:
+    """Examples of supervised tasks."""
+
+    shots: int = field(default=10, metadata=OF_EXAMPLES)
+    """Examples of a task that it adapts on, of each class where there are classes."""
+    queries: int = field(default=10, metadata=OF_EXAMPLES)
+    """Further examples of a task that the meta-update takes the loss on, of each class where there are classes."""
+    updates: int = field(default=100, metadata=OF_EXAMPLES)
+    """Meta-updates of one meta-iteration, each on new tasks; a row of the metrics tells of all of them."""
+
+    def __post_init__(self) -> None:
+        _require_count("data.shots", self.shots, 1, 10**8)
+        _require_count("data.queries", self.queries, 1, 10**8)
+        _require_count("data.updates", self.updates, 1, 10**6)
+
+
+@dataclass(frozen=True)
 class AdaptationConfig:
     """The inner loop: how a policy adapts to one task."""
 
     steps: int = 1
-    """Gradient steps on a task (K), each on fresh rollouts."""
+    """Gradient steps on a task (K), each on fresh rollouts; of supervised tasks all on the same examples."""
     step_size: float = 0.1
     """Step size of the inner gradient step (alpha)."""
-    inner_loss: Literal["likelihood_ratio", "log_prob", "dice"] = "likelihood_ratio"
-    """Inner surrogate. All have the policy gradient as their gradient, and differ in the second derivative: log_prob
-    (the MAML paper's code) leaves out the outer product of the score, likelihood_ratio keeps it within each time step,
-    dice across the time steps of a rollout too, which is unbiased and noisy."""
+    inner_loss: Literal["likelihood_ratio", "log_prob", "dice", "squared_error", "cross_entropy"] = "likelihood_ratio"
+    """Inner loss. Of supervised tasks squared_error or cross_entropy. Of rollouts a surrogate: all have the policy
+    gradient as their gradient, and differ in the second derivative; log_prob (the MAML paper's code) leaves out the
+    outer product of the score, likelihood_ratio keeps it within each time step, dice across the time steps of a rollout
+    too, which is unbiased and noisy."""
 
     def __post_init__(self) -> None:
         _require_count("adaptation.steps", self.steps, 1, 1000)
@@ -197,7 +217,7 @@ class TrustRegionConfig:
     """Conjugate-gradient iterations at most."""
     cg_damping: float = 1e-5
     """Multiple of the identity added to the curvature."""
-    preconditioner: Literal["none", "kronecker"] = "none"
+    preconditioner: Literal["none", "kronecker"] = field(default="none", metadata=OF_ROLLOUTS)
     """Approximate inverse of the curvature that conjugate gradient starts each iteration from: kronecker is factored by
     layers (K-FAC), for the multilayer perceptron; then 4 iterations come further than 20 without."""
     cg_tolerance: float = 1e-10
@@ -227,22 +247,36 @@ class AdamConfig:
 
     rate: float = 1e-3
     """Step length."""
+    final_rate: float = 0.0
+    """Step length to which it falls along a half cosine over `adam.anneal_updates`; 0 for the same throughout."""
+    anneal_updates: int = 0
+    """Meta-updates over which the step length falls to `adam.final_rate`; afterwards it stays."""
     updates: int = 0
     """Steps on the data of one meta-iteration; 0 takes those usual for the learner: 1 of imaml, 5 of others."""
-    clip: float = 0.3
+    clip: float = field(default=0.3, metadata=OF_ROLLOUTS)
     """How far the ratio of a policy to the one that sampled may leave 1 before it is of no more use (PPO's epsilon)."""
     betas: tuple[float, ...] = (0.9, 0.999)
     """Decay of the averages of gradient and squared gradient."""
     epsilon: float = 1e-8
     """Added to the root of the average squared gradient."""
+    longest_gradient: float = 0.0
+    """Norm to which longer gradients are scaled down; 0 for none."""
+    judge: bool = True
+    """Whether loss and KL are taken once more after the steps: they tell what became of them, and refuse steps after
+    which a number is not finite."""
 
     def __post_init__(self) -> None:
         _require_positive("adam.rate", self.rate)
+        _require_not_negative("adam.final_rate", self.final_rate)
+        _require_count("adam.anneal_updates", self.anneal_updates, 0)
+        both = (self.final_rate > 0) == (self.anneal_updates > 0)
+        require(both, "adam.anneal_updates", self.anneal_updates, "positive where adam.final_rate is, and else 0")
         _require_count("adam.updates", self.updates, 0, 10**4)
         _require_positive("adam.clip", self.clip)
         in_range = len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas)
         require(in_range, "adam.betas", self.betas, "two numbers in [0, 1)")
         _require_positive("adam.epsilon", self.epsilon)
+        _require_not_negative("adam.longest_gradient", self.longest_gradient)
 
 
 @dataclass(frozen=True)
@@ -268,9 +302,13 @@ class EvalConfig:
     evaluations, or without any the one with the best return after adaptation in training."""
     tasks: int = 40
     """Held-out tasks, drawn once per run from a stream of their own."""
-    rollouts: int = 20
+    rollouts: int = field(default=20, metadata=OF_ROLLOUTS)
     """Rollouts per task and gradient step."""
-    min_steps: int = 0
+    shots: int = field(default=0, metadata=OF_EXAMPLES)
+    """As data.shots; 0 for the same number."""
+    queries: int = field(default=0, metadata=OF_EXAMPLES)
+    """As data.queries; 0 for the same number."""
+    min_steps: int = field(default=0, metadata=OF_ROLLOUTS)
     """Environment steps per task and gradient step; where episodes end early, rollouts are added until there are as
     many."""
     steps: int = 3
@@ -282,6 +320,8 @@ class EvalConfig:
         _require_count("eval.every", self.every, 0)
         _require_count("eval.tasks", self.tasks, 1)
         _require_count("eval.rollouts", self.rollouts, 1)
+        _require_count("eval.shots", self.shots, 0, 10**8)
+        _require_count("eval.queries", self.queries, 0, 10**8)
         _require_count("eval.min_steps", self.min_steps, 0)
         _require_count("eval.steps", self.steps, 1, 1000)
 
@@ -290,7 +330,7 @@ class EvalConfig:
 class VideoConfig:
     """Films during training, of a held-out task before and after gradient steps."""
 
-    every: int = 0
+    every: int = field(default=0, metadata=OF_ROLLOUTS)
     """Meta-iterations between films; 0 makes none."""
 
     def __post_init__(self) -> None:
@@ -316,7 +356,7 @@ class Config:
     """All settings of one run."""
 
     env: str = "mamlrl/Navigation2D-v0"
-    """Task family: the short name of a shipped configuration (cheetah-vel), or a Gymnasium id with its module
+    """Task family: the short name of a shipped configuration (cheetah-vel, sinusoid), or a Gymnasium id with its module
     (my_package.my_module:MyTasks-v0)."""
     name: str = field(default="", metadata=IS_NO_METHOD)
     """Name of the run's settings, the folder under runs/; empty takes the short name or id given as env."""
@@ -338,6 +378,7 @@ class Config:
     environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     adaptation: AdaptationConfig = field(default_factory=AdaptationConfig)
     trust_region: TrustRegionConfig = field(default_factory=TrustRegionConfig)
     adam: AdamConfig = field(default_factory=AdamConfig)

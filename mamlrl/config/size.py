@@ -7,6 +7,7 @@ that differentiates through no adaptation may need two thirds.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 from itertools import pairwise
@@ -90,6 +91,39 @@ def check_memory(config: Config, needed: int, section: str = "sampling") -> None
         f"{config.adaptation.steps} need about {needed / GIB:,.1f} GiB of memory; there are "
         f"{available / GIB:,.1f} GiB here"
     )
+
+
+def check_examples_memory(config: Config, steps: int, inputs: int, outputs: int) -> None:
+    """A meta-update and an evaluation on supervised tasks fit into the memory that there is.
+
+    Args:
+        config: the settings.
+        steps: gradient steps in the meta-update.
+        inputs: numbers of an input.
+        outputs: numbers that the network gives.
+
+    Raises:
+        ConfigError: they do not; names the settings that it depends on.
+    """
+    held_out, data = config.eval, config.data
+    amounts = {
+        "sampling.tasks": (config.sampling.tasks, data.shots + data.queries),
+        "eval.tasks": (held_out.tasks, (held_out.shots or data.shots) + (held_out.queries or data.queries)),
+    }
+    available = machine_memory()
+    for name, (tasks, examples) in amounts.items():
+        as_rollouts = dataclasses.replace(
+            config,
+            sampling=dataclasses.replace(config.sampling, tasks=tasks, rollouts=examples),
+            environment=dataclasses.replace(config.environment, horizon=1),
+        )
+        needed = training_memory(as_rollouts, steps, inputs, outputs)
+        if config.device == "cpu" and needed > available:
+            raise ConfigError(
+                f"{name} {tasks} x {examples} examples (shots and queries) with policy.hidden_sizes "
+                f"{shown(list(config.policy.hidden_sizes))} and adaptation.steps {config.adaptation.steps} need about "
+                f"{needed / GIB:,.1f} GiB of memory; there are {available / GIB:,.1f} GiB here"
+            )
 
 
 def machine_memory() -> float:

@@ -1,4 +1,4 @@
-"""Return against number of gradient steps, method by method: evaluation of runs, table, CSV, figure, TensorBoard."""
+"""Return or error against number of gradient steps, method by method: evaluation of runs, tables, CSV, figures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,19 @@ from torch.utils.tensorboard import SummaryWriter
 from mamlrl.config import Config, EvalConfig, SamplingConfig
 from mamlrl.config.files import differences
 from mamlrl.errors import ConfigError
+from mamlrl.evaluation.examples import evaluate_supervised, nearest_neighbour
 from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
 from mamlrl.evaluation.methods import environment_settings, group_methods
-from mamlrl.evaluation.protocols import STEPS, TASKS, paper_protocol
+from mamlrl.evaluation.protocols import paper_settings
 from mamlrl.evaluation.tables import markdown, mean_with_interval, write_csv
-from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
+from mamlrl.experiment import (
+    SupervisedExperiment,
+    draw_tasks,
+    initial_state,
+    make_experiment,
+    make_supervised,
+    num_threads,
+)
 from mamlrl.learner_settings import completed
 from mamlrl.learners import LEARNERS
 from mamlrl.messages import say
@@ -30,12 +38,20 @@ from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer
 from mamlrl.run_folder.figures import Comparison, Curve, Published, figure, save_figure
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.seeding import Stream, Streams
-from mamlrl.statistics import INTERVALS, bounds, nan_mean
-from mamlrl.structs import on_device
+from mamlrl.statistics import INTERVALS, bounds, nan_mean, nan_median
+from mamlrl.structs import MetaParams, on_device
+from mamlrl.supervised import find_task_set
 
 CSV_FILE, SUMMARY_FILE, FIGURE_FILE, EVENTS_FOLDER = "evaluation.csv", "summary.csv", "evaluation.png", "tensorboard"
-RESULTS = (CSV_FILE, SUMMARY_FILE, FIGURE_FILE, EVENTS_FOLDER)
-"""All that `write_results` leaves in a folder."""
+FITS_FILE = "fits.png"
+RESULTS = (CSV_FILE, SUMMARY_FILE, FIGURE_FILE, FITS_FILE, EVENTS_FOLDER)
+"""All that `write_results` may leave in a folder."""
+
+
+DIGITS = {"error": 3, "median error": 3, "diverged": 3}
+"""Of means in tables, behind the point; 2 of other quantities."""
+MOST_COLUMNS = 5
+"""Gradient steps that a table shows all of."""
 
 
 class Entry(NamedTuple):
@@ -71,7 +87,8 @@ class Evaluated(NamedTuple):
     tasks: np.ndarray
     """[M, P]"""
     measured: dict[str, np.ndarray]
-    """by number of gradient steps and task [steps + 1, M]: "return", and what the environment measures, if anything"""
+    """by number of gradient steps and task [steps + 1, M]: "return", and what the environment measures, if anything;
+    or what the supervised tasks measure, such as "error" """
 
 
 def of_paper(plan: Plan, config: Config) -> Plan:
@@ -80,9 +97,14 @@ def of_paper(plan: Plan, config: Config) -> Plan:
     Raises:
         ConfigError: the paper has no such environment.
     """
-    protocol = paper_protocol(config)
-    settings = dataclasses.replace(plan.settings, tasks=TASKS, rollouts=protocol.rollouts, min_steps=STEPS)
-    return plan._replace(settings=settings, tasks=protocol.tasks(), published=protocol.published)
+    changes, tasks, published = paper_settings(config)
+    settings = dataclasses.replace(plan.settings, **changes)
+    return plan._replace(settings=settings, tasks=tasks, published=published)
+
+
+def base_settings(config: Config) -> EvalConfig:
+    """What an evaluation takes where it is not told otherwise: of supervised tasks the settings of the run."""
+    return config.eval if find_task_set(config.env) else EvalConfig()
 
 
 def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
@@ -125,9 +147,10 @@ def _untrained(trained: Sequence[Trained]) -> list[Entry]:
             environment=ours.environment,
             policy=ours.policy,
             sampling=sampling,
+            data=ours.data,
             adaptation=ours.adaptation,
         )
-        of_runs.setdefault((ours.seed, ours.policy, ours.adaptation, sampling), run._replace(config=config))
+        of_runs.setdefault((ours.seed, ours.policy, ours.adaptation, sampling, ours.data), run._replace(config=config))
     methods = group_methods(of_runs.values())
     return [Entry(method, run.config, None) for method, runs in methods.items() for run in runs]
 
@@ -151,9 +174,15 @@ def evaluate_runs(
     for entry, config in zip(entries, configs, strict=True):
         if announce:
             announce(entry)
-        tasks, result = evaluate_config(config, entry.trained, plan.seed, plan.tasks)
-        measured = {"return": result.returns, **result.measures}
+        if find_task_set(config.env):
+            tasks, measured = _evaluate_supervised(config, entry.trained, plan.seed)
+        else:
+            tasks, result = evaluate_config(config, entry.trained, plan.seed, plan.tasks)
+            measured = {"return": result.returns, **result.measures}
         results.append(Evaluated(entry.method, config.learner, config.seed, tasks, measured))
+    row = find_task_set(configs[0].env)
+    if row and row.quantity.name == "accuracy":
+        results.append(_nearest_neighbour(configs[0], plan.seed))
     return results
 
 
@@ -179,6 +208,34 @@ def carry_out(
 def announce(entry: Entry) -> None:
     """Say which policy is evaluated now."""
     say(f"{entry.method}, seed {entry.config.seed}: {entry.trained.path if entry.trained else 'untrained'}")
+
+
+def supervised_entry(config: Config, trained: Trained | None) -> tuple[SupervisedExperiment, MetaParams]:
+    """Held-out supervised tasks with the predictor of a checkpoint, and what was meta-learned.
+
+    Raises:
+        UserError: the tasks cannot be made, or the checkpoint does not fit them.
+    """
+    experiment = make_supervised(config, "test")
+    state = initial_state(experiment)
+    return experiment, on_device(state.meta if trained is None else trained.meta(state), config.device)
+
+
+def _evaluate_supervised(
+    config: Config, trained: Trained | None, seed: int
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """The tasks [M, P], and what was measured of them after every gradient step."""
+    experiment, meta = supervised_entry(config, trained)
+    streams = Streams(seed).test()
+    tasks = experiment.tasks.sample_tasks(config.eval.tasks, streams.numpy(Stream.TASKS, 0))
+    return tasks, evaluate_supervised(experiment, meta, tasks, streams)
+
+
+def _nearest_neighbour(config: Config, seed: int) -> Evaluated:
+    """What is to be had without learning, on the same tasks and examples."""
+    experiment, streams = make_supervised(config, "test"), Streams(seed).test()
+    tasks = experiment.tasks.sample_tasks(config.eval.tasks, streams.numpy(Stream.TASKS, 0))
+    return Evaluated("nearest neighbour", "", 0, tasks, nearest_neighbour(experiment, tasks, streams))
 
 
 def evaluate_config(
@@ -229,25 +286,32 @@ def quantities(results: Sequence[Evaluated]) -> list[str]:
     return list(dict.fromkeys(name for result in results for name in result.measured))
 
 
-def pool(results: Sequence[Evaluated], interval: str = "student", quantity: str = "return") -> list[Curve]:
+def pool(
+    results: Sequence[Evaluated], interval: str = "student", quantity: str = "return", median: bool = False
+) -> list[Curve]:
     """One curve a method: interval over seeds where a method has several runs, else over tasks.
 
     Args:
         results: of `evaluate_runs`.
         interval: its kind, a name in `statistics.INTERVALS`.
         quantity: one of `quantities`; runs that did not measure it are left out.
+        median: take the median over the tasks of a run in place of the mean; it has an interval over seeds alone.
     """
+    middle = nan_median if median else nan_mean
     curves = []
     measured = [result for result in results if quantity in result.measured]
     for method in dict.fromkeys(result.method for result in measured):
         runs = [result for result in measured if result.method == method]
         if len(runs) > 1:
-            values, over = np.stack([nan_mean(run.measured[quantity], 1) for run in runs], axis=1), f"{len(runs)} seeds"
+            values, over = np.stack([middle(run.measured[quantity], 1) for run in runs], axis=1), f"{len(runs)} seeds"
+        elif median:
+            values, over = middle(runs[0].measured[quantity], 1)[:, None], ""
         else:
             values = runs[0].measured[quantity]
             over = f"{values.shape[1]} tasks" if values.shape[1] > 1 else ""
         each = values.T.tolist() if len(runs) > 1 else []
-        ends = [bounds(row[~np.isnan(row)], interval).tolist() for row in values]
+        with np.errstate(invalid="ignore"):  # of errors without bound
+            ends = [bounds(row[~np.isnan(row)], interval).tolist() for row in values]
         curves.append(Curve(method, runs[0].learner, nan_mean(values, 1).tolist(), ends, over, each))
     return curves
 
@@ -255,6 +319,9 @@ def pool(results: Sequence[Evaluated], interval: str = "student", quantity: str 
 def title_of(config: Config, settings: EvalConfig) -> str:
     """What was measured, in a line."""
     name, horizon = config.env.rpartition("/")[2], config.environment.horizon
+    if find_task_set(config.env):
+        shots, queries = settings.shots or config.data.shots, settings.queries or config.data.queries
+        return f"{name}: {settings.tasks} held-out tasks, adapted to on {shots} examples, measured on {queries} others"
     data = f"{settings.rollouts} rollouts of {horizon} steps"
     if settings.min_steps:
         data = f"{settings.min_steps} steps in rollouts of {horizon}"
@@ -264,18 +331,21 @@ def title_of(config: Config, settings: EvalConfig) -> str:
 def compare(
     results: Sequence[Evaluated], title: str, interval: str = "student", published: Published | None = None
 ) -> list[Comparison]:
-    """Methods beside each other, for everything that was measured: returns first.
+    """Methods beside each other, for everything that was measured: returns or errors first; of errors medians too.
 
     Args:
         results: of `evaluate_runs`.
         title: what was evaluated, in a line.
         interval: its kind, a name in `statistics.INTERVALS`.
-        published: returns that others have published.
+        published: returns or errors that others have published.
     """
-    comparisons = []
-    for quantity in quantities(results):
-        beside = published if published and quantity == "return" else {}
-        comparisons.append(Comparison(title, INTERVALS[interval], pool(results, interval, quantity), beside, quantity))
+    comparisons, kind = [], INTERVALS[interval]
+    for number, quantity in enumerate(quantities(results)):
+        beside = published if published and number == 0 else {}
+        comparisons.append(Comparison(title, kind, pool(results, interval, quantity), beside, quantity))
+        if quantity == "error":  # of which a few tasks that diverge ruin the mean
+            medians = pool(results, interval, quantity, median=True)
+            comparisons.append(Comparison(title, kind, medians, {}, "median error"))
     return comparisons
 
 
@@ -299,21 +369,28 @@ def summary(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
     ]
 
 
+def shown_steps(last: int) -> list[int]:
+    """Numbers of gradient steps that a table shows: all where they are few."""
+    if last <= MOST_COLUMNS:
+        return list(range(last + 1))
+    return sorted({0, 1, last, *(step for step in (5, 10, 20, 50, 100) if step < last)})
+
+
 def table(comparison: Comparison) -> str:
     """Methods against gradient steps, mean and interval, as Markdown; published means after a learner's rows.
 
     Where intervals are over different things, a last column says over what.
     """
-    curves = comparison.curves
-    steps = max(len(curve.means) for curve in curves)
-    rows = [["method", *(f"{n} steps" if n != 1 else "1 step" for n in range(steps)), "over"]]
+    curves, digits = comparison.curves, DIGITS.get(comparison.quantity, 2)
+    steps = shown_steps(max(len(curve.means) for curve in curves) - 1)
+    rows = [["method", *(f"{n} steps" if n != 1 else "1 step" for n in steps), "over"]]
     last = {curve.learner: curve for curve in curves}
     for curve in curves:
-        cells = [mean_with_interval(*numbers) for numbers in zip(curve.means, curve.bounds, strict=True)]
-        rows.append([curve.method, *cells, *[""] * (steps - len(cells)), curve.over])
+        cells = [mean_with_interval(*numbers, digits) for numbers in zip(curve.means, curve.bounds, strict=True)]
+        rows.append([curve.method, *(cells[n] if n < len(cells) else "" for n in steps), curve.over])
         if curve is last[curve.learner] and (means := comparison.published.get(curve.learner)):
-            cells = [f"{mean:.2f}" for mean in means[:steps]]
-            rows.append(["  published", *cells, *[""] * (steps - len(cells)), ""])
+            cells = ["" if math.isnan(mean) else f"{mean:.2f}" for mean in means]
+            rows.append(["  published", *(cells[n] if n < len(cells) else "" for n in steps), ""])
     return markdown(rows if len(_over(comparison)) > 1 else [row[:-1] for row in rows])
 
 
@@ -335,8 +412,10 @@ def report(comparisons: Sequence[Comparison]) -> str:
     return "\n\n".join([comparisons[0].title, caption(comparisons[0]), *tables])
 
 
-def write_results(folder: Path, results: Sequence[Evaluated], comparisons: Sequence[Comparison]) -> None:
-    """Write what was measured, its summary, the figure of the returns, and TensorBoard events into a folder.
+def write_results(
+    folder: Path, results: Sequence[Evaluated], comparisons: Sequence[Comparison], fits: Figure | None = None
+) -> None:
+    """Write what was measured, its summary, the figures, and TensorBoard events into a folder.
 
     All of RESULTS or, after an error, none: the same folder can be named again.
 
@@ -350,6 +429,8 @@ def write_results(folder: Path, results: Sequence[Evaluated], comparisons: Seque
         write_csv(folder / SUMMARY_FILE, summary(comparisons))
         canvas = figure(comparisons[0])
         save_figure(canvas, folder / FIGURE_FILE)
+        if fits is not None:
+            save_figure(fits, folder / FITS_FILE)
         _write_events(folder / EVENTS_FOLDER, canvas, report(comparisons))
     except BaseException:
         with contextlib.suppress(OSError):
@@ -367,7 +448,7 @@ def _write_events(folder: Path, canvas: Figure, text: str) -> None:
 
 
 def _remove_results(folder: Path, is_new: bool) -> None:
-    for name in (CSV_FILE, SUMMARY_FILE, FIGURE_FILE):
+    for name in (CSV_FILE, SUMMARY_FILE, FIGURE_FILE, FITS_FILE):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / EVENTS_FOLDER, ignore_errors=True)
     if is_new:
@@ -378,7 +459,7 @@ def result_rows(results: Sequence[Evaluated]) -> Iterable[dict[str, Any]]:
     """A row per method, seed, number of gradient steps and task."""
     names = quantities(results)
     for result in results:
-        for step in range(len(result.measured["return"])):
+        for step in range(len(result.measured[names[0]])):
             for number, task in enumerate(result.tasks.tolist()):
                 yield {
                     "method": result.method,

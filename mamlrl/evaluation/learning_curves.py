@@ -69,7 +69,10 @@ class Choice(NamedTuple):
 AXES = {"iterations": "meta-iterations", "env_steps": "environment steps", "seconds": "seconds of training"}
 """What curves are drawn against, and its name on the axis."""
 
-YLABELS = {"return": "return on training tasks", "eval/return": "return on held-out tasks"}
+PLACES = {"": "on training tasks", "eval/": "on held-out tasks"}
+YLABELS = {
+    f"{prefix}{name}": f"{name} {where}" for name in ("return", "error", "accuracy") for prefix, where in PLACES.items()
+}
 
 
 def choose_metrics(runs: Sequence[Run], name: str) -> list[str]:

@@ -6,6 +6,8 @@ tables 4 and 5, and the code and data that its authors released.
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from mamlrl.config.files import differences, make_config, shipped_settings, type
 from mamlrl.errors import ConfigError, shown
 from mamlrl.evaluation.methods import environment_settings
 
+DEFAULT = EvalConfig()
 TASKS = 40
 STEPS = 4000
 """Environment steps per task and gradient step."""
@@ -89,15 +92,58 @@ PAPER = {
 }
 
 
-def paper_protocol(config: Config) -> Protocol:
+NAN = math.nan
+
+
+class SupervisedProtocol(NamedTuple):
+    """How supervised tasks of the paper are evaluated."""
+
+    config: str
+    """shipped configuration with the paper's tasks"""
+    settings: dict[str, Any]
+    """fields of `EvalConfig`"""
+    published: dict[str, tuple[float, ...]]
+    """mean after 0, 1, ... gradient steps, by learner; NaN where nothing was published"""
+
+
+SUPERVISED_PAPER = {
+    "mamlrl/Sinusoid-v0": SupervisedProtocol(
+        "sinusoid",
+        # the paper's number of tasks; more query points than its five, for the same mean with less noise
+        {"tasks": 600, "shots": 5, "queries": 100, "steps": 10, "step_size_schedule": "constant"},
+        {
+            "maml": (NAN, 0.67, NAN, NAN, NAN, 0.38, NAN, NAN, NAN, NAN, 0.35),
+            "multitask": (NAN, 2.41, NAN, NAN, NAN, 2.23, NAN, NAN, NAN, NAN, 2.19),
+        },
+    ),
+}
+
+
+def paper_settings(config: Config) -> tuple[dict[str, Any], np.ndarray | None, dict[str, tuple[float, ...]]]:
+    """What the paper says of the evaluation of a run.
+
+    Returns:
+        Fields of `EvalConfig`, the tasks [M, P] or None for drawn ones, and the published means.
+
+    Raises:
+        ConfigError: as `paper_protocol`.
+    """
+    protocol = paper_protocol(config)
+    if isinstance(protocol, SupervisedProtocol):
+        return protocol.settings, None, protocol.published
+    return {"tasks": TASKS, "rollouts": protocol.rollouts, "min_steps": STEPS}, protocol.tasks(), protocol.published
+
+
+def paper_protocol(config: Config) -> Protocol | SupervisedProtocol:
     """The paper's protocol for the environment of a run.
 
     Raises:
         ConfigError: the paper has no such environment, or its environment of that name differs.
     """
-    if config.env not in PAPER:
-        raise ConfigError(f"--protocol paper: there is none for {config.env}; it is known for {', '.join(PAPER)}")
-    protocol = PAPER[config.env]
+    known = PAPER | SUPERVISED_PAPER
+    if config.env not in known:
+        raise ConfigError(f"--protocol paper: there is none for {config.env}; it is known for {', '.join(known)}")
+    protocol = known[config.env]
     paper = make_config(shipped_settings(protocol.config))
     changed = differences(environment_settings(config), environment_settings(paper))
     if changed:
@@ -106,14 +152,17 @@ def paper_protocol(config: Config) -> Protocol:
     return protocol
 
 
-def eval_settings(options: Mapping[str, Any], protocol: str | None, prefix: str = "") -> EvalConfig:
+def eval_settings(
+    options: Mapping[str, Any], protocol: str | None, prefix: str = "", base: EvalConfig = DEFAULT
+) -> EvalConfig:
     """Settings of an evaluation, but for what the protocol says of them.
 
     Args:
-        options: steps, tasks, rollouts, step_size_schedule, seed, device and threads, of which the last three are
-            checked here and no more; None where the default is wanted.
-        protocol: name of one that says what all of the first four are but the steps.
+        options: steps, tasks, rollouts, shots, queries, step_size_schedule, seed, device and threads, of which the last
+            three are checked here and no more; None where that of the base is wanted.
+        protocol: name of one that says what all of the others are but the steps.
         prefix: of their names in messages.
+        base: what is not in the options.
 
     Raises:
         ConfigError: a setting is out of range, or is the protocol's to say.
@@ -127,6 +176,6 @@ def eval_settings(options: Mapping[str, Any], protocol: str | None, prefix: str 
         raise ConfigError(f"{prefix}protocol {protocol} excludes {excluded}: the protocol says what they are")
     try:
         typed(general, Config)
-        return typed(given, EvalConfig)
+        return typed(dataclasses.asdict(base) | given, EvalConfig)
     except ConfigError as error:
         raise ConfigError(f"{prefix}{str(error).removeprefix('eval.')}") from error

@@ -21,14 +21,14 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
     )
 
 
-def mean_with_interval(mean: float, bounds: Sequence[float]) -> str:
+def mean_with_interval(mean: float, bounds: Sequence[float], digits: int = 2) -> str:
     """``-3.10 ± 0.20``; both bounds where they do not lie evenly around the mean, none where they are NaN."""
     lower, upper = bounds
     if math.isnan(lower):
-        return f"{mean:.2f}"
+        return f"{mean:.{digits}f}"
     if math.isclose(mean - lower, upper - mean, rel_tol=1e-6, abs_tol=1e-9):
-        return f"{mean:.2f} ± {mean - lower:.2f}"
-    return f"{mean:.2f} [{lower:.2f}, {upper:.2f}]"
+        return f"{mean:.{digits}f} ± {mean - lower:.{digits}f}"
+    return f"{mean:.{digits}f} [{lower:.{digits}f}, {upper:.{digits}f}]"
 
 
 def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

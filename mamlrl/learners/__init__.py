@@ -24,6 +24,7 @@ from mamlrl.learners.maml import (
 )
 from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp, with_anneal_iterations
 from mamlrl.learners.promp import ProMPSettings, make_promp
+from mamlrl.learners.protonet import make_protonet
 from mamlrl.learners.reptile import make_reptile
 from mamlrl.outer import OUTER_STEPS
 from mamlrl.policies.base import Policy
@@ -58,6 +59,10 @@ class LearnerRow(NamedTuple):
     complete: Callable[[Any, Config], Any] = lambda own, config: own
     """(its own settings, settings of the run) -> its own settings, with what they take from those of the run when it
     begins; a run stores them"""
+    rollouts_only: str = ""
+    """why it cannot learn from examples in place of rollouts; empty where it can"""
+    examples_only: str = ""
+    """why it cannot learn from rollouts; empty where it can"""
 
     def build(self, policy: Policy, config: Config, own: Any) -> Learner:
         """The learner, with the outer step that is configured or its default one.
@@ -97,10 +102,15 @@ class LearnerRow(NamedTuple):
 LEARNERS = {
     "maml": LearnerRow(make_maml, MAMLSettings),
     "fomaml": LearnerRow(make_fomaml),
-    "emaml": LearnerRow(make_emaml, EMAMLSettings),
-    "dice": LearnerRow(make_plain, inner_loss="dice"),  # Foerster et al. 2018
+    "emaml": LearnerRow(make_emaml, EMAMLSettings, rollouts_only="it credits rollouts with their returns"),
+    # Foerster et al. 2018:
+    "dice": LearnerRow(make_plain, inner_loss="dice", rollouts_only="its inner loss is one of rewards"),
     "promp": LearnerRow(
-        make_promp, ProMPSettings, ("adam", "sgd"), "clipping and a penalty take the place of a trust region"
+        make_promp,
+        ProMPSettings,
+        ("adam", "sgd"),
+        "clipping and a penalty take the place of a trust region",
+        rollouts_only="it takes ratios to the policies that sampled the data",
     ),
     "metasgd": LearnerRow(make_metasgd),
     "mamlpp": LearnerRow(
@@ -119,6 +129,9 @@ LEARNERS = {
         outers=("sgd", "adam"),
         reason="what it follows is not the gradient of a loss with a curvature",
         adapts_on_query=True,
+    ),
+    "protonet": LearnerRow(
+        make_protonet, outers=("adam", "sgd", "trust_region"), examples_only="it compares with examples of each class"
     ),
     # Baselines of Finn et al. (2017), section 5.3. One policy for all tasks ("pretrained" in the paper):
     "multitask": LearnerRow(make_plain, adapts_in_training=False),

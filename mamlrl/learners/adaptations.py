@@ -9,9 +9,9 @@ import torch
 
 from mamlrl.adaptation import InnerStep, inner_step
 from mamlrl.config import AdaptationConfig
-from mamlrl.objectives import INNER_LOSSES
+from mamlrl.objectives import EXAMPLE_LOSSES, INNER_LOSSES
 from mamlrl.policies.base import Policy
-from mamlrl.structs import Batch, MetaParams, Params
+from mamlrl.structs import Data, MetaParams, Params
 
 
 class Adapts(Protocol):
@@ -27,7 +27,7 @@ class Adapts(Protocol):
         """Parameters before adaptation, shared by all tasks."""
         ...
 
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
+    def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
         """Inner step `step` (from 0) on every task, from `params`; its step sizes times `scale`."""
         ...
 
@@ -54,7 +54,7 @@ class GradientSteps:
         self, policy: Policy, settings: AdaptationConfig, first_order: bool = False, leaves: Set[str] | None = None
     ):
         self.policy = policy
-        self._step_size, self._loss = settings.step_size, INNER_LOSSES[settings.inner_loss]
+        self._step_size, self._loss = settings.step_size, (INNER_LOSSES | EXAMPLE_LOSSES)[settings.inner_loss]
         self._first_order, self._leaves = first_order, leaves
 
     def init(self, params: Params) -> MetaParams:
@@ -65,8 +65,8 @@ class GradientSteps:
         """Theta."""
         return meta.init
 
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
-        """One policy-gradient step on every task."""
+    def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
+        """One gradient step on every task."""
         sizes = dict.fromkeys(params if self._leaves is None else self._leaves, self._step_size)
         return inner_step(self.policy, params, batch, self._loss, sizes, scale, self._first_order)
 
@@ -101,8 +101,8 @@ class LearnedSteps(GradientSteps):
         }
         return MetaParams(params, (sizes,) * self._entries)
 
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
-        """One policy-gradient step on every task, with the sizes learned for it."""
+    def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
+        """One gradient step on every task, with the sizes learned for it."""
         sizes = meta.step_sizes_of(step)
         return inner_step(self.policy, params, batch, self._loss, sizes, scale, self._first_order)
 

@@ -8,7 +8,7 @@ import torch
 
 from mamlrl.adaptation import InnerStep
 from mamlrl.policies.base import Policy
-from mamlrl.structs import Batch, MetaBatch, MetaParams, Params
+from mamlrl.structs import Data, MetaBatch, MetaParams, Params
 
 
 class LearnerState(NamedTuple):
@@ -99,7 +99,7 @@ class Learner(Protocol):
         """
         ...
 
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
+    def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
         """Inner step `step` (from 0) on every task, from `params`; its step sizes times `scale`."""
         ...
 

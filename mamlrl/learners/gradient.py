@@ -22,10 +22,10 @@ from mamlrl.learners.objective import (
     draw_share,
     surrogate,
 )
-from mamlrl.objectives import clipped_loss
+from mamlrl.objectives import EXAMPLE_LOSSES, Loss, clipped_loss
 from mamlrl.outer import OuterStep, make_outer
 from mamlrl.policies.base import Policy, tells_factors
-from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
+from mamlrl.structs import Batch, Data, MetaBatch, MetaParams, Params, flatten, unflatten
 
 LossesOf = Callable[[LearnerState, MetaBatch], Losses]
 """What a learner lowers, given its state and the data."""
@@ -91,7 +91,7 @@ class GradientLearner:
         """That of the adaptation."""
         return self._adaptation.start(meta)
 
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
+    def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
         """That of the adaptation."""
         return self._adaptation.adapt(meta, params, batch, step, scale)
 
@@ -168,8 +168,21 @@ def check_preconditioner(policy: Policy, config: Config) -> None:
 
 
 def query_loss(config: Config) -> RoundLoss:
-    """The loss on the data of the adapted policies: clipped where several steps are taken on them without a bound."""
+    """The loss on the data of the adapted policies.
+
+    That of examples is the inner loss itself. Of rollouts it is the surrogate, clipped where several steps are taken on
+    them without a bound.
+    """
+    of_examples = EXAMPLE_LOSSES.get(config.adaptation.inner_loss)
+    if of_examples is not None:
+        return partial(_as_round_loss, loss=of_examples)
     return partial(clipped_surrogate, clip=config.adam.clip) if config.outer == "adam" else surrogate
+
+
+def _as_round_loss(
+    distribution: Distribution, outputs: torch.Tensor, batch: Data, built: torch.Tensor, loss: Loss
+) -> torch.Tensor:
+    return loss(distribution, outputs, batch)
 
 
 def clipped_surrogate(

@@ -21,7 +21,7 @@ from mamlrl.learners.objective import Path
 from mamlrl.objectives import Loss, mean_over_tasks
 from mamlrl.outer.trust_region import SolverEnd
 from mamlrl.policies.base import Policy
-from mamlrl.structs import Batch, MetaParams, Params, flatten_stacked, unflatten_stacked
+from mamlrl.structs import Data, MetaParams, Params, flatten_stacked, unflatten_stacked
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ProximalSteps(GradientSteps):
         super().__init__(policy, settings)
         self._solver = solver
 
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
+    def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
         """One proximal step on every task."""
         problem = Proximal(self.policy, batch, self._loss, scale * self._step_size, self._solver)
         return proximal_step(problem, params)
@@ -94,7 +94,7 @@ class Proximal(NamedTuple):
     """Proximal problems of M tasks: to minimise L(x) + |x - phi|^2 / (2 a) near phi."""
 
     policy: Policy
-    batch: Batch
+    batch: Data
     loss: Loss
     """L"""
     length: float
@@ -111,7 +111,7 @@ class Proximal(NamedTuple):
             like: names, order and shapes of the leaves.
             tasks: indices, on the batch alone.
         """
-        batch = self.batch if tasks is None else Batch(*(leaf[tasks] for leaf in self.batch))
+        batch = self.batch if tasks is None else type(self.batch)(*(leaf[tasks] for leaf in self.batch))
         losses, gradient = loss_and_gradient(self.policy, unflatten_stacked(rows, like), batch, self.loss)
         moved = rows - anchor
         residual = moved + self.length * flatten_stacked({name: gradient[name] for name in like})
@@ -222,7 +222,7 @@ class ProximalStep:
         near = {name: leaf + (start[name] - self.start[name]) for name, leaf in self.params.items()}
         return proximal_step(self.problem, start, near, self.products)
 
-    def thinned(self, batch: Batch) -> ProximalStep:
+    def thinned(self, batch: Data) -> ProximalStep:
         """The same step, with its derivative on fewer data."""
         return dataclasses.replace(self, problem=self.problem._replace(batch=batch))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +18,9 @@ from mamlrl.learners.gradient import GradientLearner, gradient_learner, query_lo
 from mamlrl.learners.maml import step_sizes
 from mamlrl.learners.objective import Losses, RoundLoss
 from mamlrl.outer import adam, sgd
+from mamlrl.outer.descent import cosine
 from mamlrl.policies.base import Policy
-from mamlrl.structs import Batch, MetaBatch, MetaParams, Params
+from mamlrl.structs import Data, MetaBatch, MetaParams, Params
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,6 @@ class MAMLPPSettings:
             value = getattr(self, name)
             require(0 <= value <= 10**9, f"learner_settings.{name}", value, f"in [0, {10**9}]")
         require(0 < self.final_rate <= 1e30, "learner_settings.final_rate", self.final_rate, "positive")
-
-
-def cosine(first: float, last: float, iterations: int, done: int) -> float:
-    """Step length after `done` of so many meta-updates: a half cosine from the first to the last one."""
-    share = min(done / max(iterations - 1, 1), 1.0)
-    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
 
 
 def step_weights(steps: int, iterations: int, done: int) -> list[float]:
@@ -81,8 +75,8 @@ class MAMLPP:
         """Theta."""
         return self._exact.start(meta)
 
-    def adapt(self, meta: MetaParams, params: Params, batch: Batch, step: int = 0, scale: float = 1.0) -> InnerStep:
-        """One policy-gradient step on every task, with the sizes learned for it."""
+    def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
+        """One gradient step on every task, with the sizes learned for it."""
         return self._exact.adapt(meta, params, batch, step, scale)
 
     def _learner(self, state: LearnerState) -> GradientLearner:
@@ -116,7 +110,8 @@ def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAM
 
     def losses(state: LearnerState, meta_batch: MetaBatch) -> Losses:
         *earlier, last = step_weights(steps, settings.multi_step_iterations, updates_done(state))
-        # what was sampled after k inner steps is the query data of those, and the support data of the next
+        # what was sampled after k inner steps is the query data of those, and the support data of the next; of examples
+        # the query data are those of every step
         return Losses(
             weighted(query, last), [None, *(weighted(query, weight) if weight else None for weight in earlier)]
         )
@@ -135,7 +130,7 @@ def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAM
 def weighted(loss: RoundLoss, weight: float) -> RoundLoss:
     """A loss times a number."""
 
-    def times(distribution: Distribution, outputs: Tensor, batch: Batch, built: Tensor) -> Tensor:
+    def times(distribution: Distribution, outputs: Tensor, batch: Data, built: Tensor) -> Tensor:
         return weight * loss(distribution, outputs, batch, built)
 
     return times

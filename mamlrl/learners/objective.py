@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,10 +25,10 @@ from mamlrl.learners.adaptations import Adapts
 from mamlrl.learners.kronecker import KroneckerPreconditioner
 from mamlrl.objectives import likelihood_ratio_loss, mean_kl, mean_over_tasks, mean_params_over_tasks
 from mamlrl.policies.base import Factored, Linearization, Policy
-from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
+from mamlrl.structs import AnyData, Batch, Data, MetaBatch, MetaParams, Params, flatten, unflatten
 
-RoundLoss = Callable[[Distribution, Tensor, Batch, Tensor], Tensor]
-"""(distribution, outputs [M, B, T, Z], batch of the round, outputs where the objective was built) -> [M]"""
+RoundLoss = Callable[[Distribution, Tensor, Any, Tensor], Tensor]
+"""(distribution, outputs [M, B, T, Z], data of the round, outputs where the objective was built) -> [M]"""
 
 
 def surrogate(distribution: Distribution, outputs: Tensor, batch: Batch, built: Tensor) -> Tensor:
@@ -41,7 +41,8 @@ class Losses(NamedTuple):
 
     query: RoundLoss = surrogate
     support: Sequence[RoundLoss | None] = ()
-    """on the batch of each inner step, at the parameters before it; None, or left out at the end, for none"""
+    """on the batch of each inner step, or on `MetaBatch.along`, at the parameters before it; None, or left out at the
+    end, for none"""
 
     def of_round(self, number: int, steps: int) -> RoundLoss | None:
         """That of a round, `steps` being the number of the query round."""
@@ -94,7 +95,7 @@ class Path(NamedTuple):
         return MetaParams(mean_params_over_tasks(init), tuple(mean_params_over_tasks(entry) for entry in sizes))
 
 
-def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Batch], near: Sequence[InnerStep] = ()) -> Path:
+def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Data], near: Sequence[InnerStep] = ()) -> Path:
     """Adapt on the support batches, one after the other.
 
     Args:
@@ -122,7 +123,7 @@ def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Batch], nea
 
 
 def step_near(
-    near: InnerStep | None, learner: Adapts, meta: MetaParams, params: Params, batch: Batch, number: int
+    near: InnerStep | None, learner: Adapts, meta: MetaParams, params: Params, batch: Data, number: int
 ) -> InnerStep:
     """An inner step; one that has to be solved for begins where that from a point nearby ended."""
     return near.moved(params) if isinstance(near, SolvedStep) else learner.adapt(meta, params, batch, number)
@@ -149,7 +150,7 @@ class AdaptedObjective:
         meta: MetaParams,
         meta_batch: MetaBatch,
         losses: Losses = Losses(),  # noqa: B008 (immutable)
-        draw: Callable[[Batch, bool], Batch] | None = None,
+        draw: Callable[[Any, bool], Any] | None = None,
     ):
         self._learner, self._meta, self._meta_batch = learner, meta, meta_batch
         self._losses, self._draw = losses, draw
@@ -164,25 +165,37 @@ class AdaptedObjective:
             meta = unflatten(point, self._meta)
             path = adapt_along(self._learner, meta, self._meta_batch.support, self.path.steps)
             adapted = self._learner.policy.linearize(path.adapted, self._meta_batch.query.observations)
-        linearizations = [*(step.loss.linearization for step in path.steps), adapted]
-        rounds = [self._loss_of_round(number, one) for number, one in enumerate(linearizations)]
+        linearized = self._built if point is None else self._linearized(path, adapted)
+        rounds = [self._loss_of_round(number, one) for number, one in enumerate(linearized)]
         *along, query = (one and one.gradient() for one in rounds)
         assert query is not None
         loss = sum(mean_over_tasks(one.loss) for one in rounds if one)
         return float(loss), flatten(path.pullback(query, along), self._meta)
 
-    def _loss_of_round(self, number: int, linearization: Linearization) -> LossAtPoint | None:
-        loss = self._losses.of_round(number, len(self._meta_batch.support))
-        if loss is None:
+    def _loss_of_round(self, number: int, linearization: Linearization | None) -> LossAtPoint | None:
+        loss, built = self._losses.of_round(number, len(self._meta_batch.support)), self._built[number]
+        if loss is None or linearization is None or built is None:
             return None
-        batch = (*self._meta_batch.support, self._meta_batch.query)[number]
-        bound = partial(_without_built, loss=loss, built=self._outputs[number])
-        return loss_on(linearization, self._learner.policy, batch, bound)
+        bound = partial(_without_built, loss=loss, built=built.outputs)
+        return loss_on(linearization, self._learner.policy, self._meta_batch.measured(number), bound)
 
-    @property
-    def _outputs(self) -> list[Tensor]:
-        """Outputs of the policies on the data of each round, where the objective was built."""
-        return [*(step.loss.linearization.outputs for step in self.path.steps), self._adapted.outputs]
+    @cached_property
+    def _built(self) -> list[Linearization | None]:
+        """`_linearized` where the objective was built."""
+        return self._linearized(self.path, self._adapted)
+
+    def _linearized(self, path: Path, adapted: Linearization) -> list[Linearization | None]:
+        """The policies of each round on the data that its loss is taken on; None where there is no loss."""
+        along: list[Linearization | None] = []
+        for number, step in enumerate(path.steps):
+            if self._losses.of_round(number, len(path.steps)) is None:
+                along.append(None)
+            elif self._meta_batch.along:
+                data = self._meta_batch.along[number]
+                along.append(self._learner.policy.linearize(step.start, data.observations))
+            else:
+                along.append(step.loss.linearization)
+        return [*along, adapted]
 
     def curvature_product(self, vector: Tensor) -> Tensor:
         """H v, [D], at the point where the objective was built."""
@@ -206,7 +219,7 @@ class AdaptedObjective:
         adapted = learner.policy.linearize(self.path.adapted, query.observations)
         return Curvature(learner.policy, self.path._replace(steps=steps), adapted, query)
 
-    def _thinned(self, step: InnerStep, batch: Batch, number: int) -> InnerStep:
+    def _thinned(self, step: InnerStep, batch: Data, number: int) -> InnerStep:
         """An inner step with its derivative on fewer data."""
         if isinstance(step, SolvedStep):
             return step.thinned(batch)
@@ -220,14 +233,17 @@ class AdaptedObjective:
     @torch.no_grad()
     def evaluate(self, point: Tensor) -> tuple[float, float]:
         """Loss, and mean KL of the adapted policies from where the objective was built, at `point`, in one pass."""
-        policy, (support, query) = self._learner.policy, self._meta_batch
+        policy, (support, query, _) = self._learner.policy, self._meta_batch
         meta = unflatten(point, self._meta)
         params, losses = self._learner.start(meta), []
         for number, batch in enumerate(support):  # keeps no step: there is nothing to go back through
             step = step_near(self.path.steps[number], self._learner, meta, params, batch, number)
-            if loss := self._losses.of_round(number, len(support)):
-                outputs = step.loss.linearization.outputs
-                losses.append(loss(policy.distribution, outputs, batch, self._outputs[number]))
+            built = self._built[number]
+            if built is not None and (loss := self._losses.of_round(number, len(support))):
+                data = self._meta_batch.measured(number)
+                on_support = data is batch
+                outputs = step.loss.linearization.outputs if on_support else policy.outputs(params, data.observations)
+                losses.append(loss(policy.distribution, outputs, data, built.outputs))
             params = step.params
         outputs, built = policy.outputs(params, query.observations), self._adapted.outputs
         losses.append(self._losses.query(policy.distribution, outputs, query, built))
@@ -236,7 +252,7 @@ class AdaptedObjective:
 
 
 def _without_built(
-    distribution: Distribution, outputs: Tensor, batch: Batch, *, loss: RoundLoss, built: Tensor
+    distribution: Distribution, outputs: Tensor, batch: Data, *, loss: RoundLoss, built: Tensor
 ) -> Tensor:
     return loss(distribution, outputs, batch, built)
 
@@ -248,7 +264,7 @@ class Curvature(NamedTuple):
     path: Path
     adapted: Linearization
     """the adapted policies on query observations"""
-    query: Batch
+    query: Data
     """sampled by the adapted policies"""
 
     def product(self, vector: MetaParams) -> MetaParams:
@@ -267,12 +283,12 @@ class Curvature(NamedTuple):
         return KroneckerPreconditioner(self.adapted.factors(scores, self.query.weights), damping)
 
 
-def draw_share(batch: Batch, whole_rollouts: bool, fraction: float, generator: torch.Generator | None) -> Batch:
+def draw_share(batch: AnyData, whole_rollouts: bool, fraction: float, generator: torch.Generator | None) -> AnyData:
     """`draw_rollouts` or `draw_steps`."""
     return (draw_rollouts if whole_rollouts else draw_steps)(batch, fraction, generator)
 
 
-def draw_steps(batch: Batch, fraction: float, generator: torch.Generator | None) -> Batch:
+def draw_steps(batch: AnyData, fraction: float, generator: torch.Generator | None) -> AnyData:
     """A share of the valid time steps of each task, at least one, without their order: [M, 1, n, ...].
 
     Weights sum to one again. A task with fewer valid time steps than others has padding. Only for policies without
@@ -296,10 +312,10 @@ def draw_steps(batch: Batch, fraction: float, generator: torch.Generator | None)
 
     kept = torch.arange(order.shape[1], device=device) < counts.unsqueeze(1)
     weights = (kept / counts.unsqueeze(1)).to(batch.weights.dtype).unsqueeze(1)
-    return Batch(*map(drawn, batch))._replace(weights=weights)
+    return type(batch)(*map(drawn, batch))._replace(weights=weights)
 
 
-def draw_rollouts(batch: Batch, fraction: float, generator: torch.Generator | None) -> Batch:
+def draw_rollouts(batch: AnyData, fraction: float, generator: torch.Generator | None) -> AnyData:
     """A share of the rollouts of each task, at least one, whole: [M, n, T, ...].
 
     Weights sum to one again. For losses that couple the time steps of a rollout.
@@ -312,5 +328,5 @@ def draw_rollouts(batch: Batch, fraction: float, generator: torch.Generator | No
     num_tasks, rollouts = batch.weights.shape[:2]
     keys = torch.rand(num_tasks, rollouts, generator=generator, dtype=torch.float64)
     order = keys.argsort(1)[:, : max(1, round(fraction * rollouts))].to(batch.weights.device)
-    drawn = Batch(*(leaf[torch.arange(num_tasks, device=order.device)[:, None], order] for leaf in batch))
+    drawn = type(batch)(*(leaf[torch.arange(num_tasks, device=order.device)[:, None], order] for leaf in batch))
     return drawn._replace(weights=drawn.weights / drawn.weights.sum((1, 2), keepdim=True))

@@ -15,7 +15,7 @@ from mamlrl.learners.gradient import GradientLearner, gradient_learner, query_lo
 from mamlrl.learners.objective import Losses
 from mamlrl.objectives import mean_kl
 from mamlrl.policies.base import Policy
-from mamlrl.structs import Batch, MetaBatch
+from mamlrl.structs import Data, MetaBatch
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def make_promp(policy: Policy, config: Config, settings: ProMPSettings) -> Gradi
     likelihood_ratio; clip range, rate and number of steps are those of `adam`.
     """
 
-    def penalty(distribution: Distribution, outputs: torch.Tensor, batch: Batch, built: torch.Tensor) -> torch.Tensor:
+    def penalty(distribution: Distribution, outputs: torch.Tensor, batch: Data, built: torch.Tensor) -> torch.Tensor:
         return settings.kl_penalty * mean_kl(distribution, built, outputs, batch.weights)
 
     def losses(state: LearnerState, meta_batch: MetaBatch) -> Losses:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError
-from mamlrl.outer.descent import Descent
+from mamlrl.outer.descent import Descent, cosine
 from mamlrl.outer.trust_region import TrustRegion
 
 ADAM_UPDATES = 5
@@ -41,7 +42,11 @@ def adam(config: Config) -> Descent:
     def make(params: list[Tensor]) -> torch.optim.Optimizer:
         return torch.optim.Adam(params, betas=(settings.betas[0], settings.betas[1]), eps=settings.epsilon)
 
-    return Descent("adam", make, settings.updates or ADAM_UPDATES, lambda done: settings.rate)
+    def rate(done: int) -> float:
+        return cosine(settings.rate, settings.final_rate or settings.rate, settings.anneal_updates, done)
+
+    updates, longest = settings.updates or ADAM_UPDATES, settings.longest_gradient or math.inf
+    return Descent("adam", make, updates, rate, longest_gradient=longest, judge=settings.judge)
 
 
 def sgd(config: Config) -> Descent:

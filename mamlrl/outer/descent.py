@@ -20,6 +20,12 @@ Moments = dict[str, Tensor]
 """What torch's optimiser remembers of a parameter, by its names for it, and `done`, the meta-updates so far."""
 
 
+def cosine(first: float, last: float, updates: int, done: int) -> float:
+    """Step length after `done` of so many meta-updates: a half cosine from the first to the last one."""
+    share = min(done / max(updates - 1, 1), 1.0)
+    return last + (first - last) * (1 + math.cos(math.pi * share)) / 2
+
+
 class DescentOutcome(NamedTuple):
     """What became of the steps of one meta-update."""
 
@@ -27,25 +33,25 @@ class DescentOutcome(NamedTuple):
     """of the optimiser"""
     gradient_norm: float
     """of the first step"""
-    surrogate_improvement: float = 0.0
-    """loss before all steps minus loss after them, 0 when refused"""
+    surrogate_improvement: float | None = 0.0
+    """loss before all steps minus loss after them, 0 when refused; None where the steps are not judged"""
     kl: float | None = 0.0
-    """mean KL of all steps together, nats, 0 when refused; None where the objective has no divergence"""
+    """mean KL of all steps together, nats, 0 when refused; None likewise, and where the objective has no divergence"""
     rate: float = 0.0
     not_finite: bool = False
     """whether the update was refused, as a whole, because a number was not finite"""
 
     def undone(self) -> DescentOutcome:
         """The outcome where the update was refused after all, because a number was not finite."""
-        kl = None if self.kl is None else 0.0
-        return self._replace(surrogate_improvement=0.0, kl=kl, not_finite=True)
+        improvement, kl = (None if value is None else 0.0 for value in (self.surrogate_improvement, self.kl))
+        return self._replace(surrogate_improvement=improvement, kl=kl, not_finite=True)
 
     def metrics(self) -> dict[str, float]:
         """The outcome as numbers by name."""
+        measured = {"surrogate_improvement": self.surrogate_improvement, "kl": self.kl}
         return {
             f"{self.name}/gradient_norm": self.gradient_norm,
-            f"{self.name}/surrogate_improvement": self.surrogate_improvement,
-            **({} if self.kl is None else {f"{self.name}/kl": self.kl}),
+            **{f"{self.name}/{name}": value for name, value in measured.items() if value is not None},
             f"{self.name}/rate": self.rate,
             f"{self.name}/nonfinite": float(self.not_finite),
         }
@@ -61,6 +67,8 @@ class Descent:
         updates: steps on the data of one meta-iteration.
         rate: step length of a meta-update, given how many came before.
         divergence: whether the objectives have one, and the outcome a KL.
+        longest_gradient: a longer one is scaled down to this norm.
+        judge: take the loss and the KL after the steps; without, the outcome has neither.
     """
 
     name: str
@@ -68,6 +76,8 @@ class Descent:
     updates: int
     rate: Callable[[int], float]
     divergence: bool = True
+    longest_gradient: float = math.inf
+    judge: bool = True
 
     def init(self, point: Tensor) -> Moments:
         """What the optimiser remembers after no step: the shape of it, and zeros."""
@@ -94,18 +104,28 @@ class Descent:
         optimiser.state[vector] = {name: value.clone() for name, value in moments.items() if name != "done"}
         loss, gradient = objective.loss_and_gradient()
         first, norm = loss, float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
-        outcome = DescentOutcome(self.name, norm, kl=0.0 if self.divergence else None, rate=rate)
+        improvement, kl = 0.0 if self.judge else None, 0.0 if self.judge and self.divergence else None
+        outcome = DescentOutcome(self.name, norm, improvement, kl, rate)
         refused = objective.point, moments, outcome.undone()
         for update in range(self.updates):
             if update:
                 loss, gradient = objective.loss_and_gradient(vector)
             if not (math.isfinite(loss) and gradient.isfinite().all()):
                 return refused
-            vector.grad = gradient
+            vector.grad = self._clipped(gradient)
             optimiser.step()
-        last, kl = objective.evaluate(vector)
         remembered = {"done": moments["done"] + 1, **optimiser.state[vector]}
-        if not (math.isfinite(last) and all(tensor.isfinite().all() for tensor in (vector, *remembered.values()))):
+        if not all(tensor.isfinite().all() for tensor in (vector, *remembered.values())):
+            return refused
+        if not self.judge:
+            return vector.detach(), remembered, outcome
+        last, kl = objective.evaluate(vector)
+        if not math.isfinite(last):
             return refused
         kl = kl if self.divergence else None
         return vector.detach(), remembered, outcome._replace(surrogate_improvement=first - last, kl=kl)
+
+    def _clipped(self, gradient: Tensor) -> Tensor:
+        if math.isinf(self.longest_gradient):
+            return gradient
+        return gradient * (self.longest_gradient / torch.linalg.vector_norm(gradient)).clamp(max=1.0)

@@ -94,7 +94,7 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
     make = load_external("policy.network", config.network)
     try:
         network = make(config, observation_dim, num_actions)
-        _try_out(network, observation_dim, num_actions)
+        try_out(network, observation_dim, num_actions)
         if isinstance(space, spaces.Discrete):
             return NetworkPolicy(network, Categorical(num_actions), config.observation_scale)
         network = WithFreeOutputs(network, num_actions, math.log(config.initial_std))
@@ -107,7 +107,7 @@ def _with_network(config: PolicyConfig, observation_dim: int, num_actions: int, 
         ) from error
 
 
-def _try_out(network: Network, observation_dim: int, num_outputs: int) -> None:
+def try_out(network: Network, observation_dim: int, num_outputs: int) -> None:
     """A user's network gives outputs of the right shape that have a gradient.
 
     Raises:

@@ -39,6 +39,12 @@ class NetworkPolicy:
         """Whether its linearization has `factors`."""
         return tells_factors(self.network)
 
+    @property
+    def features(self) -> Callable[[Params, Tensor], Tensor] | None:
+        """(params, observations) -> what the last layer sees [M, B * T, E], where the network tells it."""
+        tell = getattr(self.network, "features", None)
+        return tell and (lambda params, observations: tell(*self._inputs(params, observations)))
+
     def init_params(self, generator: torch.Generator) -> Params:
         """Those of the network."""
         return self.network.init_params(generator)

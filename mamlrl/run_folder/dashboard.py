@@ -18,11 +18,10 @@ from mamlrl.config.files import flat_settings, to_yaml
 from mamlrl.learners import evaluation_steps, training_steps
 from mamlrl.run_folder.figures import Comparison, Curve, figure, steps_name
 from mamlrl.statistics import INTERVALS, Estimate, Estimates
+from mamlrl.supervised import find_task_set, quantity_of
 
 ADDRESS = "http://localhost:6006/#custom_scalars"
 """Where TensorBoard shows the arranged charts, unless it is given another port."""
-
-RETURN, EVALUATION = "return", "eval/return"
 
 COMPARED = ("name", "learner", "seed", "adaptation.step_size", "trust_region.max_kl")
 """Settings that TensorBoard's table of runs shows at once: the five that it has room for."""
@@ -34,8 +33,9 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
     Where TensorBoard shows several runs it merges their layouts, equal charts into one: a chart is the same for every
     run that has it.
     """
+    quantity = quantity_of(config.env)
 
-    def returns(tag: str, steps: int) -> dict[str, list[Any]]:
+    def by_steps(tag: str, steps: int) -> dict[str, list[Any]]:
         charts: dict[str, list[Any]] = {"by adaptation step": ["Multiline", [rf"{tag}/step_\d+$"]]}
         for step in reversed(range(steps + 1)):  # TensorBoard shows charts with bands last one first
             bounds = [f"{tag}_band/step_{step}/{bound}" for bound in ("lower", "upper")]
@@ -45,10 +45,11 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
     def lines(**charts: str) -> dict[str, list[Any]]:
         return {title.replace("_", " "): ["Multiline", [pattern]] for title, pattern in charts.items()}
 
-    layout = {"Return on training tasks": returns(RETURN, training_steps(config))}
+    title = quantity.words.capitalize()
+    layout = {f"{title} on training tasks": by_steps(quantity.name, training_steps(config))}
     if config.eval.every:
-        layout["Return on held-out tasks"] = returns(EVALUATION, evaluation_steps(config))
-    return layout | {
+        layout[f"{title} on held-out tasks"] = by_steps(f"eval/{quantity.name}", evaluation_steps(config))
+    layout |= {
         "Meta-update": lines(
             KL_divergence="(trust_region|adam|sgd)/kl$",
             surrogate_improvement="(trust_region|adam|sgd)/surrogate_improvement$",
@@ -57,12 +58,15 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
             learned_step_sizes="step_size/",
         ),
         "Time": lines(seconds_of_a_meta_iteration="time/"),
-        "Policy and baseline": lines(
-            standard_deviation="policy/std$",
-            entropy="policy/entropy$",
-            explained_variance_of_the_baseline="baseline/explained_variance$",
-        ),
     }
+    if find_task_set(config.env):
+        return layout
+    policy = lines(
+        standard_deviation="policy/std$",
+        entropy="policy/entropy$",
+        explained_variance_of_the_baseline="baseline/explained_variance$",
+    )
+    return layout | {"Policy and baseline": policy}
 
 
 def hyperparameters(config: Config) -> dict[str, bool | float | str]:
@@ -87,9 +91,10 @@ def describe(writer: SummaryWriter, config: Config, iteration: int) -> None:
 
 
 def compared_returns(config: Config) -> list[str]:
-    """Metrics of the table of runs, the first of them shown at once: return after adaptation, held-out if measured."""
-    training = [f"{RETURN}/step_{step}" for step in reversed(range(training_steps(config) + 1))]
-    held_out = [f"{EVALUATION}/step_{step}" for step in reversed(range(evaluation_steps(config) + 1))]
+    """Metrics of the table of runs, the first of them shown at once: after adaptation, held-out if measured."""
+    quantity = quantity_of(config.env).name
+    training = [f"{quantity}/step_{step}" for step in reversed(range(training_steps(config) + 1))]
+    held_out = [f"eval/{quantity}/step_{step}" for step in reversed(range(evaluation_steps(config) + 1))]
     return held_out + training if config.eval.every else training
 
 

@@ -115,7 +115,8 @@ def figure(comparison: Comparison) -> Figure:
     if len(unmarked) < len(comparison.published):
         handles.append(Line2D([], [], color="black", label="published", **BAR))
     axes.set(xlabel="gradient steps", ylabel=f"mean {comparison.quantity}", xticks=range(last + 1))
-    axes.set_xlim(-0.2, last + 0.2)
+    margin = max(0.2, 0.04 * last)  # a published bar is wider than a dot
+    axes.set_xlim(-margin, last + margin)
     axes.set_ylim(*_limits(comparison, last))
     axes.grid(alpha=0.3)
     canvas.suptitle(literal(textwrap.fill(comparison.title, 80)), fontsize=10)

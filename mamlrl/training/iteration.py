@@ -28,9 +28,9 @@ class IterationOutcome(NamedTuple):
     estimates: Estimates
     """of the metrics, those that are drawn with their intervals"""
     env_steps: int
-    """environment steps that it took"""
+    """environment steps that it took; 0 where there is no environment"""
     score: float
-    """how good the state before the update was, the larger the better: here the return after adaptation"""
+    """how good the state before the update was, the larger the better: the return after adaptation"""
     status: str
     """for the line of progress"""
     not_finite: bool

@@ -70,7 +70,8 @@ def meta_train(
                 progress, outcome, held_out = one_iteration(iterate, progress, checkpoints, hooks.evaluate)
             except LearnerFailure as error:
                 raise LearnerFailure(f"{error}, in iteration {progress.iteration + 1}") from error.__cause__
-            ours = {"update/nonfinite": float(outcome.not_finite), "env_steps": progress.env_steps}
+            counted = {"env_steps": progress.env_steps} if progress.env_steps else {}
+            ours = {"update/nonfinite": float(outcome.not_finite), **counted}
             metrics = {**outcome.metrics, **ours, **held_out.metrics}
             log.write(progress.iteration, metrics, outcome.estimates, held_out.estimates)
             logged = progress
@@ -81,7 +82,8 @@ def meta_train(
                 saved = progress.iteration
             refused = ", update refused: not finite" if progress.nonfinite_steps else ""
             rate = outcome.env_steps / (time.perf_counter() - start)
-            line.update(progress.iteration, f"{outcome.status}{refused}, {rate:,.0f} steps/s")
+            steps = f", {rate:,.0f} steps/s" if outcome.env_steps else ""
+            line.update(progress.iteration, f"{outcome.status}{refused}{steps}")
             check_updates(progress, config)
             stopped = bool(hooks.callback and hooks.callback(progress.iteration, metrics))
         if saved < progress.iteration:

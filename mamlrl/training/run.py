@@ -20,14 +20,18 @@ from mamlrl.config.command import Command
 from mamlrl.config.files import CONFIG_FILE, check_unchanged, differences, to_settings
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, LearnerFailure, OutputError, UserError, described, said
+from mamlrl.evaluation.examples import SupervisedEvaluation
 from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import (
     Experiment,
+    SupervisedExperiment,
     check_training_memory,
     horizon_note,
     initial_state,
     make_experiment,
+    make_supervised,
     num_threads,
+    spaces_of,
 )
 from mamlrl.learner_settings import completed
 from mamlrl.learners import (
@@ -57,11 +61,22 @@ from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.run_folder.metrics_table import Written
 from mamlrl.run_folder.spaces import of_policy
 from mamlrl.structs import Metrics
+from mamlrl.supervised import find_task_set, quantity_of
+from mamlrl.training.examples import supervised_iteration
 from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import meta_iteration
-from mamlrl.training.loop import Hooks, meta_train
+from mamlrl.training.loop import Evaluate, Hooks, Iterate, meta_train
 from mamlrl.training.memory import keep_freed_memory
 from mamlrl.training.untold import note_untold
+
+
+class Work(NamedTuple):
+    """What a run works with, and what it does in an iteration: all that depends on the kind of its data."""
+
+    experiment: Experiment | SupervisedExperiment
+    iterate: Iterate
+    evaluate: Evaluate | None
+    """on held-out tasks, if there is an evaluation"""
 
 
 class RunFailure(UserError):
@@ -112,7 +127,7 @@ def run(
             stack.enter_context(locked(command.resume))
         if command.out is not None:
             run_folder.check_free(start / command.out, command.out)
-        experiment, evaluate = prepare(config, command.notes, stack)
+        experiment, iterate, evaluate = prepare(config, command.notes, stack)
         folder, checkpoint = open_folder(start, command, experiment, stack)
         shown = command.out or command.resume or folder.relative_to(start)
         stop.resume = resume_command(shown)
@@ -122,7 +137,6 @@ def run(
                 say(f"charts: tensorboard --logdir {shlex.quote(str(shown))}, at {dashboard.ADDRESS}")
                 after = partial(after_iteration, experiment, callback)
                 hooks = Hooks(evaluate, make_recorder(experiment, folder, log), after)
-                iterate = partial(meta_iteration, experiment)
                 progress = meta_train(iterate, checkpoint.progress, experiment.config, log, checkpoints, stop, hooks)
             if progress.iteration == experiment.config.iterations:
                 run_folder.remove_error(folder)
@@ -130,22 +144,33 @@ def run(
         return Ended(folder, progress, stop.exit_code)
 
 
-def prepare(config: Config, notes: Iterable[str], stack: contextlib.ExitStack) -> tuple[Experiment, Evaluation | None]:
+def prepare(config: Config, notes: Iterable[str], stack: contextlib.ExitStack) -> Work:
     """What a run works with, found to fit the machine before anything is written; its notes are said.
 
     Args:
         config: settings of the run.
         notes: what the user should know about them.
         stack: closes the environments.
-
-    Returns:
-        The experiment, and the evaluation on held-out tasks if there is one.
     """
+    work = with_examples(config) if find_task_set(config.env) else with_environments(config, stack)
+    horizon = horizon_note(work.experiment.config) if isinstance(work.experiment, Experiment) else None
+    for note in filter(None, (*notes, horizon)):
+        say(f"note: {note}")
+    return work
+
+
+def with_examples(config: Config) -> Work:
+    """The work of a run on supervised tasks."""
+    experiment = make_supervised(config)
+    evaluate = SupervisedEvaluation(experiment) if config.eval.every else None
+    return Work(experiment, partial(supervised_iteration, experiment), evaluate)
+
+
+def with_environments(config: Config, stack: contextlib.ExitStack) -> Work:
+    """The work of a run in environments, which are closed with the stack."""
     experiment = make_experiment(config)
     stack.callback(close, experiment.envs)
     check_training_memory(experiment)
-    for note in filter(None, (*notes, horizon_note(experiment.config))):
-        say(f"note: {note}")
     if config.video.every:
         from mamlrl.recording.recorder import check_recording  # drawing and ffmpeg: not needed otherwise
 
@@ -153,11 +178,11 @@ def prepare(config: Config, notes: Iterable[str], stack: contextlib.ExitStack) -
     evaluate = Evaluation(experiment) if config.eval.every else None
     if evaluate:
         stack.callback(close, evaluate)
-    return experiment, evaluate
+    return Work(experiment, partial(meta_iteration, experiment), evaluate)
 
 
 def open_folder(
-    start: Path, command: Command, experiment: Experiment, stack: contextlib.ExitStack
+    start: Path, command: Command, experiment: Experiment | SupervisedExperiment, stack: contextlib.ExitStack
 ) -> tuple[Path, Checkpoint]:
     """The run folder, locked, with settings and versions in it, and where the run stands.
 
@@ -187,10 +212,13 @@ def open_folder(
 
 
 def after_iteration(
-    experiment: Experiment, callback: Callable[[int, Metrics], bool | None] | None, iteration: int, metrics: Metrics
+    experiment: Experiment | SupervisedExperiment,
+    callback: Callable[[int, Metrics], bool | None] | None,
+    iteration: int,
+    metrics: Metrics,
 ) -> bool:
     """What is to be said after the first iteration, and the user's callback; whether it stops the run."""
-    if iteration == 1:
+    if iteration == 1 and isinstance(experiment, Experiment):
         note_untold(experiment, metrics)
     return bool(callback and callback(iteration, metrics))
 
@@ -214,12 +242,12 @@ def make_folder(start: Path, out: Path | None, config: Config) -> Path:
 
 @contextlib.contextmanager
 def opened_log(
-    experiment: Experiment, folder: Path, checkpoint: Checkpoint
+    experiment: Experiment | SupervisedExperiment, folder: Path, checkpoint: Checkpoint
 ) -> Iterator[tuple[MetricsLog, CheckpointFolder]]:
     """The metrics and the checkpoints of a run, from where it stands; a new run has a checkpoint at once."""
     config, progress = experiment.config, checkpoint.progress
     with MetricsLog(folder, progress.iteration, checkpoint.written) as log:
-        spaces = of_policy(experiment.envs.single_observation_space, experiment.envs.single_action_space)
+        spaces = of_policy(*spaces_of(experiment))
         settings = to_settings(config)
         checkpoints = CheckpointFolder(folder / run_folder.CHECKPOINTS, settings, config.checkpoint.keep, log, spaces)
         if progress.iteration == 0:
@@ -228,9 +256,11 @@ def opened_log(
         yield log, checkpoints
 
 
-def make_recorder(experiment: Experiment, folder: Path, log: MetricsLog) -> Callable[[LearnerState, int], None] | None:
+def make_recorder(
+    experiment: Experiment | SupervisedExperiment, folder: Path, log: MetricsLog
+) -> Callable[[LearnerState, int], None] | None:
     """What films the policy during training; None where no films are wanted."""
-    if not experiment.config.video.every:
+    if not (experiment.config.video.every and isinstance(experiment, Experiment)):
         return None
     from mamlrl.recording.recorder import Recorder  # drawing and ffmpeg: not needed otherwise
 
@@ -340,7 +370,9 @@ def report(shown: Path, progress: Progress, config: Config) -> None:
         where = f" in iteration {progress.best_iteration}" if progress.best_iteration else ""
         untrained = progress.best_iteration == 1 and not config.eval.every  # measured before the update
         policy = f"{checkpoints / BEST}{', the untrained one' * untrained}"
-        say(f"best {best_metric(config)}: {progress.best_return:.2f}{where}; its policy is {policy}")
+        best = quantity_of(config.env).score(progress.best_return)
+        digits = 2 if quantity_of(config.env).name == "return" else 4
+        say(f"best {best_metric(config)}: {best:.{digits}f}{where}; its policy is {policy}")
     else:
         last = checkpoints / iteration_file(progress.iteration)
         say(f"no evaluation was due (eval.every is {config.eval.every}), so none is best; the last policy is {last}")
@@ -348,7 +380,8 @@ def report(shown: Path, progress: Progress, config: Config) -> None:
 
 def best_metric(config: Config) -> str:
     """The metric that the best checkpoint is chosen by."""
+    quantity = quantity_of(config.env).name
     if not config.eval.every:
-        return f"return/step_{training_steps(config)}"
+        return f"{quantity}/step_{training_steps(config)}"
     steps = evaluation_steps(config)
-    return f"mean of eval/return/step_1 to step_{steps}" if steps > 1 else f"eval/return/step_{steps}"
+    return f"mean of eval/{quantity}/step_1 to step_{steps}" if steps > 1 else f"eval/{quantity}/step_{steps}"

@@ -54,7 +54,11 @@ from tests.core.problems import (
 
 OUTSIDE = "tests.core.outside:"
 GATED = OUTSIDE + "GatedNetwork"
-LEARNER_NAMES = [*LEARNERS, OUTSIDE + "OwnStepSizes", OUTSIDE + "HeadOnly"]
+LEARNER_NAMES = [
+    *(name for name, row in LEARNERS.items() if not row.examples_only),
+    OUTSIDE + "OwnStepSizes",
+    OUTSIDE + "HeadOnly",
+]
 SPACES = {"box": spaces.Box(-1.0, 1.0, (2,)), "discrete": spaces.Discrete(3)}
 TASKS, STEP_SIZE = 3, 0.2
 STEP_SIZES = {"imaml": 0.02}
@@ -235,7 +239,7 @@ def by_first_order(problem: Problem) -> Tensor:
     Where the objective was built all ratios are 1, so that a clipped surrogate has the gradient of the other. With K
     steps the first meta-update of mamlpp weighs the losses after each of them alike.
     """
-    learner, (support, query) = problem.learner, problem.meta_batch
+    learner, (support, query, _) = problem.learner, problem.meta_batch
     policy, inner_loss = learner.policy, INNER_LOSSES[problem.config.adaptation.inner_loss]
     point = flatten(problem.meta, problem.meta).requires_grad_()
     meta = unflatten(point, problem.meta)
@@ -260,7 +264,7 @@ def by_first_order(problem: Problem) -> Tensor:
 
 def by_distance(problem: Problem) -> Tensor:
     """Reptile's: theta less the mean of the adapted parameters, a task at a time."""
-    support, query = problem.meta_batch
+    support, query, _ = problem.meta_batch
     rule = Rule(problem.learner.policy, sizes=lambda meta, step: dict.fromkeys(meta.init, STEP_SIZE))
     adapted = [
         reference_adapt(rule, problem.meta, [one_task(batch, task) for batch in (*support, query)])

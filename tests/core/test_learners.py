@@ -73,7 +73,7 @@ def test_every_baseline_fine_tunes_by_the_same_inner_step(generator):
 
 def test_a_row_takes_its_outer_steps_by_name_and_the_first_of_them_by_default():
     defaults = {name: row.outer(CONFIG) for name, row in LEARNERS.items()}
-    others = {"promp": "adam", "mamlpp": "adam", "imaml": "adam", "reptile": "sgd"}
+    others = {"promp": "adam", "mamlpp": "adam", "imaml": "adam", "reptile": "sgd", "protonet": "adam"}
     assert defaults == {**dict.fromkeys(LEARNERS, "trust_region"), **others}
     for row in LEARNERS.values():
         for outer in row.outers:
@@ -110,7 +110,7 @@ def test_a_function_of_parts_from_outside_is_told_to_name_its_outer_steps(genera
         row.build(make_policy("gaussian"), CONFIG, row.settings())
 
 
-@pytest.mark.parametrize("name", [name for name, row in LEARNERS.items() if row.trained])
+@pytest.mark.parametrize("name", [name for name, row in LEARNERS.items() if row.trained and not row.examples_only])
 def test_what_a_learner_tells_of_an_update_are_numbers(name, generator):
     """One that has no number of a kind, such as reptile of a KL, leaves it out."""
     config = dataclasses.replace(CONFIG, learner=name)

@@ -62,7 +62,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 CASES |= {
     learner: ("navigation", {"learner": learner, "adaptation": {"steps": 2}, "environment": {"horizon": 20}})
     for learner, row in LEARNERS.items()
-    if row.trained and learner not in CASES
+    if row.trained and not row.examples_only and learner not in CASES
 }
 
 

@@ -1,0 +1,77 @@
+"""One meta-iteration on supervised tasks: many meta-updates, each on examples of new tasks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from mamlrl.evaluation.examples import estimates_of, measure, metrics_of
+from mamlrl.experiment import SupervisedExperiment, draw_examples
+from mamlrl.learners import training_steps
+from mamlrl.learners.base import LearnerState, Outcome
+from mamlrl.seeding import Stream
+from mamlrl.structs import MetaBatch
+from mamlrl.supervised import TASK_SETS
+from mamlrl.training.iteration import IterationOutcome, Stopwatch
+
+
+def supervised_iteration(
+    experiment: SupervisedExperiment, state: LearnerState, iteration: int
+) -> tuple[LearnerState, IterationOutcome]:
+    """`data.updates` meta-updates (Finn, Abbeel, Levine 2017, Algorithm 2).
+
+    Errors are those of the first update's tasks, before any update. A meta-update that is refused because a number is
+    not finite is skipped and counted.
+
+    Args:
+        experiment: tasks, predictor, learner and settings.
+        state: the learner's state.
+        iteration: number of the meta-iteration, from 0; picks the random streams.
+    """
+    config, row, watch = experiment.config, TASK_SETS[experiment.config.env], Stopwatch()
+    first, updates, outcomes = iteration * config.data.updates, config.data.updates, list[Outcome]()
+    with watch("measure"):
+        meta_batch = draw_meta_batch(experiment, first)
+        measured = measure(experiment, state.meta, meta_batch.support, meta_batch.query)
+    for number in range(first, first + updates):
+        with watch("sample"):
+            meta_batch = draw_meta_batch(experiment, number)
+        with watch("update"):
+            generator = experiment.streams.torch(Stream.CURVATURE, number)
+            state, outcome = experiment.learner.meta_step(state, meta_batch, generator)
+        outcomes.append(outcome)
+    quantity = row.quantity.name
+    by_step, refused = estimates_of(measured[quantity]), sum(outcome.not_finite for outcome in outcomes)
+    return state, IterationOutcome(
+        metrics={
+            **metrics_of(measured),
+            **means([outcome.metrics() for outcome in outcomes]),
+            "updates": float((iteration + 1) * updates),
+            "refused_updates": float(refused),
+            **{f"time/{part}": seconds for part, seconds in watch.seconds.items()},
+        },
+        estimates={quantity: by_step},
+        env_steps=0,
+        score=row.quantity.score(by_step[-1].mean),
+        status=f"{quantity} " + " -> ".join(f"{one.mean:.3f}" for one in [*by_step[:1], *by_step[1:][-1:]]),
+        not_finite=refused == updates,
+    )
+
+
+def draw_meta_batch(experiment: SupervisedExperiment, update: int) -> MetaBatch:
+    """The data of a meta-update, numbered from 0: every inner step is on the same support examples."""
+    config, streams = experiment.config, experiment.streams
+    tasks = experiment.tasks.sample_tasks(config.sampling.tasks, streams.numpy(Stream.TASKS, update))
+    rng = streams.numpy(Stream.ENVIRONMENT, update)
+    support, query = draw_examples(experiment, tasks, config.data.shots, config.data.queries, rng)
+    steps = training_steps(config)
+    return MetaBatch((support,) * steps, query, (query,) * steps)
+
+
+def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each metric over the meta-updates in which it is a finite number; NaN where it is in none."""
+    result = {}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if math.isfinite(row.get(name, math.nan))]
+        result[name] = sum(values) / len(values) if values else math.nan
+    return result
