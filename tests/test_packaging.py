@@ -117,7 +117,7 @@ def test_comparing_commands_of_the_documentation_are_valid(arguments: str) -> No
 
 @pytest.mark.parametrize("arguments", calls_of("diagnose"))
 def test_diagnosing_commands_of_the_documentation_are_valid(arguments: str) -> None:
-    options = diagnose.build_parser().parse_args(shlex.split(arguments, comments=True))
+    options = diagnose.parse(shlex.split(arguments, comments=True))
     diagnose.parse_rollouts(options.rollouts)
 
 
