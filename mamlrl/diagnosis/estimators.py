@@ -49,7 +49,8 @@ def parse_estimators(text: str) -> list[str]:
     names = list(dict.fromkeys(text.split(",")))
     for name in names:
         if name not in ESTIMATORS and name not in LEARNERS and ":" not in name:
-            learners = [name for name, row in LEARNERS.items() if row.trained and row.adapts_in_training]
+            rows = LEARNERS.items()
+            learners = [name for name, row in rows if row.trained and row.adapts_in_training and not row.examples_only]
             raise unknown_name("--estimators", name, dict.fromkeys([*ESTIMATORS, *learners]))
     return names
 
