@@ -159,7 +159,7 @@ def test_runs_that_the_reference_cannot_stand_at_are_refused(command: Command, d
 def test_nothing_to_gain_gives_dashes_and_a_note(diagnose: Command) -> None:
     """No reward is reached in a few steps: the reference is zero, and so is every draw."""
     Path("nothing.py").write_text(NOTHING_TO_GAIN)
-    Path("sparse.yaml").write_text(TINY_CONFIG.replace("navigation", "nothing:Nothing-v0"))
+    Path("sparse.yaml").write_text(TINY_CONFIG.replace("navigation", "nothing:NothingRewarded-v0"))
     outcome = diagnose(f"sparse.yaml --estimators dice --out results {FEW}")
     assert (outcome.code, outcome.err) == (0, ""), outcome.err
     assert "the reference of meta-gradient is zero" in outcome.out
@@ -169,7 +169,7 @@ def test_nothing_to_gain_gives_dashes_and_a_note(diagnose: Command) -> None:
 NOTHING_TO_GAIN = """
 import gymnasium
 from mamlrl.envs.navigation import Navigation2DEnv
-gymnasium.register(id="Nothing-v0", entry_point="nothing:Nothing")
+gymnasium.register(id="NothingRewarded-v0", entry_point="nothing:Nothing")
 class Nothing(Navigation2DEnv):
     def step(self, action):
         observation, _, *rest = super().step(action)
