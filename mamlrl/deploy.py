@@ -22,10 +22,10 @@ from mamlrl.deployment.environment import check_environment, checked_task, one_r
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
 from mamlrl.deployment.predictor import MetaPredictor, Predictor, untrained_predictor
+from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, UserError, said, shown
-from mamlrl.experiment import make_experiment, make_learner, start_learner
-from mamlrl.learner_settings import own_settings, resolved
+from mamlrl.experiment import make_experiment
 from mamlrl.learners import find_learner, step_scale
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies import make_policy
@@ -378,11 +378,7 @@ def _untrained(
     config: Config, observation_space: spaces.Space, action_space: spaces.Space
 ) -> tuple[MetaPolicy, LearnerState]:
     """The policy of some settings before training, and its learner's state."""
-    row = find_learner(config.learner)
-    own = own_settings(config, row)
-    config = dataclasses.replace(resolved(config, row, own), device="cpu")
-    learner = make_learner(row, make_policy(config.policy, observation_space, action_space), config, own)
-    state = start_learner(learner, learner.policy.init_params(torch.Generator()), config)
+    config, learner, state = untrained_learner(config, make_policy, observation_space, action_space)
     return MetaPolicy(config, learner.policy, learner, state.meta, observation_space, action_space), state
 
 

@@ -14,10 +14,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mamlrl.config import Config
+from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.errors import ConfigError, UserError, shown
-from mamlrl.experiment import make_learner, start_learner
-from mamlrl.learner_settings import own_settings, resolved
-from mamlrl.learners import find_learner, step_scale
+from mamlrl.learners import step_scale
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.policies.base import Policy
 from mamlrl.policies.predictors import make_predictor
@@ -168,11 +167,7 @@ def untrained_predictor(
     config: Config, input_space: spaces.Space, target_space: spaces.Space
 ) -> tuple[MetaPredictor, LearnerState]:
     """The predictor of some settings before training, and its learner's state."""
-    row = find_learner(config.learner)
-    own = own_settings(config, row)
-    config = dataclasses.replace(resolved(config, row, own), device="cpu")
-    learner = make_learner(row, make_predictor(config.policy, input_space, target_space), config, own)
-    state = start_learner(learner, learner.policy.init_params(torch.Generator()), config)
+    config, learner, state = untrained_learner(config, make_predictor, input_space, target_space)
     return MetaPredictor(config, learner.policy, learner, state.meta, input_space, target_space), state
 
 
