@@ -14,6 +14,8 @@ FAMILIES = (
     ("mamlrl/AntVel-v0", "ant", "AntVelEnv", "AntVelVectorEnv", 100),
     ("mamlrl/AntDir-v0", "ant", "AntDirEnv", "AntDirVectorEnv", 100),
     ("mamlrl/AntGoal-v0", "ant", "AntGoalEnv", "AntGoalVectorEnv", 100),
+    ("mamlrl/Bandit-v0", "bandit", "BanditEnv", "BanditVectorEnv", 100),
+    ("mamlrl/TabularMDP-v0", "tabular_mdp", "TabularMDPEnv", "TabularMDPVectorEnv", 10),
 )
 
 for _id, _module, _env, _vector_env, _horizon in FAMILIES:

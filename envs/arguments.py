@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import numbers
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,6 +23,16 @@ GIVEN_BY_US = (
 )
 """Arguments that are settings of their own, or no affair of a user."""
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def check_count(name: str, value: object, least: int) -> None:
+    """Refuse an argument that is no whole number, or too small.
+
+    Raises:
+        ValueError: names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
 def check_arguments(env_id: str, constructor: Callable[..., Any], kwargs: dict[str, Any]) -> None:

@@ -57,8 +57,8 @@ class TaskSpace(spaces.Box):
         super().__init__(low, high, dtype=np.float64)
 
     def accepts(self, tasks: Array) -> Mask:
-        """Which of the tasks [N, P] lie in the space, [N]; NaN never does."""
-        return np.all((tasks >= self.low) & (tasks <= self.high), axis=1)
+        """Which of the tasks [N, P] lie in the space, [N]; NaN and infinities never do."""
+        return np.all((tasks >= self.low) & (tasks <= self.high) & np.isfinite(tasks), axis=1)
 
 
 class DirectionSpace(TaskSpace):
@@ -95,7 +95,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
 
     Args:
         observation_space: of one row.
-        action_space: of one row. Actions outside of it are clipped.
+        action_space: of one row, a Box or Discrete. Actions outside of a Box are clipped.
         task_space: the tasks that a row accepts.
         num_envs: rows (N).
         max_episode_steps: time steps after which a row is truncated; None for no limit.
@@ -111,7 +111,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         "autoreset_mode": AutoresetMode.DISABLED,
     }
     task_space: TaskSpace
-    single_action_space: spaces.Box
+    single_action_space: spaces.Box | spaces.Discrete
     still: ClassVar[Still] = None
 
     def __new__(cls, *args: Any, **kwargs: Any) -> TaskVectorEnv:
@@ -123,7 +123,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     def __init__(
         self,
         observation_space: spaces.Box,
-        action_space: spaces.Box,
+        action_space: spaces.Box | spaces.Discrete,
         task_space: TaskSpace,
         num_envs: int,
         max_episode_steps: int | None,
@@ -166,8 +166,8 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         """Put the rows into start states drawn from `self.generators`."""
         raise NotImplementedError
 
-    def _advance(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
-        """Advance the rows (None: all) by a time step.
+    def _advance(self, actions: NDArray[Any], rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+        """Advance the rows (None: all) by a time step, with actions [N, A], or integers [N] of a Discrete space.
 
         Returns:
             Reward [N], termination [N] and infos of all rows; what it says of rows not advanced is not used.
@@ -215,28 +215,25 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         self._all_alive = not (self._terminated.any() or self._truncated.any())
         reset = np.zeros(self.num_envs, bool)
         reset[rows] = True
-        return self._observe(), {"task": self.tasks.copy(), "_task": reset}
+        return self._observe(), {"task": self.tasks, "_task": reset}
 
     def step(self, actions: ArrayLike) -> tuple[Array, Array, Mask, Mask, Infos]:
         """Advance all rows whose episode has not ended; hold the others.
 
         Args:
-            actions: [N, A].
+            actions: [N, A], or integers [N] of a Discrete space.
 
         Returns:
             Observations [N, O], rewards [N], terminated [N], truncated [N] and infos: arrays over rows, each with a
             mask "_name" of the rows that were advanced.
 
         Raises:
-            ValueError: the actions' shape is wrong.
+            ValueError: the actions' shape is wrong, or one is not in the Discrete space.
             ResetNeeded: no row was ever reset.
         """
         if not self.generators:
             raise ResetNeeded("step() was called before reset()")
-        actions = np.asarray(actions, np.float64)
-        if actions.shape != self.action_space.shape:
-            raise ValueError(f"actions have shape {actions.shape}; they must have {self.action_space.shape}")
-        actions = np.clip(actions, self.single_action_space.low, self.single_action_space.high)
+        actions = self._checked_actions(actions)
         alive = ~(self._terminated | self._truncated)
         if self._all_alive:
             rewards, terminated, infos = self._advance(actions, None)
@@ -273,7 +270,22 @@ class TaskVectorEnv(VectorEnv, EzPickle):
             raise ResetNeeded("render() was called before reset()")
         return self._draw_row(row)
 
-    # Mechanics of reset().
+    # Mechanics of step() and reset().
+
+    def _checked_actions(self, actions: ArrayLike) -> NDArray[Any]:
+        """Actions [N, A] within their bounds, or integers [N]."""
+        space = self.single_action_space
+        actions = np.asarray(actions, None if isinstance(space, spaces.Discrete) else np.float64)
+        if actions.shape != self.action_space.shape:
+            raise ValueError(f"actions have shape {actions.shape}; they must have {self.action_space.shape}")
+        if isinstance(space, spaces.Box):
+            return np.clip(actions, space.low, space.high)
+        if actions.dtype.kind not in "iu":
+            raise ValueError(f"actions are {actions.dtype}; those of {space} must be integers")
+        if actions.min() < 0 or actions.max() >= space.n:
+            row = np.flatnonzero((actions < 0) | (actions >= space.n))[0]
+            raise ValueError(f"action {actions[row]} of row {row} is not in {space}")
+        return actions
 
     def _rows_to_reset(self, mask: Mask | None) -> NDArray[np.intp]:
         if mask is None:
@@ -295,16 +307,27 @@ class TaskVectorEnv(VectorEnv, EzPickle):
                 self.generators[row] = seeding.np_random()[0]
         if seed is None:
             return
+        seeds = self._seeds_of_rows(seed)
+        for row in rows.tolist():
+            self.generators[row] = seeding.np_random(int(seeds[row]))[0]
+
+    def _seeds_of_rows(self, seed: int | Sequence[int]) -> Sequence[int]:
         if isinstance(seed, (int, np.integer)):
             seed = range(int(seed), int(seed) + self.num_envs)
         if len(seed) != self.num_envs:
             raise WrongArgument(f"seed has {len(seed)} entries; it must be one number or {self.num_envs} of them")
-        for row in rows.tolist():
-            self.generators[row] = seeding.np_random(int(seed[row]))[0]
+        return seed
+
+    def _follow(self, generator: np.random.Generator, seed: int) -> None:
+        """Let the only row draw from a generator, which was made from a seed (-1: nobody knows which)."""
+        self.generators = [generator]
 
     def _set_tasks(self, rows: NDArray[np.intp], task: ArrayLike | None) -> None:
         if task is None:
-            for row in rows[~self._task_given[rows]]:
+            drawn = rows[~self._task_given[rows]]
+            if drawn.size:
+                self.tasks = self.tasks.copy()  # replaced, not written to: reset() has handed out the old ones
+            for row in drawn:
                 self.tasks[row] = self.sample_tasks(1, self.generators[row])[0]
             return
         tasks = np.asarray(task, np.float64)
@@ -314,11 +337,13 @@ class TaskVectorEnv(VectorEnv, EzPickle):
             raise WrongArgument(
                 f"options['task'] has shape {tasks.shape}; it must have {self.task_space.shape} or {self.tasks.shape}"
             )
-        rejected = rows[~self.task_space.accepts(tasks[rows])]
+        rejected = rows[~self.task_space.accepts(tasks)[rows]]
         if rejected.size:
             row = rejected[0]
             raise WrongArgument(f"the task {tasks[row]} of row {row} is not in the task space {self.task_space}")
-        self.tasks[rows] = tasks[rows]
+        given = np.zeros(self.num_envs, bool)
+        given[rows] = True
+        self.tasks = np.where(given[:, None], tasks, self.tasks)
         self._task_given[rows] = True
 
 
@@ -373,12 +398,12 @@ class TaskEnv(gymnasium.Env, EzPickle):
             ValueError: the task is not in the task space.
         """
         super().reset(seed=seed)
-        self._rows.generators = [self.np_random]
+        self._rows._follow(self.np_random, self.np_random_seed)
         observations, infos = self._rows.reset(options=options)
         return observations[0], _of_single_row(infos)
 
     def step(self, action: ArrayLike) -> tuple[Array, float, bool, bool, Infos]:
-        """Advance by a time step; the action [A] is clipped to its bounds."""
+        """Advance by a time step; the action [A] is clipped to its bounds, one of a Discrete space must lie in it."""
         observations, rewards, terminated, _, infos = self._rows.step(np.asarray(action)[None])
         return observations[0], float(rewards[0]), bool(terminated[0]), False, _of_single_row(infos)
 

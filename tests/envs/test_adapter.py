@@ -76,7 +76,7 @@ def test_rows_can_be_rendered():
 @pytest.mark.parametrize("env_id", ["mamlrl/Navigation2D-v0", "mamlrl/AntVel-v0"])
 def test_our_families_agree_in_all_modes(env_id):
     native, *others = [make(env_id, 2, 12, {}, mode, 1) for mode in ("auto", *MODES)]
-    assert isinstance(native, TaskVectorEnv)
+    assert isinstance(native, TaskVectorEnv) and isinstance(native.single_action_space, spaces.Box)
     tasks = native.sample_tasks(2, np.random.default_rng(0))
     first = native.reset(seed=3, options={"task": tasks})[0]
     for envs in others:

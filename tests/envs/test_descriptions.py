@@ -17,6 +17,8 @@ SAID = {
     "mamlrl/AntVel-v0": ([0.25], "target 0.25 m/s", "speed", 0.25),
     "mamlrl/AntDir-v0": ([-1.0], "direction -1", "speed", None),
     "mamlrl/AntGoal-v0": ([2.0, -1.0], "goal (2.00, -1.00)", "speed", None),
+    "mamlrl/Bandit-v0": ([0.1, 0.2, 0.9, 0.4, 0.5], "best of 5 arms: 2, 0.90", None, None),
+    "mamlrl/TabularMDP-v0": ([-1.25] + [0.5] * 49 + [0.1] * 500, "10 states, mean rewards -1.25 to 0.50", None, None),
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 import mamlrl  # noqa: F401 (registers the environments)
 from mamlrl.envs import FAMILIES
@@ -24,6 +25,8 @@ def test_observations_are_followed_by_the_task(env_id: str) -> None:
     rng = np.random.default_rng(1)
     for _ in range(3):
         actions = rng.uniform(-1, 1, envs.action_space.shape)
+        if isinstance(envs.single_action_space, spaces.Discrete):
+            actions = (actions > 0).astype(int)
         observations, expected = envs.step(actions)[0], plain.step(actions)[0]
         assert np.array_equal(observations, np.concatenate([expected, tasks], axis=1))
     envs.close()

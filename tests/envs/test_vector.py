@@ -5,6 +5,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from tests.envs.making import make, make_vec
@@ -18,7 +19,18 @@ VARIANTS = [
     ("mamlrl/AntVel-v0", {}),
     ("mamlrl/AntDir-v0", {"contact_forces": True}),
     ("mamlrl/AntGoal-v0", {"observe_position": True}),
+    ("mamlrl/Bandit-v0", {"arms": 3}),
+    ("mamlrl/Bandit-v0", {"reward": "gaussian"}),
+    ("mamlrl/TabularMDP-v0", {"states": 4, "actions": 3}),
 ]
+
+
+def any_actions(envs, num_steps, rng):
+    """Actions, some beyond their bounds where these are bounds, [num_steps, N, ...]."""
+    space, shape = envs.single_action_space, (num_steps, *envs.action_space.shape)
+    if isinstance(space, spaces.Discrete):
+        return rng.integers(space.n, size=shape)
+    return rng.uniform(-1.2, 1.2, shape) * space.high
 
 
 def run_single(env_id, kwargs, seed, task, actions):
@@ -40,7 +52,7 @@ def test_agrees_with_single_environments_bit_for_bit(env_id, kwargs, num_threads
     envs = make_vec(env_id, num_envs=num_envs, num_threads=num_threads, **kwargs)
     rng = np.random.default_rng(1)
     tasks = envs.unwrapped.sample_tasks(num_envs, rng)
-    actions = rng.uniform(-1.2, 1.2, (num_steps, *envs.action_space.shape)) * envs.single_action_space.high
+    actions = any_actions(envs, num_steps, rng)
     if "Navigation" in env_id:  # three of them walk to the goal
         actions[:, :3] = np.sign(tasks[:3]) * 0.02
     singles = [run_single(env_id, kwargs, 7 + i, tasks[i], actions[:, i]) for i in range(num_envs)]
@@ -204,6 +216,8 @@ def test_actions_are_clipped(navigation):
         ("mamlrl/HalfCheetahVel-v0", [[0.0], [2.5], [1.0]], "the task [2.5] of row 1 is not in the task space Box(0.0"),
         ("mamlrl/HalfCheetahVel-v0", [[0.0], [1.0], [np.nan]], "the task [nan] of row 2 is not in the task space"),
         ("mamlrl/HalfCheetahVel-v0", [[0.0, 1.0]], "options['task'] has shape (1, 2); it must have (1,) or (3, 1)"),
+        ("mamlrl/Bandit-v0", [0.1, 0.2, 0.3, 0.4, 1.5], "the task [0.1 0.2 0.3 0.4 1.5] of row 0 is not in the task"),
+        ("mamlrl/TabularMDP-v0", np.full(550, 0.5), "of row 0 is not in the task space MDPSpace(10 states, 5 actions)"),
         ("mamlrl/HalfCheetahDir-v0", [0.5], "the task [0.5] of row 0 is not in the task space DirectionSpace({-1, 1})"),
     ],
 )
