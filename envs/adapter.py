@@ -26,7 +26,7 @@ class GymnasiumTaskVectorEnv(VectorEnv):
 
     The environment has `sample_tasks(n, rng)`, which draws n tasks [n, P], and takes a task [P] at
     `reset(options={"task": ...})`. It may have a `task_space`, and `describe_task`, `still` and `target_speed` as
-    `TaskVectorEnv` has. Any of these may be a wrapper's. What it does without a task is its own affair.
+    `TaskVectorEnv` has, and `resets_in_trial`. Any of these may be a wrapper's. What it does without a task is its own affair.
 
     Infos hold numbers and vectors of numbers, as arrays over rows.
 
@@ -101,6 +101,7 @@ class GymnasiumTaskVectorEnv(VectorEnv):
                 f"environment {self._name} has a task_space {self.task_space!r}; it must be a Gymnasium space"
             )
         self.still: Still = self._attribute("still")
+        self.resets_in_trial = self._attribute("resets_in_trial") is not False
         if self.still not in ("path", "speed", None):
             raise ValueError(f"environment {self._name} has still = {self.still!r}; it must be 'path', 'speed' or None")
 

@@ -113,6 +113,8 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     task_space: TaskSpace
     single_action_space: spaces.Box | spaces.Discrete
     still: ClassVar[Still] = None
+    resets_in_trial: ClassVar[bool] = True
+    """whether `reset` may restart single rows, their tasks kept, as trials of several episodes need it"""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> TaskVectorEnv:
         """Remember the arguments: simulations and GL contexts do not pickle, so a copy is built anew from them."""

@@ -28,6 +28,7 @@ class GuardedVectorEnv(VectorWrapper):
         self._name = envs.spec.id if envs.spec is not None else type(envs).__name__
         self.task_space: TaskSpace = self.env.task_space
         self.still: Still = self.env.still
+        self.resets_in_trial: bool = self.env.resets_in_trial
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n tasks, [n, P]."""

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from .base import Array, Infos, Mask, Still
+from .base import Array, Infos, Mask
+from .wrapping import TaskVectorWrapper
 
 
-class ObserveTaskVector(VectorWrapper):
+class ObserveTaskVector(TaskVectorWrapper):
     """N rows whose observations [N, O] are followed by their tasks, [N, O + P].
 
     Args:
@@ -32,29 +33,7 @@ class ObserveTaskVector(VectorWrapper):
         self.task_dim = envs.sample_tasks(1, np.random.default_rng(0)).shape[1]  # type: ignore[attr-defined]
         self.single_observation_space = _space_with_task(envs.single_observation_space, self.task_dim)
         self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
-        self.task_space: spaces.Space | None = getattr(envs, "task_space", None)
         self._tasks = np.full((envs.num_envs, self.task_dim), np.nan)
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n tasks, [n, P]."""
-        return self.env.sample_tasks(n, rng)  # type: ignore[attr-defined]
-
-    @property
-    def still(self) -> Still:
-        """What a still shows, as `TaskVectorEnv.still`."""
-        return self.env.still  # type: ignore[attr-defined]
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """What the task [P] is, in a few words."""
-        return self.env.describe_task(task)  # type: ignore[attr-defined]
-
-    def target_speed(self, task: ArrayLike) -> float | None:
-        """The speed along x that the task [P] wants, as `TaskVectorEnv.target_speed`."""
-        return self.env.target_speed(task)  # type: ignore[attr-defined]
-
-    def render_row(self, row: int) -> NDArray[np.uint8]:
-        """Picture of one row, [height, width, 3]."""
-        return self.env.render_row(row)  # type: ignore[attr-defined]
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
