@@ -26,7 +26,8 @@ class GymnasiumTaskVectorEnv(VectorEnv):
 
     The environment has `sample_tasks(n, rng)`, which draws n tasks [n, P], and takes a task [P] at
     `reset(options={"task": ...})`. It may have a `task_space`, and `describe_task`, `still` and `target_speed` as
-    `TaskVectorEnv` has, and `resets_in_trial`. Any of these may be a wrapper's. What it does without a task is its own affair.
+    `TaskVectorEnv` has, and `resets_in_trial`. Any of these may be a wrapper's. What it does without a task is its own
+    affair.
 
     Infos hold numbers and vectors of numbers, as arrays over rows.
 

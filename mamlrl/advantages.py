@@ -138,3 +138,50 @@ def make_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, float
         advantage_std=std.expand_as(mask).to(dtype),
     )
     return batch, float(estimated.explained_variance.mean())
+
+
+def make_trial_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, float]:
+    """What a learner with a baseline of its own needs of trials: their returns, over the ends of episodes.
+
+    Returns:
+        The batch, whose advantages are the returns, without a baseline, and 0, the share of their variance that none
+        explains.
+
+    Raises:
+        ValueError: the shapes of the rollouts do not agree.
+    """
+    check_shapes(("rewards", rollouts.rewards, "MBT"), ("mask", rollouts.mask, "MBT"))
+    mask = rollouts.mask
+    returns = discounted_returns(rollouts.rewards * mask, config.discount) * mask
+    weights = mask / mask.sum((1, 2), keepdim=True)
+    batch = Batch(
+        rollouts.observations, rollouts.actions, rollouts.log_probs, returns, weights, returns, torch.ones_like(mask)
+    )
+    return batch, 0.0
+
+
+def advantages_of_returns(returns: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float) -> Tensor:
+    """`generalized_advantages`, from returns G in place of rewards, [M, B, T].
+
+    With e_t = G_t - V_t, and so delta_t = e_t - discount e_{t+1},
+
+        A_t = sum_k (discount lambda)^k delta_{t+k}.
+
+    Args:
+        returns: discounted.
+        values: V.
+        mask: 1 on valid time steps.
+        discount: of the returns.
+        gae_lambda: lambda.
+    """
+    errors = (returns - values) * mask
+    later = torch.zeros_like(errors)
+    later[..., :-1] = errors[..., 1:]
+    return discounted_returns(errors - discount * later, discount * gae_lambda) * mask
+
+
+def moments_by_time(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over all rollouts of all tasks at each time step, [T]; over valid ones, else 0."""
+    count = mask.sum((0, 1)).clamp(min=1)
+    mean = (values * mask).sum((0, 1)) / count
+    return mean, (((values - mean).square() * mask).sum((0, 1)) / count).sqrt()

@@ -16,6 +16,7 @@ from mamlrl.config.files import check_read
 from mamlrl.config.size import check_examples_memory, check_memory, sampling_memory, training_memory
 from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
+from mamlrl.envs.trials import TrialVector
 from mamlrl.envs.workers import num_processors
 from mamlrl.errors import ConfigError, UserError, described
 from mamlrl.learner_settings import own_settings, resolved
@@ -159,7 +160,8 @@ def make_experiment(config: Config) -> Experiment:
     check_memory(config, sampling_memory(config))
     envs = make_envs(config, config.sampling.tasks * config.sampling.rollouts)
     try:
-        policy = make_policy(policy_config(config, envs), envs.single_observation_space, envs.single_action_space)
+        spaces_ = envs.single_observation_space, envs.single_action_space
+        policy = make_policy(policy_config(config, envs), *spaces_, recurrent=row.recurrent)
         learner = make_learner(row, policy, config, own)
     except BaseException:
         envs.close()
@@ -228,6 +230,8 @@ def start_learner(learner: Learner, params: Params, config: Config) -> LearnerSt
 def make_envs(config: Config, num_envs: int) -> VectorEnv:
     """The configured environment, `num_envs` times; with the task in the observation for a learner that sees it.
 
+    For a learner with a memory it goes through trials of `sampling.episodes`.
+
     Raises:
         ConfigError: there is no such environment, or it is no family of tasks.
     """
@@ -243,7 +247,10 @@ def make_envs(config: Config, num_envs: int) -> VectorEnv:
             settings.workers,
             settings.timeout,
         )
-        return ObserveTaskVector(envs) if find_learner(config.learner).observes_task else envs
+        row = find_learner(config.learner)
+        if row.recurrent:
+            return TrialVector(envs, config.sampling.episodes)
+        return ObserveTaskVector(envs) if row.observes_task else envs
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -298,10 +305,12 @@ def num_threads(config: Config) -> int:
 
 
 def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:
-    """Settings of the policy; a task in the observation is not scaled."""
+    """Settings of the policy; what follows the environment's own observation in the policy's is not scaled."""
     scale = config.policy.observation_scale
     if scale and isinstance(envs, ObserveTaskVector):
         scale = (*scale, *[1.0] * envs.task_dim)
+    if scale and isinstance(envs, TrialVector):
+        scale = (*scale, *[1.0] * envs.extra_inputs)
     return dataclasses.replace(config.policy, observation_scale=scale)
 
 

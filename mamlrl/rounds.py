@@ -36,6 +36,7 @@ def adaptation_rounds(
     query: bool = True,
     params: Params | None = None,
     done: int = 0,
+    batch_of: Callable[[Rollouts, SamplingConfig], tuple[Batch, float]] = make_batch,
 ) -> Iterator[Round]:
     """Sample, adapt, `steps` times; then sample once more with the adapted parameters, the query round.
 
@@ -51,11 +52,12 @@ def adaptation_rounds(
         query: whether there is a query round.
         params: to go on from; None begins with the learner's start.
         done: inner steps that led to them.
+        batch_of: what a loss needs of rollouts, and how much of their returns a baseline explains.
     """
     params = learner.start(meta) if params is None else params
     for step in range(done, done + steps + query):
         rollouts = sample(params, step)
-        batch, explained = make_batch(rollouts, sampling)
+        batch, explained = batch_of(rollouts, sampling)
         adapted = learner.adapt(meta, params, batch, step, scale(step)).params if step < done + steps else None
         yield Round(step, params, rollouts, batch, explained, adapted)
         if adapted is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -89,6 +89,11 @@ def reset_to_tasks(envs: VectorEnv, tasks: np.ndarray, seeds: np.ndarray) -> np.
         raise UserError(f"environment {_name(envs)}: {error}") from error
 
 
+def longest_rollout(envs: VectorEnv, config: EnvironmentConfig) -> int:
+    """Time steps of a rollout at most (T): of all episodes, where it is a trial of several."""
+    return config.horizon * getattr(envs, "trial_episodes", 1)
+
+
 def play(
     envs: VectorEnv,
     policy: Policy,
@@ -100,8 +105,9 @@ def play(
 ) -> Iterator[TimeStep]:
     """Step all rows together until every episode has ended or the horizon is reached: one forward pass a time step.
 
-    Sampling and filming step environments here, and nowhere else. A row whose episode has ended is held by the vector
-    environment.
+    Where the environments go through trials of several episodes, an episode here is a trial: what the policy remembers
+    lasts to its end. Sampling and filming step environments here, and nowhere else. A row whose episode has ended is
+    held by the vector environment.
 
     Args:
         envs: vector environment after a reset.
@@ -116,7 +122,7 @@ def play(
     rollouts = envs.num_envs // num_tasks
     alive = np.ones(envs.num_envs, bool)
     memory = policy.initial_state(num_tasks, rollouts)
-    for t in range(config.horizon):
+    for t in range(longest_rollout(envs, config)):
         inputs = torch.from_numpy(observations.reshape(num_tasks, rollouts, -1)).to(leaf.dtype)
         outputs, memory = policy.step(params, inputs.to(leaf.device), memory)
         actions = choose(outputs, t)
@@ -161,7 +167,8 @@ def collect(
     leaf = next(iter(params.values()))
     device, dtype, distribution = leaf.device, leaf.dtype, policy.distribution
     draw = streams.normal_noise if distribution.noise == "normal" else streams.uniform_noise
-    noise = torch.from_numpy(draw(num_tasks, (config.horizon, rollouts, *distribution.noise_shape))).to(device, dtype)
+    shape = (longest_rollout(envs, config), rollouts, *distribution.noise_shape)
+    noise = torch.from_numpy(draw(num_tasks, shape)).to(device, dtype)
     observation = reset_to_tasks(envs, tasks, streams.reset_seeds(num_tasks, rollouts))
 
     def sample(outputs: torch.Tensor, t: int) -> torch.Tensor:
@@ -185,6 +192,7 @@ def collect(
         mask=by_task([step.alive for step in steps]),
         final_observations=last.to(device, dtype),
         measures={name: by_task([row])[..., 0] for name, row in measure(steps, config.metrics).items()},
+        episodes=by_task([step.infos["episode"] for step in steps]) if hasattr(envs, "trial_episodes") else None,
     )
     _check_finite(result, envs, tasks)
     return result
@@ -280,9 +288,12 @@ def join(rollouts: Sequence[Rollouts]) -> Rollouts:
     def padded(leaf: torch.Tensor) -> torch.Tensor:
         return pad(leaf, (*(0, 0) * (leaf.dim() - 3), 0, longest - leaf.shape[2]))
 
-    *by_step, final, _ = zip(*rollouts, strict=True)
-    joined = [torch.cat([padded(leaf) for leaf in leaves], dim=1) for leaves in by_step]
-    return Rollouts._make([*joined, torch.cat(final, dim=1), measures])
+    def joined(leaves: Iterable[torch.Tensor]) -> torch.Tensor:
+        return torch.cat([padded(leaf) for leaf in leaves], dim=1)
+
+    *by_step, final, _, episodes = zip(*rollouts, strict=True)
+    of_trials = None if episodes[0] is None else joined(episodes)
+    return Rollouts._make([*map(joined, by_step), torch.cat(final, dim=1), measures, of_trials])
 
 
 def _measure_of(rollouts: Rollouts, name: str) -> torch.Tensor:
@@ -323,6 +334,13 @@ def not_finite(environment: str, method: str, what: str, task: np.ndarray) -> En
 def mean_returns(rollouts: Rollouts) -> torch.Tensor:
     """Mean undiscounted return of each task's rollouts but for those that are masked out, [M]."""
     return _mean_over_rollouts((rollouts.rewards * rollouts.mask).sum(2), rollouts.mask)
+
+
+def episode_returns(rollouts: Rollouts, episodes: int) -> torch.Tensor:
+    """Undiscounted return of each episode of trials, [M, B, E]; 0 for one that did not take place."""
+    assert rollouts.episodes is not None
+    rewards = rollouts.rewards * rollouts.mask
+    return rewards.new_zeros(*rewards.shape[:2], episodes).scatter_add(2, rollouts.episodes.long(), rewards)
 
 
 def mean_measures(rollouts: Rollouts) -> dict[str, torch.Tensor]:

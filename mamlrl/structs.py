@@ -62,6 +62,9 @@ class Rollouts(NamedTuple):
     """[M, B, O], the observation after the last step of each rollout."""
     measures: dict[str, Tensor] = {}  # noqa: RUF012 (never written to)
     """[M, B] each: numbers that the environment tells of whole rollouts, such as "success"."""
+    episodes: Tensor | None = None
+    """[M, B, T], where rollouts are trials of several episodes: number of the episode, from 0; an episode starts at the
+    first time step, and where the number grows"""
 
 
 class Batch(NamedTuple):

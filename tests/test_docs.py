@@ -26,7 +26,7 @@ def test_the_table_of_inner_losses_has_them_all() -> None:
     assert set(rows) == set(INNER_LOSSES)
 
 
-@pytest.mark.parametrize("metric", sorted({re.sub(r"step_\d+$", "step_k", name) for name in METRICS}))
+@pytest.mark.parametrize("metric", sorted({re.sub(r"(step|episode)_\d+$", r"\1_k", name) for name in METRICS}))
 def test_every_metric_is_in_the_table_by_its_name_or_its_kind(metric: str) -> None:
     table = page("docs/algorithm.md").partition("## Metrics")[2].partition("## References")[0]
     kind = metric.partition("/")[0]

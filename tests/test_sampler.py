@@ -96,7 +96,7 @@ def test_what_a_task_experiences_does_not_depend_on_its_company():
     together = collect(envs, policy, params, tasks, Streams(1).rollouts(0, 0), CONFIG)
     envs, _, _ = setup(2, 3)
     fewer = collect(envs, policy, params, tasks[:2], Streams(1).rollouts(0, 0), CONFIG)
-    for all_tasks, first_tasks in zip(together[:-1], fewer[:-1], strict=True):
+    for all_tasks, first_tasks in zip(together[:7], fewer[:7], strict=True):
         torch.testing.assert_close(all_tasks[:2], first_tasks, atol=1e-5, rtol=1e-5)
 
 
@@ -115,7 +115,7 @@ def test_same_stream_same_bits_other_stream_other_noise():
     first, again, other = (
         collect(envs, policy, params, tasks, Streams(seed).rollouts(0, 0), CONFIG) for seed in (1, 1, 2)
     )
-    assert all(torch.equal(a, b) for a, b in zip(first[:-1], again[:-1], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first[:7], again[:7], strict=True))
     assert not torch.equal(first.actions, other.actions)
 
 

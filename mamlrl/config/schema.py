@@ -127,9 +127,10 @@ class PolicyConfig:
 
     network: str = "auto"
     """Kind of policy: auto takes the MLP policy that fits the action space, gaussian_mlp or categorical_mlp, and for
-    supervised tasks mlp; my_module:MyNetwork takes a network from outside of the package."""
+    supervised tasks mlp; of a learner with a memory gaussian_gru or categorical_gru, and ..._lstm is another;
+    my_module:MyNetwork takes a network from outside of the package."""
     hidden_sizes: tuple[int, ...] = (100, 100)
-    """Units of each hidden layer."""
+    """Units of each hidden layer; with a memory the last is the recurrent one."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of the hidden layers."""
     observation_scale: tuple[float, ...] = ()
@@ -158,7 +159,13 @@ class SamplingConfig:
     tasks: int = 20
     """Tasks in the meta-batch (M)."""
     rollouts: int = field(default=20, metadata=OF_ROLLOUTS)
-    """Rollouts per task and adaptation step (B)."""
+    """Rollouts per task and adaptation step (B); of a learner with a memory, trials per task."""
+    episodes: int = field(default=2, metadata=OF_ROLLOUTS)
+    """Episodes of a trial, through which a memory lasts; learners without one do not read it."""
+    curriculum: tuple[int, ...] = field(default=(), metadata=OF_ROLLOUTS)
+    """Episodes of the shorter trials that training begins with, such as [10,30] before trials of 100."""
+    curriculum_iterations: tuple[int, ...] = field(default=(), metadata=OF_ROLLOUTS)
+    """Meta-iterations at each of these lengths."""
     discount: float = field(default=0.99, metadata=OF_ROLLOUTS)
     """Discount factor of the return."""
     gae_lambda: float = field(default=1.0, metadata=OF_ROLLOUTS)
@@ -167,8 +174,22 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         _require_count("sampling.tasks", self.tasks, 1)
         _require_count("sampling.rollouts", self.rollouts, 1)
+        _require_count("sampling.episodes", self.episodes, 1)
+        shorter = all(1 <= episodes < self.episodes for episodes in self.curriculum)
+        require(shorter, "sampling.curriculum", self.curriculum, "at least 1 and below sampling.episodes each")
+        iterations, wanted = self.curriculum_iterations, f"{len(self.curriculum)} numbers, one for each in curriculum"
+        require(len(iterations) == len(self.curriculum), "sampling.curriculum_iterations", iterations, wanted)
+        require(all(1 <= n <= LARGEST for n in iterations), "sampling.curriculum_iterations", iterations, "at least 1")
         require(0 <= self.discount <= 1, "sampling.discount", self.discount, "in [0, 1]")
         require(0 <= self.gae_lambda <= 1, "sampling.gae_lambda", self.gae_lambda, "in [0, 1]")
+
+    def episodes_at(self, iteration: int) -> int:
+        """Episodes of a trial in a meta-iteration, from 0."""
+        for episodes, iterations in zip(self.curriculum, self.curriculum_iterations, strict=True):
+            if iteration < iterations:
+                return episodes
+            iteration -= iterations
+        return self.episodes
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, is_dataclass
 from typing import Any, NamedTuple
 
-from mamlrl.config import Config
+from mamlrl.advantages import make_batch, make_trial_batch
+from mamlrl.config import Config, SamplingConfig
 from mamlrl.errors import ConfigError
 from mamlrl.external import load_external, unknown_name
 from mamlrl.learners.base import Learner
@@ -26,8 +27,12 @@ from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp, with_anneal_iter
 from mamlrl.learners.promp import ProMPSettings, make_promp
 from mamlrl.learners.protonet import make_protonet
 from mamlrl.learners.reptile import make_reptile
+from mamlrl.learners.rl2 import RL2Settings, make_rl2
+from mamlrl.learners.rl2 import with_anneal_iterations as with_anneal_iterations_of_entropy
 from mamlrl.outer import OUTER_STEPS
+from mamlrl.policies import POLICIES
 from mamlrl.policies.base import Policy
+from mamlrl.structs import Batch, Rollouts
 
 
 @dataclass(frozen=True)
@@ -63,13 +68,16 @@ class LearnerRow(NamedTuple):
     """why it cannot learn from examples in place of rollouts; empty where it can"""
     examples_only: str = ""
     """why it cannot learn from rollouts; empty where it can"""
+    recurrent: bool = False
+    """whether its policy has a memory, which lasts through trials of several episodes"""
 
     def build(self, policy: Policy, config: Config, own: Any) -> Learner:
         """The learner, with the outer step that is configured or its default one.
 
         Raises:
-            ConfigError: it cannot take that outer step.
+            ConfigError: it cannot take that outer step, or such a policy.
         """
+        check_memory(policy, config, self.recurrent)
         return self.make(policy, self.resolved(config), own)
 
     def resolved(self, config: Config) -> Config:
@@ -97,6 +105,23 @@ class LearnerRow(NamedTuple):
                 f"outer is {config.outer!r}, but not with learner {config.learner}: {self.reason}{others}"
             )
         return config.outer
+
+
+def check_memory(policy: Policy, config: Config, recurrent: bool) -> None:
+    """The policy has a memory where the learner needs one, and none where not.
+
+    Raises:
+        ConfigError: it is otherwise.
+    """
+    remembers = policy.initial_state(1, 1) is not None
+    if remembers != recurrent:
+        has = "a memory, and" if remembers else "no memory, and"
+        wants = "takes none" if remembers else "needs one"
+        fitting = ", ".join(name for name, row in POLICIES.items() if row.recurrent == recurrent)
+        raise ConfigError(
+            f"policy.network is {config.policy.network!r}, which has {has} learner {config.learner} {wants}; it must "
+            f"be auto or one of {fitting}"
+        )
 
 
 LEARNERS = {
@@ -129,6 +154,16 @@ LEARNERS = {
         outers=("sgd", "adam"),
         reason="what it follows is not the gradient of a loss with a curvature",
         adapts_on_query=True,
+    ),
+    "rl2": LearnerRow(
+        make_rl2,
+        RL2Settings,
+        ("adam", "trust_region"),
+        "one step on the data of an iteration is too little for a recurrent network",
+        adapts_in_training=False,
+        rollouts_only="it learns to learn from the rewards of episodes",
+        complete=with_anneal_iterations_of_entropy,
+        recurrent=True,
     ),
     "protonet": LearnerRow(
         make_protonet, outers=("adam", "sgd", "trust_region"), examples_only="it compares with examples of each class"
@@ -222,9 +257,15 @@ def training_steps(config: Config) -> int:
     return config.adaptation.steps if find_learner(config.learner).adapts_in_training else 0
 
 
+def batches_of(config: Config) -> Callable[[Rollouts, SamplingConfig], tuple[Batch, float]]:
+    """What a learner needs of rollouts: their advantages; or the returns of trials, which it compares itself."""
+    return make_trial_batch if find_learner(config.learner).recurrent else make_batch
+
+
 def evaluation_steps(config: Config) -> int:
     """Gradient steps on a held-out task."""
-    return 0 if find_learner(config.learner).observes_task else config.eval.steps
+    row = find_learner(config.learner)
+    return 0 if row.observes_task or row.recurrent else config.eval.steps
 
 
 def step_scale(config: Config, step: int) -> float:

@@ -69,6 +69,7 @@ class Descent:
         divergence: whether the objectives have one, and the outcome a KL.
         longest_gradient: a longer one is scaled down to this norm.
         judge: take the loss and the KL after the steps; without, the outcome has neither.
+        on_shares: whether each loss and gradient of the objective is one on a share of the data.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Descent:
     divergence: bool = True
     longest_gradient: float = math.inf
     judge: bool = True
+    on_shares: bool = False
 
     def init(self, point: Tensor) -> Moments:
         """What the optimiser remembers after no step: the shape of it, and zeros."""
@@ -103,7 +105,8 @@ class Descent:
         rate = optimiser.param_groups[0]["lr"] = self.rate(done)
         optimiser.state[vector] = {name: value.clone() for name, value in moments.items() if name != "done"}
         loss, gradient = objective.loss_and_gradient()
-        first, norm = loss, float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
+        first = objective.evaluate(objective.point)[0] if self.on_shares and self.judge else loss
+        norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
         improvement, kl = 0.0 if self.judge else None, 0.0 if self.judge and self.divergence else None
         outcome = DescentOutcome(self.name, norm, improvement, kl, rate)
         refused = objective.point, moments, outcome.undone()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from mamlrl.external import load_external, unknown_name
 from mamlrl.policies.base import Network, Policy
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
+from mamlrl.policies.recurrent import CELLS, categorical_recurrent, gaussian_recurrent
 from mamlrl.structs import check_shapes
 
 
@@ -27,22 +29,31 @@ class PolicyRow(NamedTuple):
     """(settings, O, number of action components or of discrete actions) -> policy"""
     action_space: type[spaces.Space]
     """what it acts in"""
+    recurrent: bool = False
+    """whether it has a memory"""
 
 
 POLICIES = {
     "gaussian_mlp": PolicyRow(gaussian_mlp, spaces.Box),
     "categorical_mlp": PolicyRow(categorical_mlp, spaces.Discrete),
 }
+for _cell in CELLS:
+    POLICIES[f"gaussian_{_cell}"] = PolicyRow(partial(gaussian_recurrent, cell=_cell), spaces.Box, True)
+    POLICIES[f"categorical_{_cell}"] = PolicyRow(partial(categorical_recurrent, cell=_cell), spaces.Discrete, True)
 
 
-def make_policy(config: PolicyConfig, observation_space: spaces.Space, action_space: spaces.Space) -> Policy:
+def make_policy(
+    config: PolicyConfig, observation_space: spaces.Space, action_space: spaces.Space, recurrent: bool = False
+) -> Policy:
     """The configured policy for an environment's spaces.
 
     Args:
-        config: `network: auto` takes the MLP policy that fits the action space; `module:Name` a network from outside,
-            called with the settings, the number of observations and the number of outputs (`policies.base.Network`).
+        config: `network: auto` takes the MLP policy that fits the action space, of recurrent ones the GRU;
+            `module:Name` a network from outside, called with the settings, the number of observations and the number of
+            outputs (`policies.base.Network`).
         observation_space: a Box, flattened to O numbers.
         action_space: a one-dimensional Box with finite bounds, or a Discrete space.
+        recurrent: whether auto takes one with a memory.
 
     Raises:
         ConfigError: a space that no policy fits, or a policy that does not fit the action space.
@@ -55,12 +66,18 @@ def make_policy(config: PolicyConfig, observation_space: spaces.Space, action_sp
         )
     if ":" in config.network:
         return _with_network(config, observation_dim, num_actions, action_space)
-    fitting = next(name for name, row in POLICIES.items() if isinstance(action_space, row.action_space))
+    fitting = next(
+        name
+        for name, row in POLICIES.items()
+        if isinstance(action_space, row.action_space) and row.recurrent == recurrent
+    )
     name = fitting if config.network == "auto" else config.network
     if name not in POLICIES:
         raise unknown_name("policy.network", name, ("auto", *POLICIES))
     if not isinstance(action_space, POLICIES[name].action_space):
         raise ConfigError(f"policy.network is {name!r}, but action space {action_space} needs {fitting!r}")
+    if POLICIES[name].recurrent and not config.hidden_sizes:
+        raise ConfigError(f"policy.hidden_sizes is []; of {name} it must hold at least one layer, the recurrent one")
     return POLICIES[name].make(config, observation_dim, num_actions)
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from gymnasium.vector import VectorEnv
 
+from mamlrl.config import SamplingConfig
 from mamlrl.distributions import DiagonalGaussian
+from mamlrl.envs.trials import TrialVector
+from mamlrl.evaluation.trials import shown_episodes
 from mamlrl.experiment import Experiment, draw_tasks
-from mamlrl.learners import training_steps
+from mamlrl.learners import batches_of, training_steps
 from mamlrl.learners.base import LearnerState, undone
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import Round, adaptation_rounds
-from mamlrl.sampler import collect, mean_measures, mean_returns
+from mamlrl.sampler import collect, episode_returns, mean_measures, mean_returns
 from mamlrl.seeding import Stream
 from mamlrl.statistics import Estimate, Estimates, interval, nan_mean
 from mamlrl.structs import MetaBatch, Metrics, Params, Rollouts
@@ -52,6 +57,8 @@ def meta_iteration(
     """
     config, envs, policy, learner, streams = experiment
     watch = Stopwatch()
+    if isinstance(envs, TrialVector):
+        envs.trial_episodes = config.sampling.episodes_at(iteration)
     tasks = draw_tasks(envs, config.sampling.tasks, streams.numpy(Stream.TASKS, iteration))
 
     def sample(params: Params, step: int) -> Rollouts:
@@ -59,7 +66,8 @@ def meta_iteration(
             return collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
 
     with watch("rounds"):
-        rounds = list(adaptation_rounds(learner, state.meta, sample, training_steps(config), config.sampling))
+        steps, batch_of = training_steps(config), batches_of(config)
+        rounds = list(adaptation_rounds(learner, state.meta, sample, steps, config.sampling, batch_of=batch_of))
     *support, query = (one.batch for one in rounds)
     with watch("update"):
         generator = streams.torch(Stream.CURVATURE, iteration)
@@ -73,6 +81,7 @@ def meta_iteration(
     return new_state if usable else state, IterationOutcome(
         metrics={
             **round_metrics(rounds, returns),
+            **trial_metrics(rounds[-1].rollouts, config.sampling),
             **policy_metrics(policy, rounds[0], config.environment.action_scale),
             "baseline/explained_variance": rounds[-1].explained_variance,
             **update.metrics(),
@@ -82,12 +91,29 @@ def meta_iteration(
         },
         estimates={"return": returns},
         env_steps=sum(int(one.rollouts.mask.sum()) for one in rounds),
-        score=returns[-1].mean,
+        score=trial_score(returns[-1].mean, envs, config.sampling),
         status="return "
         + " -> ".join(f"{one.mean:.2f}" for one in [*returns[:1], *returns[1:][-1:]])
         + (f", update refused: {refused}" if refused else ""),
         not_finite=update.not_finite or not usable,
     )
+
+
+def trial_score(mean_return: float, envs: VectorEnv, sampling: SamplingConfig) -> float:
+    """The return after adaptation; of trials that are shorter than those that are learned for minus infinity."""
+    shorter = isinstance(envs, TrialVector) and envs.trial_episodes < sampling.episodes
+    return -math.inf if shorter else mean_return
+
+
+def trial_metrics(rollouts: Rollouts, sampling: SamplingConfig) -> dict[str, float | None]:
+    """Mean return of some episodes of trials, by their numbers; None of those that shorter trials do not have."""
+    if rollouts.episodes is None:
+        return {}
+    returns = episode_returns(rollouts, sampling.episodes).mean((0, 1))
+    length = int(rollouts.episodes.max()) + 1
+    shown = shown_episodes(sampling.episodes)
+    values = {f"return/episode_{number}": float(returns[number]) if number < length else None for number in shown}
+    return {**values, "trial/episodes": float(length)}
 
 
 def round_returns(rounds: list[Round]) -> list[Estimate]:

@@ -1,0 +1,136 @@
+"""Return against the number of the episode within a trial: what one looks at of a policy that learns by its memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+
+from mamlrl.config import Config
+from mamlrl.config.schema import require
+from mamlrl.experiment import make_envs
+from mamlrl.policies.base import Policy
+from mamlrl.progress import progress_bar
+from mamlrl.sampler import TimeStep, longest_rollout, not_finite, one_math_thread, play, reset_to_tasks
+from mamlrl.seeding import RolloutStreams, Streams
+from mamlrl.structs import Params
+
+MOST_ROWS = 10_000
+"""Trials that are played side by side."""
+STEPS = (1, 2, 3, 5)
+"""Leading digits of the numbers of episodes that are shown where there are many."""
+
+
+def shown_episodes(episodes: int) -> list[int]:
+    """Numbers of the episodes, from 0, whose returns are shown: all of ten, of more the 1st, 2nd, 3rd, 5th, 10th, ...
+
+    And the last one.
+    """
+    if episodes <= 10:
+        return list(range(episodes))
+    counts = {step * 10**power for power in range(len(str(episodes))) for step in STEPS}
+    return sorted({count - 1 for count in counts if count <= episodes} | {episodes - 1})
+
+
+class Acting(NamedTuple):
+    """A policy with a memory, and how it acts."""
+
+    policy: Policy
+    params: Params
+    """shared by all tasks"""
+    greedy: bool = True
+    """take the likeliest actions; else sample, as in training"""
+
+
+@torch.no_grad()
+@one_math_thread()
+def trial_returns(
+    config: Config,
+    policy: Policy,
+    params: Params,
+    tasks: np.ndarray,
+    episodes: int,
+    seed: int,
+    rollouts: int = 1,
+    greedy: bool = True,
+) -> np.ndarray:
+    """Undiscounted return of every episode of trials on given tasks.
+
+    Args:
+        config: settings of the run; its environment is made anew.
+        policy: with a memory.
+        params: its parameters, `learner.start(meta)`.
+        tasks: [M, P].
+        episodes: of a trial, as many as in training or others.
+        seed: of the environments and of the actions' noise.
+        rollouts: B, trials on each task.
+        greedy: take the likeliest actions; else sample, as in training.
+
+    Returns:
+        [M, B, E] for E episodes.
+
+    Raises:
+        UserError: the environment cannot be made, refused a task, or returned a number that is not finite.
+    """
+    require(episodes >= 1, "episodes", episodes, "at least 1")
+    require(rollouts >= 1, "rollouts", rollouts, "at least 1")
+    sampling = dataclasses.replace(config.sampling, episodes=episodes, curriculum=(), curriculum_iterations=())
+    config = dataclasses.replace(config, sampling=sampling)
+    acting, at_once = Acting(policy, params, greedy), max(1, MOST_ROWS // rollouts)
+    parts = [tasks[start : start + at_once] for start in range(0, len(tasks), at_once)]
+    results = []
+    for number, part in enumerate(parts):
+        envs = make_envs(config, len(part) * rollouts)
+        try:
+            streams = Streams(seed).test().part(number).rollouts(0, 0)
+            results.append(play_trials(envs, acting, part, streams, config))
+        finally:
+            envs.close()
+    return np.concatenate(results)
+
+
+def play_trials(
+    envs: VectorEnv, acting: Acting, tasks: np.ndarray, streams: RolloutStreams, config: Config
+) -> np.ndarray:
+    """The returns [M, B, E] of trials in environments that are there; nothing else of them is kept.
+
+    Args:
+        envs: a `TrialVector` of M * B rows.
+        acting: the policy.
+        tasks: [M, P].
+        streams: of seeds and noise.
+        config: settings of the run.
+    """
+    rollouts = envs.num_envs // len(tasks)
+    returns = np.zeros((envs.num_envs, envs.trial_episodes))  # type: ignore[attr-defined]
+    rows = np.arange(envs.num_envs)
+    for step in _steps(envs, acting, tasks, streams, config):
+        returns[rows, step.infos["episode"]] += np.where(step.alive, step.rewards, 0.0)
+    if not np.isfinite(returns).all():
+        row = int(np.isfinite(returns).all(1).argmin())
+        raise not_finite(config.env, "step", "rewards", tasks[row // rollouts])
+    return returns.reshape(len(tasks), rollouts, -1)
+
+
+def _steps(
+    envs: VectorEnv, acting: Acting, tasks: np.ndarray, streams: RolloutStreams, config: Config
+) -> Iterator[TimeStep]:
+    policy, params, greedy = acting
+    rollouts, distribution = envs.num_envs // len(tasks), policy.distribution
+    leaf = next(iter(params.values()))
+    generator = streams.streams.torch(streams.iteration, streams.step)
+
+    def choose(outputs: torch.Tensor, t: int) -> torch.Tensor:
+        if greedy:
+            return distribution.mode(outputs)
+        draw = torch.randn if distribution.noise == "normal" else torch.rand
+        noise = draw(*outputs.shape[:2], *distribution.noise_shape, generator=generator, dtype=leaf.dtype)
+        return distribution.sample(outputs, noise.to(leaf.device))
+
+    start = reset_to_tasks(envs, tasks, streams.reset_seeds(len(tasks), rollouts))
+    steps = play(envs, policy, params, start, len(tasks), choose, config.environment)
+    yield from progress_bar(steps, "time steps", longest_rollout(envs, config.environment))

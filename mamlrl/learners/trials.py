@@ -1,0 +1,188 @@
+"""What RL2 lowers: a surrogate over whole trials, an entropy bonus, and the error of a value function.
+
+All trials of all tasks are one batch [1, N, T, ...] here: parameters are shared, and a recurrent network sees them as N
+rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mamlrl.advantages import (
+    advantages_of_returns,
+    baseline_features,
+    fit_baseline,
+    moments_by_time,
+    normalize,
+)
+from mamlrl.config import SamplingConfig
+from mamlrl.learners.objective import Path, draw_rollouts
+from mamlrl.objectives import clipped_loss, likelihood_ratio_loss, mean_kl, weighted_sum
+from mamlrl.policies.base import Linearization
+from mamlrl.policies.values import WithValues
+from mamlrl.structs import Batch, MetaParams, flatten, unflatten
+
+SMALLEST_STD = 1e-3
+"""Of the returns at a time step, relative to all returns: where few trials get, they may hardly differ."""
+
+
+class Terms(NamedTuple):
+    """What the loss is made of."""
+
+    baseline: Literal["value", "own_value", "time", "linear"]
+    clip: float | None
+    """of the surrogate; None for none"""
+    value_weight: float
+    """factor on the squared error of the value function"""
+    entropy: float
+    """factor on the entropy of the policy"""
+
+
+def pooled(batch: Batch) -> Batch:
+    """All trials [M, B, ...] as those of one task, [1, M B, ...]; their weights sum to one."""
+    one = Batch(*(leaf.flatten(0, 1).unsqueeze(0) for leaf in batch))
+    return one._replace(weights=one.weights / one.weights.sum())
+
+
+class Credit(NamedTuple):
+    """Advantages of trials, and what their value function should have said."""
+
+    advantages: Tensor
+    """[1, N, T], of mean 0 and standard deviation 1 over valid time steps"""
+    targets: Tensor
+    """[1, N, T], of a value function in units of the returns at its time step"""
+    explained_variance: float
+    """share of the variance of the returns that the baseline explains"""
+
+
+def credit(batch: Batch, values: Tensor, baseline: str, sampling: SamplingConfig) -> Credit:
+    """Advantages over whole trials.
+
+    The baseline is the mean return of all trials at the same time step, with a value function plus what that says in
+    units of their standard deviation there; or a ridge regression on features of observation and time.
+
+    Args:
+        batch: of `pooled`.
+        values: what the value function says, [1, N, T]; zeros without one.
+        baseline: "time", "value", "own_value" or "linear".
+        sampling: discount and lambda.
+    """
+    mask = (batch.weights > 0).double()
+    returns = torch.where(mask > 0, batch.returns.double(), 0.0)
+    mean, std = moments_by_time(returns, mask)
+    overall = (returns.square().sum() / mask.sum()).sqrt()
+    std = std.clamp(min=SMALLEST_STD * overall) + 1e-8
+    if baseline == "linear":
+        expected = fit_baseline(baseline_features(batch.observations), returns, mask)
+    else:
+        expected = mean + std * values.double()
+    advantages = advantages_of_returns(returns, expected, mask, sampling.discount, sampling.gae_lambda)
+    spread, left = ((one * mask).square().sum() for one in (returns - mean, returns - expected))
+    dtype = batch.returns.dtype
+    return Credit(
+        normalize(advantages, mask)[0].to(dtype),
+        ((returns - mean) / std * mask).to(dtype),
+        float(1 - left / spread) if spread > 0 else 0.0,
+    )
+
+
+def shares_of(trials: int, shares: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Numbers of trials in shares, at random, without end: each trial once, then each once more, and so on."""
+    while True:
+        yield from torch.randperm(trials, generator=generator).chunk(shares)
+
+
+class TrialObjective:
+    """The loss over trials, and the mean KL of the policy, as functions of what is meta-learned.
+
+    Args:
+        policy: the policy with its value function.
+        meta: where the objective is built.
+        batch: trials of M tasks, sampled anywhere near.
+        terms: of the loss.
+        sampling: discount and lambda.
+        shares: numbers of the trials that each loss and gradient in turn is taken on; None for all of them.
+        curvature: share of the trials that curvature products use, and its generator.
+
+    Attributes:
+        point: `meta` as a vector, [D].
+        path: from there to the policy that acts: no step.
+    """
+
+    def __init__(
+        self,
+        policy: WithValues,
+        meta: MetaParams,
+        batch: Batch,
+        terms: Terms,
+        sampling: SamplingConfig,
+        shares: Iterator[Tensor] | None = None,
+        curvature: tuple[float, torch.Generator | None] = (1.0, None),
+    ):
+        self._policy, self._meta, self._terms = policy, meta, terms
+        self._shares, self._curvature = shares, curvature
+        self.point, self.path = flatten(meta, meta), Path(meta, meta.init, ())
+        batch = pooled(batch)
+        with torch.no_grad():
+            self._built, values = policy.outputs_and_values(meta.init, batch.observations)
+        self.credit = credit(batch, values, terms.baseline, sampling)
+        self._batch = batch._replace(advantages=self.credit.advantages)
+        self._at_point = self._loss(self._built, values, self._batch, self.credit.targets)
+
+    def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
+        """The loss and its gradient [D], where the objective was built or at another point [D]; on the next share."""
+        batch, targets = self._batch, self.credit.targets
+        if self._shares is not None:
+            trials = next(self._shares).to(targets.device)
+            batch, targets = Batch(*(leaf[:, trials] for leaf in batch)), targets[:, trials]
+            batch = batch._replace(weights=batch.weights / batch.weights.sum())
+        vector = (self.point if point is None else point).detach().requires_grad_()
+        with torch.enable_grad():
+            outputs = self._policy.outputs_and_values(unflatten(vector, self._meta).init, batch.observations)
+            loss = self._loss(*outputs, batch, targets)
+            (gradient,) = torch.autograd.grad(loss, vector)
+        return float(loss.detach()), gradient
+
+    @torch.no_grad()
+    def evaluate(self, point: Tensor) -> tuple[float, float]:
+        """Loss on all trials, and mean KL from the policy where the objective was built, at a point [D]."""
+        if point is self.point:
+            return float(self._at_point), 0.0
+        params = unflatten(point, self._meta).init
+        outputs, values = self._policy.outputs_and_values(params, self._batch.observations)
+        kl = mean_kl(self._policy.distribution, self._built, outputs, self._batch.weights)
+        return float(self._loss(outputs, values, self._batch, self.credit.targets)), float(kl)
+
+    def _loss(self, outputs: Tensor, values: Tensor, batch: Batch, targets: Tensor) -> Tensor:
+        distribution, terms = self._policy.distribution, self._terms
+        if terms.clip is None:
+            loss = likelihood_ratio_loss(distribution, outputs, batch)
+        else:
+            loss = clipped_loss(distribution, outputs, batch, terms.clip)
+        valid = batch.weights > 0
+        if terms.entropy:
+            entropy = torch.where(valid, distribution.entropy(outputs), 0.0)
+            loss = loss - terms.entropy * weighted_sum(batch.weights, entropy)
+        if self._policy.has_values:
+            errors = torch.where(valid, values - targets, 0.0)
+            loss = loss + terms.value_weight * weighted_sum(batch.weights, errors.square())
+        return loss.sum()
+
+    def curvature_product(self, vector: Tensor) -> Tensor:
+        """Hessian of the mean KL where the objective was built, times a vector, [D]: J^T F J v."""
+        linearization, weights = self._linearized
+        tangent = linearization.pushforward(unflatten(vector, self._meta).init)
+        information = self._policy.distribution.fisher_product(linearization.outputs, tangent)
+        product = linearization.pullback(weights.unsqueeze(-1) * information)
+        return flatten(MetaParams({name: leaf.squeeze(0) for name, leaf in product.items()}), self._meta)
+
+    @cached_property
+    def _linearized(self) -> tuple[Linearization, Tensor]:
+        fraction, generator = self._curvature
+        batch = self._batch if fraction == 1 else draw_rollouts(self._batch, fraction, generator)
+        return self._policy.linearize(self._meta.init, batch.observations), batch.weights

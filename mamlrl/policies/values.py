@@ -1,0 +1,86 @@
+"""A value function beside a policy with a memory: on the same recurrent layer, or a recurrent network of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mamlrl.distributions import Distribution
+from mamlrl.policies.base import Linearization
+from mamlrl.policies.recurrent import RecurrentNetwork, RecurrentPolicy, State
+from mamlrl.structs import Params
+
+PREFIX = "value_"
+"""Of the names of the value function's parameters."""
+
+
+class WithValues:
+    """A recurrent policy with a value function, which acting does not need.
+
+    Its parameters are those of the policy, and ``value_weight`` [H, 1] and ``value_bias`` [1] of a linear layer on the
+    policy's recurrent one, or those of a network of its own, with ``value_`` before their names.
+
+    Args:
+        policy: the policy.
+        kind: "value" on the policy's recurrent layer, "own_value" for a network like the policy's, or "" for none.
+    """
+
+    def __init__(self, policy: RecurrentPolicy, kind: Literal["value", "own_value", ""]):
+        self._policy, self._kind = policy, kind
+        sizes = (*policy.network.sizes[:-1], 1)
+        self._network: RecurrentNetwork = dataclasses.replace(policy.network, sizes=sizes, prefix=PREFIX)
+
+    @property
+    def distribution(self) -> Distribution:
+        """That of the policy."""
+        return self._policy.distribution
+
+    @property
+    def has_values(self) -> bool:
+        """Whether there is a value function."""
+        return self._kind != ""
+
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Those of the policy, and of a value function that begins at zero everywhere."""
+        params = self._policy.init_params(generator)
+        if self._kind == "value":
+            units = self._policy.network.units
+            return {**params, f"{PREFIX}weight": torch.zeros(units, 1).float(), f"{PREFIX}bias": torch.zeros(1).float()}
+        if self._kind == "own_value":
+            own = self._network.init_params(generator)
+            return {**params, **own, f"{PREFIX}head_weight": torch.zeros_like(own[f"{PREFIX}head_weight"])}
+        return params
+
+    def initial_state(self, num_tasks: int, rollouts: int) -> State:
+        """That of the policy."""
+        return self._policy.initial_state(num_tasks, rollouts)
+
+    def step(self, params: Params, observations: Tensor, state: State) -> tuple[Tensor, State]:
+        """That of the policy."""
+        return self._policy.step(params, observations, state)
+
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        """Those of the policy."""
+        return self._policy.outputs(params, observations)
+
+    def linearize(self, params: Params, observations: Tensor) -> Linearization:
+        """That of the policy."""
+        return self._policy.linearize(params, observations)
+
+    def outputs_and_values(self, params: Params, observations: Tensor) -> tuple[Tensor, Tensor]:
+        """Distribution parameters [M, B, T, Z], and values [M, B, T], zero without a value function; differentiable.
+
+        Args:
+            params: shared by all tasks.
+            observations: of rollouts from their start, [M, B, T, O].
+        """
+        features = self._policy.features(params, observations)
+        outputs = self._policy.head(params, features)
+        if self._kind == "value":
+            return outputs, (features @ params[f"{PREFIX}weight"] + params[f"{PREFIX}bias"]).squeeze(-1)
+        if self._kind == "own_value":
+            return outputs, self._network.outputs(params, self._policy.scaled(observations)).squeeze(-1)
+        return outputs, outputs.new_zeros(outputs.shape[:-1])

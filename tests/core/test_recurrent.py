@@ -1,0 +1,96 @@
+"""Recurrent networks against torch's own, and a memory step by step against whole rollouts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mamlrl.config import PolicyConfig
+from mamlrl.policies import make_policy
+from mamlrl.policies.recurrent import GRU, LSTM, RecurrentNetwork, RecurrentPolicy
+from mamlrl.policies.values import WithValues
+from tests.core.problems import OBSERVATION, action_space, observation_space, random_params
+
+SHAPE = (2, 3, 5)
+
+
+def policy_of(kind: str, cell: str) -> RecurrentPolicy:
+    config = PolicyConfig(network=f"{kind}_{cell}", hidden_sizes=(6, 4), observation_scale=(1.0, 0.5, 2.0, 1.0))
+    policy = make_policy(config, observation_space(), action_space(kind))
+    assert isinstance(policy, RecurrentPolicy)
+    return policy
+
+
+every_policy = pytest.mark.parametrize(
+    "policy", [policy_of(kind, cell) for kind in ("gaussian", "categorical") for cell in ("gru", "lstm")]
+)
+
+
+@pytest.mark.parametrize(("cell", "module"), [(GRU(), torch.nn.GRU), (LSTM(), torch.nn.LSTM)])
+def test_a_recurrent_layer_is_that_of_torch(cell, module, generator: torch.Generator) -> None:
+    network = RecurrentNetwork((OBSERVATION, 7, 2), cell)
+    params = {name: leaf.double() for name, leaf in network.init_params(generator).items()}
+    params["recurrent_bias"] = torch.randn(params["recurrent_bias"].shape, generator=generator)
+    theirs = module(OBSERVATION, 7, batch_first=True)
+    with torch.no_grad():
+        for name, leaf in {"ih": "input", "hh": "recurrent"}.items():
+            getattr(theirs, f"weight_{name}_l0").copy_(params[f"{leaf}_weight"].T)
+            getattr(theirs, f"bias_{name}_l0").copy_(params[f"{leaf}_bias"])
+    observations = torch.randn(*SHAPE, OBSERVATION, generator=generator)
+    expected = theirs(observations.flatten(0, 1))[0].unflatten(0, SHAPE[:2])
+    torch.testing.assert_close(network.features(params, observations), expected)
+
+
+@every_policy
+def test_time_steps_one_by_one_are_a_rollout(policy: RecurrentPolicy, generator: torch.Generator) -> None:
+    for params in (random_params(policy, generator), random_params(policy, generator, SHAPE[0])):
+        observations = torch.randn(*SHAPE, OBSERVATION, generator=generator)
+        memory, steps = policy.initial_state(*SHAPE[:2]), []
+        for t in range(SHAPE[2]):
+            outputs, memory = policy.step(params, observations[:, :, t], memory)
+            steps.append(outputs)
+        torch.testing.assert_close(torch.stack(steps, dim=2), policy.outputs(params, observations))
+
+
+@every_policy
+def test_shared_parameters_are_those_of_every_task(policy: RecurrentPolicy, generator: torch.Generator) -> None:
+    params, observations = random_params(policy, generator), torch.randn(*SHAPE, OBSERVATION, generator=generator)
+    stacked = {name: torch.stack([leaf] * SHAPE[0]) for name, leaf in params.items()}
+    torch.testing.assert_close(policy.outputs(params, observations), policy.outputs(stacked, observations))
+
+
+@every_policy
+def test_what_is_yet_to_come_is_not_known(policy: RecurrentPolicy, generator: torch.Generator) -> None:
+    params, observations = random_params(policy, generator), torch.randn(*SHAPE, OBSERVATION, generator=generator)
+    changed = observations.clone()
+    changed[:, :, 3:] += 1.0
+    before, after = (policy.outputs(params, each) for each in (observations, changed))
+    assert torch.equal(before[:, :, :3], after[:, :, :3]) and not torch.equal(before[:, :, 3], after[:, :, 3])
+
+
+def test_the_memory_of_another_batch_is_refused(generator: torch.Generator) -> None:
+    policy = policy_of("gaussian", "gru")
+    params, memory = random_params(policy, generator), policy.initial_state(1, 3)
+    with pytest.raises(ValueError, match="the memory is of 1 x 3 rollouts, the observations are of 1 x 4"):
+        policy.step(params, torch.zeros(1, 4, OBSERVATION), memory)
+
+
+@pytest.mark.parametrize("kind", ["value", "own_value", ""])
+def test_a_value_function_begins_at_zero_and_changes_no_action(kind, generator: torch.Generator) -> None:
+    policy = policy_of("categorical", "gru")
+    with_values, observations = WithValues(policy, kind), torch.randn(*SHAPE, OBSERVATION, generator=generator)
+    params = {name: leaf.double() for name, leaf in with_values.init_params(generator).items()}
+    outputs, values = with_values.outputs_and_values(params, observations)
+    torch.testing.assert_close(outputs, policy.outputs(params, observations))
+    assert values.shape == SHAPE and not values.any()
+
+
+def test_the_value_function_on_the_policys_layer_is_linear_in_it(generator: torch.Generator) -> None:
+    policy = policy_of("categorical", "gru")
+    with_values, observations = WithValues(policy, "value"), torch.randn(*SHAPE, OBSERVATION, generator=generator)
+    params: dict[str, Tensor] = random_params(with_values, generator)
+    values = with_values.outputs_and_values(params, observations)[1]
+    features = policy.features(params, observations)
+    expected = (features * params["value_weight"].squeeze(1)).sum(-1) + params["value_bias"]
+    torch.testing.assert_close(values, expected)

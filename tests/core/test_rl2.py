@@ -1,0 +1,174 @@
+"""What is special to RL2: credit over whole trials, and the schedule of its entropy bonus."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mamlrl.advantages import (
+    advantages_of_returns,
+    discounted_returns,
+    generalized_advantages,
+    make_trial_batch,
+    moments_by_time,
+)
+from mamlrl.config import Config, PolicyConfig, SamplingConfig, TrustRegionConfig
+from mamlrl.errors import ConfigError
+from mamlrl.learners import find_learner
+from mamlrl.learners.rl2 import RL2Settings
+from mamlrl.learners.trials import TrialObjective, credit, pooled, shares_of
+from mamlrl.policies import make_policy
+from mamlrl.structs import Batch, MetaBatch, Rollouts
+from tests.core.problems import (
+    ROLLOUTS,
+    TIME,
+    action_space,
+    observation_space,
+    random_batch,
+    random_mask,
+    random_params,
+)
+
+TASKS = 4
+
+
+def make(outer: str = "adam", network: str = "auto", **settings):
+    config = Config(
+        learner="rl2",
+        outer=outer,  # type: ignore[arg-type]
+        policy=PolicyConfig(network=network, hidden_sizes=(5,)),
+        trust_region=TrustRegionConfig(cg_damping=0.0),
+    )
+    row = find_learner("rl2")
+    policy = make_policy(config.policy, observation_space(), action_space("categorical"), recurrent=True)
+    return row.build(policy, config, row.complete(RL2Settings(**settings), config))
+
+
+def test_advantages_of_returns_are_those_of_rewards(generator: torch.Generator) -> None:
+    mask = random_mask(TASKS, generator)
+    rewards, values = (torch.randn(mask.shape, generator=generator) * mask for _ in range(2))
+    returns = discounted_returns(rewards, 0.9) * mask
+    found = advantages_of_returns(returns, values, mask, 0.9, 0.7)
+    torch.testing.assert_close(found, generalized_advantages(rewards, values, mask, 0.9, 0.7))
+
+
+def test_returns_go_over_the_ends_of_episodes() -> None:
+    rewards = torch.tensor([[[1.0, 0.0, 2.0, 4.0]]])
+    ones, episodes = torch.ones_like(rewards), torch.tensor([[[0.0, 0.0, 1.0, 1.0]]])
+    rollouts = Rollouts(ones[..., None], ones, ones, rewards, 0 * ones, ones, torch.zeros(1, 1, 1), episodes=episodes)
+    batch, explained = make_trial_batch(rollouts, SamplingConfig(discount=0.5))
+    assert batch.returns.tolist() == [[[2.0, 2.0, 4.0, 4.0]]] and explained == 0
+    assert torch.equal(batch.weights, ones / 4)
+
+
+def test_the_baseline_by_time_is_the_mean_over_all_trials_that_get_there() -> None:
+    values = torch.tensor([[[1.0, 5.0]], [[3.0, 7.0]], [[8.0, 99.0]]])
+    mask = torch.tensor([[[1.0, 1.0]], [[1.0, 1.0]], [[1.0, 0.0]]])
+    mean, std = moments_by_time(values, mask)
+    torch.testing.assert_close(mean, torch.tensor([4.0, 6.0]))
+    torch.testing.assert_close(std, torch.tensor([(26 / 3) ** 0.5, 1.0]))
+
+
+@pytest.mark.parametrize("baseline", ["time", "linear", "value"])
+def test_advantages_are_normal_over_all_valid_time_steps(baseline, generator: torch.Generator) -> None:
+    batch = pooled(batch_of(make(), generator))
+    found = credit(batch, torch.randn(batch.weights.shape, generator=generator), baseline, SamplingConfig())
+    valid = batch.weights > 0
+    assert float(found.advantages[valid].mean()) == pytest.approx(0, abs=1e-9)
+    assert float(found.advantages[valid].std(unbiased=False)) == pytest.approx(1)
+    assert not found.advantages[~valid].any() and not found.targets[~valid].any()
+
+
+def test_a_value_function_that_says_its_targets_explains_all(generator: torch.Generator) -> None:
+    batch = pooled(batch_of(make(), generator))
+    targets = credit(batch, torch.zeros_like(batch.weights), "value", SamplingConfig()).targets
+    assert credit(batch, targets, "value", SamplingConfig()).explained_variance == pytest.approx(1)
+    assert credit(batch, 0 * targets, "value", SamplingConfig()).explained_variance == pytest.approx(0)
+
+
+def batch_of(learner, generator: torch.Generator) -> Batch:
+    params = random_params(learner.policy, generator)
+    return random_batch(learner.policy, params, TASKS, generator)
+
+
+def test_shares_are_all_trials_once_and_then_once_more(generator: torch.Generator) -> None:
+    shares = shares_of(10, 4, generator)
+    for _ in range(2):
+        drawn = [next(shares) for _ in range(4)]
+        assert sorted(torch.cat(drawn).tolist()) == list(range(10))
+
+
+def test_the_losses_of_shares_have_the_mean_of_all(generator: torch.Generator) -> None:
+    """Where all trials are equally long; both loss and gradient."""
+    learner = make(minibatches=TASKS * ROLLOUTS)
+    state, batch = learner.init(random_params(learner.policy, generator)), batch_of(learner, generator)
+    batch = batch._replace(weights=torch.full_like(batch.weights, 1 / (ROLLOUTS * TIME)))
+    whole = learner.objective(state, MetaBatch((), batch))
+    by_share: TrialObjective = learner.objective(state, MetaBatch((), batch), generator)
+    found = [by_share.loss_and_gradient() for _ in range(TASKS * ROLLOUTS)]
+    loss, gradient = whole.loss_and_gradient()
+    assert sum(one for one, _ in found) / len(found) == pytest.approx(loss)
+    torch.testing.assert_close(torch.stack([one for _, one in found]).mean(0), gradient)
+
+
+@pytest.mark.parametrize("network", ["categorical_gru", "categorical_lstm"])
+def test_the_fisher_product_through_the_memory_is_the_hessian_of_the_kl(network, generator: torch.Generator) -> None:
+    learner = make("trust_region", network)
+    state, batch = learner.init(random_params(learner.policy, generator)), batch_of(learner, generator)
+    objective: TrialObjective = learner.objective(state, MetaBatch((), batch))
+    pooled_batch, policy = pooled(batch), learner.policy
+
+    def kl(vector: torch.Tensor) -> torch.Tensor:
+        from mamlrl.objectives import mean_kl
+        from mamlrl.structs import unflatten
+
+        new = policy.outputs(unflatten(vector, state.meta).init, pooled_batch.observations)
+        old = policy.outputs(state.meta.init, pooled_batch.observations)
+        return mean_kl(policy.distribution, old, new, pooled_batch.weights).sum()
+
+    direction = torch.randn(objective.point.shape, generator=generator)
+    expected = torch.autograd.functional.hvp(kl, objective.point.clone(), direction)[1]
+    assert isinstance(expected, torch.Tensor)
+    torch.testing.assert_close(objective.curvature_product(direction), expected)
+
+
+def test_the_entropy_bonus_falls_along_a_half_cosine(generator: torch.Generator) -> None:
+    learner = make(entropy=0.4, final_entropy=0.2, anneal_iterations=3, baseline="time")
+    state, batch = learner.init(random_params(learner.policy, generator)), batch_of(learner, generator)
+    losses = []
+    for done in (0.0, 1.0, 2.0, 9.0):
+        counted = state._replace(optimiser={**state.optimiser, "done": torch.tensor(done)})
+        losses.append(learner.objective(counted, MetaBatch((), batch)).evaluate(learner_point(state))[0])
+    first, middle, last, after = losses
+    assert first < middle < last == after  # the bonus lowers the loss
+    assert middle == pytest.approx((first + last) / 2)
+
+
+def learner_point(state) -> torch.Tensor:
+    from mamlrl.structs import flatten
+
+    return flatten(state.meta, state.meta)
+
+
+def test_a_trust_region_takes_no_value_function() -> None:
+    with pytest.raises(ConfigError, match="with outer trust_region it must be time or linear"):
+        make("trust_region", baseline="value")
+
+
+@pytest.mark.parametrize(
+    ("learner", "network", "message"),
+    [
+        (
+            "rl2",
+            "categorical_mlp",
+            "which has no memory, and learner rl2 needs one; it must be auto or",
+        ),
+        ("maml", "categorical_gru", "which has a memory, and learner maml takes none; it must be auto or one of"),
+    ],
+)
+def test_a_memory_without_its_learner_is_refused(learner, network, message) -> None:
+    config = Config(learner=learner, policy=PolicyConfig(network=network))
+    policy = make_policy(config.policy, observation_space(), action_space("categorical"))
+    row = find_learner(learner)
+    with pytest.raises(ConfigError, match=message):
+        row.build(policy, config, row.settings())
