@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -32,7 +34,7 @@ from tests.core.problems import (
 TASKS = 4
 
 
-def make(outer: str = "adam", network: str = "auto", **settings):
+def make(outer: str = "adam", network: str = "auto", **settings: Any) -> Any:
     config = Config(
         learner="rl2",
         outer=outer,  # type: ignore[arg-type]
