@@ -1,0 +1,325 @@
+"""Policies with a memory: a recurrent layer between feed-forward ones and the action distribution.
+
+One memory lasts through a rollout; of a learner with trials that is a whole trial, over the ends of its episodes.
+Derivatives are those of automatic differentiation through all time steps: nothing is truncated.
+
+Parameters may be stacked or shared. Shared ones see all M B rollouts as rows of one matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mamlrl.config import PolicyConfig
+from mamlrl.distributions import Categorical, DiagonalGaussian, Distribution
+from mamlrl.policies.linearization import AutogradLinearization
+from mamlrl.policies.mlp import tanh_
+from mamlrl.structs import Params, check_shapes, stack
+
+State = tuple[Tensor, ...]
+"""What a recurrent layer remembers: tensors [..., H], the first of them its output."""
+
+
+class Cell(Protocol):
+    """A recurrent layer of H units, of which one time step is an affine map of the input and of its output before."""
+
+    gates: int
+    """affine maps to H numbers each"""
+    num_states: int
+
+    def advance(self, inputs: Tensor, recurrent: Tensor, state: State) -> State:
+        """The state after a time step.
+
+        Args:
+            inputs: affine map of the input, [..., gates H].
+            recurrent: affine map of the output before, [..., gates H].
+            state: before.
+        """
+        ...
+
+    def bias(self, units: int) -> Tensor:
+        """Initial bias of the inputs, [gates H]."""
+        ...
+
+
+class GRU:
+    """Gated recurrent unit (Cho et al. 2014), with the reset gate behind the recurrent map, as torch and cuDNN have it.
+
+        r = s(x_r + h_r)    z = s(x_z + h_z)    n = tanh(x_n + r h_n)    h' = n + z (h - n)
+
+    s is the logistic function, x and h with an index are affine maps of input and output.
+    """
+
+    gates, num_states = 3, 1
+
+    def advance(self, inputs: Tensor, recurrent: Tensor, state: State) -> State:
+        """The state after a time step."""
+        (hidden,) = state
+        size = hidden.shape[-1]
+        opened = (inputs[..., : 2 * size] + recurrent[..., : 2 * size]).sigmoid()
+        reset, keep = opened.split(size, dim=-1)
+        new = torch.addcmul(inputs[..., 2 * size :], reset, recurrent[..., 2 * size :]).tanh()
+        return (torch.lerp(new, hidden, keep),)
+
+    def bias(self, units: int) -> Tensor:
+        """Zeros."""
+        return torch.zeros(3 * units)
+
+
+class LSTM:
+    """Long short-term memory (Hochreiter and Schmidhuber 1997; with forget gates, Gers et al. 2000).
+
+        i, f, o = s(x_i + h_i), s(x_f + h_f), s(x_o + h_o)    c' = f c + i tanh(x_g + h_g)    h' = o tanh(c')
+
+    in the order i, f, g, o, as torch has it.
+    """
+
+    gates, num_states = 4, 2
+
+    def advance(self, inputs: Tensor, recurrent: Tensor, state: State) -> State:
+        """The state after a time step."""
+        _, cell = state
+        put, forget, new, out = (inputs + recurrent).chunk(4, dim=-1)
+        cell = torch.addcmul(forget.sigmoid() * cell, put.sigmoid(), new.tanh())
+        return out.sigmoid() * cell.tanh(), cell
+
+    def bias(self, units: int) -> Tensor:
+        """One for the forget gate (Jozefowicz et al. 2015), else zeros."""
+        return torch.cat([torch.zeros(units), torch.ones(units), torch.zeros(2 * units)])
+
+
+CELLS: dict[str, Callable[[], Cell]] = {"gru": GRU, "lstm": LSTM}
+
+
+def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Rows [R, I] by shared parameters, or rows [M, R, I] by stacked ones: inputs weight + bias."""
+    if weight.dim() == 2:
+        return torch.addmm(bias, inputs, weight)
+    return torch.baddbmm(bias.unsqueeze(1), inputs, weight)
+
+
+@dataclass(frozen=True)
+class RecurrentNetwork:
+    """Tanh layers, a recurrent layer, a linear layer.
+
+    Parameters are ``weight_0`` [O, H_0], ``bias_0``, ... of the layers before the recurrent one; ``input_weight``
+    [I, G H], ``input_bias`` [G H], ``recurrent_weight`` [H, G H], ``recurrent_bias`` [G H] of that, for its G gates;
+    ``head_weight`` [H, Z] and ``head_bias`` [Z].
+
+    Args:
+        sizes: numbers of an observation, units of every hidden layer, numbers of an output; the last hidden layer is
+            the recurrent one.
+        cell: the recurrent layer.
+        prefix: of the names of the parameters.
+    """
+
+    sizes: tuple[int, ...]
+    cell: Cell
+    prefix: str = ""
+
+    @property
+    def units(self) -> int:
+        """H."""
+        return self.sizes[-2]
+
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Xavier-uniform feed-forward weights, recurrent ones uniform within 1 / sqrt(H), float32."""
+        inputs, units, outputs = self.sizes[-3:]
+        gates = self.cell.gates * units
+        params: Params = {}
+        for layer, shape in enumerate(pairwise(self.sizes[:-2])):
+            params |= {f"weight_{layer}": _xavier(shape, generator), f"bias_{layer}": torch.zeros(shape[1])}
+        bound = 1 / math.sqrt(units)
+        params["input_weight"] = torch.empty(inputs, gates).uniform_(-bound, bound, generator=generator)
+        params["input_bias"] = self.cell.bias(units)
+        params["recurrent_weight"] = torch.empty(units, gates).uniform_(-bound, bound, generator=generator)
+        params["recurrent_bias"] = torch.zeros(gates)
+        params |= {"head_weight": _xavier((units, outputs), generator), "head_bias": torch.zeros(outputs)}
+        return {f"{self.prefix}{name}": leaf.float() for name, leaf in params.items()}
+
+    def initial_state(self, num_tasks: int, rollouts: int) -> State:
+        """Zeros, [M, B, H] each."""
+        return (torch.zeros(num_tasks, rollouts, self.units),) * self.cell.num_states
+
+    def step(self, params: Params, observations: Tensor, state: State) -> tuple[Tensor, State]:
+        """Outputs [M, B, Z] for observations [M, B, O], and the new state."""
+        shape = observations.shape[:2]
+        shared = self._leaf(params, "head_weight").dim() == 2
+        rows, *before = (leaf.flatten(0, 1) if shared else leaf for leaf in (observations, *state))
+        after = self._advance(params, self._embedded(params, rows), tuple(before))
+        outputs = self._affine(params, "head", after[0])
+        if not shared:
+            return outputs, after
+        return outputs.unflatten(0, shape), tuple(leaf.unflatten(0, shape) for leaf in after)
+
+    def features(self, params: Params, observations: Tensor) -> Tensor:
+        """Outputs of the recurrent layer on rollouts from their start, [M, B, T, O] -> [M, B, T, H]; differentiable."""
+        tasks, rollouts, steps, _ = observations.shape
+        if self._leaf(params, "head_weight").dim() == 2:
+            by_time = observations.permute(2, 0, 1, 3).reshape(steps * tasks * rollouts, -1)
+            unrolled = self._unrolled(params, by_time, (steps, tasks * rollouts), 0)
+            return unrolled.view(steps, tasks, rollouts, -1).permute(1, 2, 0, 3)
+        by_time = observations.transpose(1, 2).flatten(1, 2)
+        return self._unrolled(params, by_time, (steps, rollouts), 1).transpose(1, 2)
+
+    def head(self, params: Params, features: Tensor) -> Tensor:
+        """Outputs of the linear layer, [M, B, T, H] -> [M, B, T, Z]."""
+        shape = features.shape[:3]
+        if self._leaf(params, "head_weight").dim() == 2:
+            return self._affine(params, "head", features.reshape(shape.numel(), -1)).unflatten(0, shape)
+        return self._affine(params, "head", features.flatten(1, 2)).unflatten(1, shape[1:])
+
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        """Outputs on rollouts from their start, [M, B, T, O] -> [M, B, T, Z]; differentiable."""
+        return self.head(params, self.features(params, observations))
+
+    def _unrolled(self, params: Params, rows: Tensor, shape: tuple[int, int], time: int) -> Tensor:
+        """Outputs of the recurrent layer by time step, of rows that are those of all time steps, one after the other.
+
+        Args:
+            params: the parameters.
+            rows: observations, [T R, O] or [M, T R, O].
+            shape: T and R.
+            time: the dimension of T.
+        """
+        inputs = self._affine(params, "input", self._embedded(params, rows)).unflatten(time, shape).unbind(time)
+        state: State = (inputs[0].new_zeros(*inputs[0].shape[:-1], self.units),) * self.cell.num_states
+        outputs = []
+        for one in inputs:
+            state = self.cell.advance(one, self._affine(params, "recurrent", state[0]), state)
+            outputs.append(state[0])
+        return torch.stack(outputs, dim=time)
+
+    def _advance(self, params: Params, rows: Tensor, state: State) -> State:
+        state = tuple(leaf.to(rows) for leaf in state)
+        inputs, recurrent = self._affine(params, "input", rows), self._affine(params, "recurrent", state[0])
+        return self.cell.advance(inputs, recurrent, state)
+
+    def _embedded(self, params: Params, rows: Tensor) -> Tensor:
+        """What the recurrent layer sees of rows of observations."""
+        for layer in range(len(self.sizes) - 3):
+            rows = tanh_(affine(rows, self._leaf(params, f"weight_{layer}"), self._leaf(params, f"bias_{layer}")))
+        return rows
+
+    def _affine(self, params: Params, part: str, rows: Tensor) -> Tensor:
+        return affine(rows, self._leaf(params, f"{part}_weight"), self._leaf(params, f"{part}_bias"))
+
+    def _leaf(self, params: Params, name: str) -> Tensor:
+        return params[f"{self.prefix}{name}"]
+
+
+def _xavier(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    weight = torch.empty(shape, dtype=torch.float32)
+    return torch.nn.init.xavier_uniform_(weight, generator=generator)
+
+
+class RecurrentPolicy:
+    """pi(a | o_1 ... o_t) = distribution(network(scale * o_1 ... o_t)).
+
+    A Gaussian one has free log standard deviations besides, the parameter ``free`` [A].
+
+    Args:
+        network: from observations to distribution parameters, or to the means alone.
+        distribution: of the actions.
+        observation_scale: constant factor on each observation; empty for none.
+        initial_log_std: of a Gaussian policy; None of others.
+    """
+
+    def __init__(
+        self,
+        network: RecurrentNetwork,
+        distribution: Distribution,
+        observation_scale: tuple[float, ...] = (),
+        initial_log_std: float | None = None,
+    ):
+        self.network = network
+        self.distribution: Distribution = distribution
+        self._scale, self._log_std = observation_scale, initial_log_std
+        self._shapes = {name: tuple(leaf.shape) for name, leaf in self.init_params(torch.Generator()).items()}
+
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Those of the network, and the log standard deviations of a Gaussian policy."""
+        params = self.network.init_params(generator)
+        if self._log_std is None:
+            return params
+        free = torch.full((self.distribution.noise_shape[0],), self._log_std, dtype=torch.float32)
+        return {**params, "free": free}
+
+    def initial_state(self, num_tasks: int, rollouts: int) -> State:
+        """The memory at the start of a rollout: zeros."""
+        return self.network.initial_state(num_tasks, rollouts)
+
+    def step(self, params: Params, observations: Tensor, state: State) -> tuple[Tensor, State]:
+        """Distribution parameters [M, B, Z] for observations [M, B, O], and the new memory.
+
+        Raises:
+            ValueError: the memory is of another number of rollouts.
+        """
+        if state[0].shape[:2] != observations.shape[:2]:
+            theirs, ours = (" x ".join(map(str, leaf.shape[:2])) for leaf in (state[0], observations))
+            raise ValueError(f"the memory is of {theirs} rollouts, the observations are of {ours}")
+        means, state = self.network.step(params, self.scaled(observations), state)
+        return self._with_log_std(params, means), state
+
+    def features(self, params: Params, observations: Tensor) -> Tensor:
+        """Outputs of the recurrent layer, [M, B, T, O] -> [M, B, T, H]; differentiable."""
+        check_shapes(("observations", observations, "MBTO"))
+        return self.network.features(params, self.scaled(observations))
+
+    def head(self, params: Params, features: Tensor) -> Tensor:
+        """Distribution parameters from these, [M, B, T, H] -> [M, B, T, Z]."""
+        return self._with_log_std(params, self.network.head(params, features))
+
+    def outputs(self, params: Params, observations: Tensor) -> Tensor:
+        """Distribution parameters [M, B, T, Z] on rollouts [M, B, T, O] from their start; differentiable."""
+        return self.head(params, self.features(params, observations))
+
+    def linearize(self, params: Params, observations: Tensor) -> AutogradLinearization:
+        """Distribution parameters with products of their derivatives, through all time steps."""
+        return AutogradLinearization(self.outputs, stack(params, len(observations), self._shapes), observations)
+
+    def scaled(self, observations: Tensor) -> Tensor:
+        """Observations as the network sees them."""
+        return observations * observations.new_tensor(self._scale) if self._scale else observations
+
+    def _with_log_std(self, params: Params, means: Tensor) -> Tensor:
+        if self._log_std is None:
+            return means
+        free = params["free"]
+        if free.dim() == 2:  # stacked
+            free = free.reshape(len(free), *[1] * (means.dim() - 2), -1)
+        return torch.cat([means, free.expand(*means.shape[:-1], -1)], dim=-1)
+
+
+def gaussian_recurrent(config: PolicyConfig, observation_dim: int, action_dim: int, cell: str) -> RecurrentPolicy:
+    """pi(a | o_1 ... o_t) = N(network(o_1 ... o_t), diag(sigma^2)), sigma a parameter.
+
+    Args:
+        config: hidden layers, the last one recurrent, scale of observations, initial and minimum standard deviation.
+        observation_dim: O.
+        action_dim: A.
+        cell: a name in CELLS.
+    """
+    network = RecurrentNetwork((observation_dim, *config.hidden_sizes, action_dim), CELLS[cell]())
+    distribution = DiagonalGaussian(action_dim, config.min_std)
+    return RecurrentPolicy(network, distribution, config.observation_scale, math.log(config.initial_std))
+
+
+def categorical_recurrent(config: PolicyConfig, observation_dim: int, num_actions: int, cell: str) -> RecurrentPolicy:
+    """pi(a | o_1 ... o_t) = softmax(network(o_1 ... o_t))_a.
+
+    Args:
+        config: hidden layers, the last one recurrent, scale of observations.
+        observation_dim: O.
+        num_actions: number of actions.
+        cell: a name in CELLS.
+    """
+    network = RecurrentNetwork((observation_dim, *config.hidden_sizes, num_actions), CELLS[cell]())
+    return RecurrentPolicy(network, Categorical(num_actions), config.observation_scale)
