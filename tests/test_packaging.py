@@ -20,7 +20,7 @@ import mamlrl
 from mamlrl import compare, diagnose, evaluate, record
 from mamlrl.config.command_line import parse_command
 from mamlrl.config.files import make_config, shipped_settings, to_yaml
-from mamlrl.experiment import make_envs, make_supervised
+from mamlrl.experiment import make_envs, make_supervised, policy_config
 from mamlrl.learners import find_learner
 from mamlrl.policies import make_policy
 from mamlrl.supervised import find_task_set
@@ -93,7 +93,8 @@ def test_training_commands_of_the_documentation_are_valid(arguments: str, users_
             make_supervised(config)
         return
     envs = make_envs(config, num_envs=2)
-    make_policy(config.policy, envs.single_observation_space, envs.single_action_space)
+    seen, recurrent = envs.single_observation_space, find_learner(config.learner).recurrent
+    make_policy(policy_config(config, envs), seen, envs.single_action_space, recurrent)
     envs.close()
 
 
