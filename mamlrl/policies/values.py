@@ -71,16 +71,19 @@ class WithValues:
         return self._policy.linearize(params, observations)
 
     def outputs_and_values(self, params: Params, observations: Tensor) -> tuple[Tensor, Tensor]:
-        """Distribution parameters [M, B, T, Z], and values [M, B, T], zero without a value function; differentiable.
+        """Distribution parameters [M, B, T, Z], and values [M, B, T], zero without a value function.
+
+        Both are differentiable once.
 
         Args:
             params: shared by all tasks.
             observations: of rollouts from their start, [M, B, T, O].
         """
-        features = self._policy.features(params, observations)
+        features = self._policy.features_once(params, observations)
         outputs = self._policy.head(params, features)
         if self._kind == "value":
             return outputs, (features @ params[f"{PREFIX}weight"] + params[f"{PREFIX}bias"]).squeeze(-1)
         if self._kind == "own_value":
-            return outputs, self._network.outputs(params, self._policy.scaled(observations)).squeeze(-1)
+            own = self._network.features_once(params, self._policy.scaled(observations))
+            return outputs, self._network.head(params, own).squeeze(-1)
         return outputs, outputs.new_zeros(outputs.shape[:-1])

@@ -94,3 +94,22 @@ def test_the_value_function_on_the_policys_layer_is_linear_in_it(generator: torc
     features = policy.features(params, observations)
     expected = (features * params["value_weight"].squeeze(1)).sum(-1) + params["value_bias"]
     torch.testing.assert_close(values, expected)
+
+
+@pytest.mark.parametrize("sizes", [(OBSERVATION, 7, 2), (OBSERVATION, 6, 5, 7, 2)])
+def test_the_unrolled_gru_and_its_derivative_are_those_of_the_loop(sizes, generator: torch.Generator) -> None:
+    network = RecurrentNetwork(sizes, GRU())
+    params = {
+        name: leaf.double() + 0.1 * torch.randn(leaf.shape, generator=generator)
+        for name, leaf in network.init_params(generator).items()
+        if not name.startswith("head")
+    }
+    leaves = {name: leaf.requires_grad_() for name, leaf in params.items()} | {"head_weight": torch.zeros(7, 2)}
+    observations = torch.randn(*SHAPE, OBSERVATION, generator=generator)
+    cotangent = torch.randn(*SHAPE, 7, generator=generator)
+    by_loop, unrolled = network.features(leaves, observations), network.features_once(leaves, observations)
+    torch.testing.assert_close(unrolled, by_loop)
+    expected, found = (
+        torch.autograd.grad(features, list(params.values()), cotangent) for features in (by_loop, unrolled)
+    )
+    torch.testing.assert_close(found, expected)

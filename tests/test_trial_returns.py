@@ -1,0 +1,67 @@
+"""Returns by number of the episode within a trial."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfig
+from mamlrl.errors import ConfigError
+from mamlrl.evaluation import trials
+from mamlrl.evaluation.trials import shown_episodes, trial_returns
+from mamlrl.experiment import Experiment, initial_state, make_experiment
+from mamlrl.sampler import collect, episode_returns, mean_returns
+from mamlrl.seeding import Streams
+
+
+def made(env: str = "mamlrl/Bandit-v0", **settings) -> Experiment:
+    sampling = SamplingConfig(tasks=3, rollouts=2, episodes=4)
+    policy = PolicyConfig(hidden_sizes=(6,))
+    return make_experiment(Config(env=env, learner="rl2", policy=policy, sampling=sampling, threads=1, **settings))
+
+
+def params_of(experiment: Experiment) -> dict[str, torch.Tensor]:
+    return experiment.learner.start(initial_state(experiment).meta)
+
+
+def test_the_returns_of_episodes_add_up_to_that_of_the_trial() -> None:
+    experiment = made("tests.golden.walk:golden/Walk-v0", environment=EnvironmentConfig(horizon=6))
+    tasks, streams = np.array([[1.0], [-1.0], [0.5]]), Streams(3).rollouts(0, 0)
+    rollouts = collect(
+        experiment.envs, experiment.policy, params_of(experiment), tasks, streams, experiment.config.environment
+    )
+    assert rollouts.episodes is not None and rollouts.episodes.max() == 3
+    returns = episode_returns(rollouts, 4)
+    torch.testing.assert_close(returns.sum(2).mean(1), mean_returns(rollouts))
+    of_second = (rollouts.rewards * rollouts.mask * (rollouts.episodes == 1)).sum(2)
+    torch.testing.assert_close(returns[..., 1], of_second)
+    experiment.envs.close()
+
+
+def test_trials_of_any_length_on_given_tasks_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An arm that always pays and one that never does: what is told of the mean is the reward itself."""
+    experiment = made(environment=EnvironmentConfig(horizon=1, kwargs={"arms": 2}))
+    monkeypatch.setattr(trials, "MOST_ROWS", 4)  # several parts
+    params, tasks = params_of(experiment), np.tile([[1.0, 0.0]], (5, 1))
+    common = experiment.config, experiment.policy, params, tasks, 7, 1
+    returns = trial_returns(*common, rollouts=2, greedy=False)
+    assert returns.shape == (5, 2, 7) and set(returns.ravel()) == {0.0, 1.0}
+    again = trial_returns(*common, rollouts=2, greedy=False, told="expected_reward")
+    np.testing.assert_array_equal(returns, again)
+    greedy = trial_returns(*common)
+    assert greedy.shape == (5, 1, 7) and (greedy == greedy[:1]).all()  # there is no noise in it
+    experiment.envs.close()
+
+
+def test_no_episodes_are_refused() -> None:
+    experiment = made(environment=EnvironmentConfig(horizon=1))
+    with pytest.raises(ConfigError, match="episodes is 0; it must be at least 1"):
+        trial_returns(experiment.config, experiment.policy, params_of(experiment), np.full((1, 5), 0.5), 0, 1)
+    experiment.envs.close()
+
+
+def test_of_many_episodes_some_are_shown() -> None:
+    assert shown_episodes(3) == [0, 1, 2]
+    assert shown_episodes(100) == [0, 1, 2, 4, 9, 19, 29, 49, 99]
+    assert shown_episodes(75) == [0, 1, 2, 4, 9, 19, 29, 49, 74]
