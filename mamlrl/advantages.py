@@ -114,12 +114,12 @@ def _masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return mean, variance
 
 
-def make_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, float]:
+def make_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, Tensor]:
     """What a policy-gradient loss needs of the rollouts, with normalised advantages.
 
     Returns:
-        The batch, in the precision of the rollouts, and the share of the variance of the returns that the baseline
-        explains (mean over tasks).
+        The batch, in the precision of the rollouts, and the share of the variance of each task's returns that the
+        baseline explains, [M].
 
     Raises:
         ValueError: the shapes of the rollouts do not agree.
@@ -137,15 +137,15 @@ def make_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, float
         returns=estimated.returns.to(dtype),
         advantage_std=std.expand_as(mask).to(dtype),
     )
-    return batch, float(estimated.explained_variance.mean())
+    return batch, estimated.explained_variance
 
 
-def make_trial_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, float]:
+def make_trial_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch, Tensor]:
     """What a learner with a baseline of its own needs of trials: their returns, over the ends of episodes.
 
     Returns:
-        The batch, whose advantages are the returns, without a baseline, and 0, the share of their variance that none
-        explains.
+        The batch, whose advantages are the returns, without a baseline, and zeros [M], the share of their variance that
+        none explains.
 
     Raises:
         ValueError: the shapes of the rollouts do not agree.
@@ -157,7 +157,7 @@ def make_trial_batch(rollouts: Rollouts, config: SamplingConfig) -> tuple[Batch,
     batch = Batch(
         rollouts.observations, rollouts.actions, rollouts.log_probs, returns, weights, returns, torch.ones_like(mask)
     )
-    return batch, 0.0
+    return batch, torch.zeros(len(mask), dtype=torch.float64)
 
 
 def advantages_of_returns(returns: Tensor, values: Tensor, mask: Tensor, discount: float, gae_lambda: float) -> Tensor:

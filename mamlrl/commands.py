@@ -9,11 +9,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, TextIO
 
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import LearnerFailure, OutputError, UserError
+from mamlrl.errors import ConfigError, LearnerFailure, OutputError, UserError
 
 
 def make_callable(module: str, function: Callable[..., Any]) -> None:
@@ -39,7 +40,9 @@ def make_callable(module: str, function: Callable[..., Any]) -> None:
     sys.modules[module].__doc__ = f"{sys.modules[module].__doc__}\n{called}\n\n{inspect.getdoc(function)}"  # for help()
 
 
-def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | None, lasting: bool = False) -> int:
+def run_command(
+    action: Callable[[Sequence[str]], int], argv: Sequence[str] | None, lasting: bool = False, spreads: bool = False
+) -> int:
     """Run a command on its arguments (None: the process's); what a user can put right becomes one line on stderr.
 
     Args:
@@ -47,6 +50,7 @@ def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | No
         argv: its arguments.
         lasting: go on where nothing can be printed, as on a full disk or where nobody reads any more; what the
             command is for are files.
+        spreads: it may be started by torchrun, as several ranks.
 
     Returns:
         The exit code: what the action returns, 2 when the command or a setting is wrong, 1 when something failed,
@@ -63,7 +67,7 @@ def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | No
             try:
                 if os.getcwd() not in sys.path:  # my_module:... environments are found from a console script too
                     sys.path.insert(0, os.getcwd())
-                return action(sys.argv[1:] if argv is None else argv)
+                return _on_ranks(action, spreads)(sys.argv[1:] if argv is None else argv)
             finally:
                 sys.stdout.flush()
     except UserError as error:
@@ -82,6 +86,28 @@ def run_command(action: Callable[[Sequence[str]], int], argv: Sequence[str] | No
     finally:
         if argv is None:  # a further Ctrl-C while Python ends finds nothing to interrupt, but would print where it was
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def started_ranks() -> int:
+    """How many ranks torchrun has started; 1 without it."""
+    size = os.environ.get("WORLD_SIZE", "1")
+    return int(size) if size.isdigit() else 1
+
+
+def _on_ranks(action: Callable[[Sequence[str]], int], spreads: bool) -> Callable[[Sequence[str]], int]:
+    """The command, as one of several ranks where there are.
+
+    Raises:
+        ConfigError: there are, and it cannot be one.
+    """
+    ranks = started_ranks()
+    if ranks == 1:
+        return action
+    if not spreads:
+        raise ConfigError(f"this command works in one process; torchrun has started {ranks}")
+    from mamlrl.launch import together  # imports torch, which takes seconds
+
+    return partial(together, action)
 
 
 class _Output:

@@ -27,6 +27,20 @@ class NonFiniteError(UserError):
     """A policy produced numbers that are not finite."""
 
 
+class RankFailure(UserError):
+    """What ended the work of another rank, or that it does not answer.
+
+    Args:
+        message: which rank, and what.
+        exit_code: of its error.
+        traceback: of an error that nobody expected; None of others. A lost rank has left none: it is empty.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1, traceback: str | None = ""):
+        super().__init__(message)
+        self.exit_code, self.traceback = exit_code, traceback
+
+
 class OutputError(OSError):
     """Standard output cannot be written: nobody reads it any more, or its disk is full."""
 

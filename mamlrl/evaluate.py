@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from mamlrl import api
 from mamlrl.commands import make_callable, run_command
+from mamlrl.distributed import is_first
 from mamlrl.evaluation.protocols import eval_settings
 from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
@@ -23,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong.
     """
-    return run_command(_evaluate, argv)
+    return run_command(_evaluate, argv, spreads=True)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -86,6 +87,8 @@ def _evaluate(argv: Sequence[str]) -> int:
         run_folder.check_results(folder, name)
     keep_freed_memory()
     results, comparisons = comparison.carry_out(entries, plan, options.interval)
+    if not is_first():
+        return 0
     try:
         comparison.write_results(folder, results, comparisons, fits_figure(entries, plan))
     finally:  # what took minutes is seen although the disk is full

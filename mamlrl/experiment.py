@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from gymnasium.vector import VectorEnv
 from mamlrl.config import Config, PolicyConfig
 from mamlrl.config.files import check_read
 from mamlrl.config.size import check_examples_memory, check_memory, sampling_memory, training_memory
+from mamlrl.distributed import local_size, share_of, size
 from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.envs.trials import TrialVector
@@ -30,7 +32,7 @@ from mamlrl.policies.predictors import make_predictor
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import Examples, Params
 from mamlrl.supervised import TASK_SETS, find_task_set, make_tasks
-from mamlrl.supervised.base import TaskDistribution, to_examples
+from mamlrl.supervised.base import ALL, TaskDistribution, to_examples
 from mamlrl.supervised.observe_task import ObserveTask
 
 DEFAULT_HORIZON = 100
@@ -74,6 +76,7 @@ def make_supervised(config: Config, split: str = "train") -> SupervisedExperimen
         ConfigError: a setting is not one of such a run, or names something that does not exist here.
     """
     row = find_learner(config.learner)
+    share_of(config.sampling.tasks)  # there are not more ranks than tasks
     in_updates = dataclasses.replace(config, iterations=total_updates(config))  # what a learner calls an iteration
     own = own_settings(in_updates, row)
     config = resolved(config, row, own)
@@ -135,15 +138,20 @@ def total_updates(config: Config) -> int:
 
 
 def draw_examples(
-    experiment: SupervisedExperiment, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator
+    experiment: SupervisedExperiment,
+    tasks: np.ndarray,
+    shots: int,
+    queries: int,
+    rng: np.random.Generator,
+    rows: slice = ALL,
 ) -> tuple[Examples, Examples]:
-    """Support and query examples of tasks [M, P], on the device of the run."""
-    support, query = experiment.tasks.draw(tasks, shots, queries, rng)
+    """Support and query examples of some rows of tasks [M, P], on the device of the run."""
+    support, query = experiment.tasks.draw(tasks, shots, queries, rng, rows)
     return to_examples(support, experiment.config.device), to_examples(query, experiment.config.device)
 
 
 def make_experiment(config: Config) -> Experiment:
-    """Environments, policy, learner and streams of a run. Writes nothing.
+    """Environments for this rank's share of the tasks, policy, learner and streams of a run. Writes nothing.
 
     Raises:
         UserError: a setting names something that does not exist here or does not fit the environment.
@@ -156,9 +164,11 @@ def make_experiment(config: Config) -> Experiment:
     if row.examples_only:
         reason = f"{row.examples_only}; {config.env} has none"
         raise ConfigError(f"learner {config.learner} learns from examples alone: {reason}")
+    if row.one_process and size() > 1:
+        raise ConfigError(f"learner {config.learner} trains in one process, not in {size()} ranks: {row.one_process}")
     config = resolve_horizon(config)
-    check_memory(config, sampling_memory(config))
-    envs = make_envs(config, config.sampling.tasks * config.sampling.rollouts)
+    check_memory(config, of_ranks_here(config, sampling_memory))
+    envs = make_envs(config, share_of(config.sampling.tasks).count * config.sampling.rollouts)
     try:
         spaces_ = envs.single_observation_space, envs.single_action_space
         policy = make_policy(policy_config(config, envs), *spaces_, recurrent=row.recurrent)
@@ -263,13 +273,28 @@ def check_training_memory(experiment: Experiment) -> None:
     """
     config, envs, *_ = experiment
     observation_dim, action_dim = flatdim(envs.single_observation_space), flatdim(envs.single_action_space)
-    check_memory(config, training_memory(config, training_steps(config), observation_dim, 2 * action_dim))
+    needed = of_ranks_here(
+        config, lambda one: training_memory(one, training_steps(one), observation_dim, 2 * action_dim)
+    )
+    check_memory(config, needed)
     if config.eval.every:
         held_out = config.eval
         rollouts = max(held_out.rollouts, held_out.min_steps // config.environment.horizon)
         sampling = dataclasses.replace(config.sampling, tasks=held_out.tasks, rollouts=rollouts)
         config = dataclasses.replace(config, sampling=sampling)
-        check_memory(config, sampling_memory(config, observation_dim, 2 * action_dim), "eval")
+        needed = of_ranks_here(config, lambda one: sampling_memory(one, observation_dim, 2 * action_dim))
+        check_memory(config, needed, "eval")
+
+
+def of_ranks_here(config: Config, memory: Callable[[Config], int]) -> int:
+    """Bytes that the ranks of this machine take, each for its share of `sampling.tasks`.
+
+    Args:
+        config: the settings.
+        memory: from the settings of a rank to its bytes.
+    """
+    sampling = dataclasses.replace(config.sampling, tasks=share_of(config.sampling.tasks).count)
+    return local_size() * memory(dataclasses.replace(config, sampling=sampling))
 
 
 def resolve_horizon(config: Config) -> Config:
@@ -300,8 +325,8 @@ def _registered_horizon(config: Config) -> int | None:
 
 
 def num_threads(config: Config) -> int:
-    """The configured number of threads, or one for each processor that this process may use."""
-    return config.threads or num_processors()
+    """The configured number of threads, or one for each processor that there is for this rank."""
+    return config.threads or max(1, num_processors() // local_size())
 
 
 def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from mamlrl.distributed import means_over_tasks
 from mamlrl.distributions import Distribution
 from mamlrl.structs import Batch, Examples, Params, check_shapes
 
@@ -160,13 +161,16 @@ def mean_kl(distribution: Distribution, outputs: Tensor, new_outputs: Tensor, we
 
 
 def mean_over_tasks(values: Tensor) -> Tensor:
-    """The mean over the leading M. Every mean over tasks goes through here."""
-    return values.mean(0)
+    """The mean over the leading M, and over the tasks of all ranks. Every mean of a meta-update goes through here.
+
+    What has several means to take takes them in one reduction, by `mean_params_over_tasks` or `means_over_tasks`.
+    """
+    return means_over_tasks([values])[0]
 
 
 def mean_params_over_tasks(stacked: Params) -> Params:
     """`mean_over_tasks` of every leaf."""
-    return {name: mean_over_tasks(leaf) for name, leaf in stacked.items()}
+    return dict(zip(stacked, means_over_tasks(list(stacked.values())), strict=True)) if stacked else {}
 
 
 def _log_ratios(distribution: Distribution, outputs: Tensor, batch: Batch) -> Tensor:

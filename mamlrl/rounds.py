@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
+from torch import Tensor
+
 from mamlrl.advantages import make_batch
 from mamlrl.config import SamplingConfig
 from mamlrl.learners.base import Learner
@@ -20,8 +22,8 @@ class Round(NamedTuple):
     """that sampled it, shared or stacked"""
     rollouts: Rollouts
     batch: Batch
-    explained_variance: float
-    """share of the variance of the returns that the baseline explains"""
+    explained_variance: Tensor
+    """[M], share of the variance of each task's returns that the baseline explains"""
     adapted: Params | None
     """the parameters after the inner step on it; None for the query round, on which none is taken"""
 
@@ -36,7 +38,7 @@ def adaptation_rounds(
     query: bool = True,
     params: Params | None = None,
     done: int = 0,
-    batch_of: Callable[[Rollouts, SamplingConfig], tuple[Batch, float]] = make_batch,
+    batch_of: Callable[[Rollouts, SamplingConfig], tuple[Batch, Tensor]] = make_batch,
 ) -> Iterator[Round]:
     """Sample, adapt, `steps` times; then sample once more with the adapted parameters, the query round.
 

@@ -71,9 +71,9 @@ class Streams:
         seed = int(self.sequence(*key).generate_state(1, np.uint64)[0] >> np.uint64(1))
         return torch.Generator().manual_seed(seed)
 
-    def rollouts(self, iteration: int, step: int) -> RolloutStreams:
+    def rollouts(self, iteration: int, step: int, first_task: int = 0) -> RolloutStreams:
         """The streams of one round of rollouts: adaptation step `step` of meta-iteration `iteration`."""
-        return RolloutStreams(self, iteration, step)
+        return RolloutStreams(self, iteration, step, first_task)
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,8 @@ class RolloutStreams:
     streams: Streams
     iteration: int
     step: int
+    first_task: int = 0
+    """number of the first task of the round among those of all ranks"""
     part: int = 0
     """number of the part, where a round is collected in several"""
 
@@ -91,7 +93,7 @@ class RolloutStreams:
         return (dataclasses.replace(self, part=part) for part in itertools.count(self.part + 1))
 
     def _key(self, purpose: Stream, task: int) -> tuple[int, ...]:
-        key = (purpose, self.iteration, self.step, task)
+        key = (purpose, self.iteration, self.step, self.first_task + task)
         return (*key, self.part) if self.part else key
 
     def reset_seeds(self, num_tasks: int, rollouts: int) -> np.ndarray:

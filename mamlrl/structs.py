@@ -114,6 +114,8 @@ class MetaBatch(NamedTuple):
     """sampled by the adapted policies, or further examples"""
     along: tuple[Data, ...] = ()
     """K batches for losses on the parameters before each inner step, where these are not taken on what is adapted on"""
+    first_task: int = 0
+    """number of the first of these tasks among those of all ranks (`mamlrl.distributed`)"""
 
     def measured(self, number: int) -> Data:
         """What a loss on the parameters before inner step `number` is taken on, or after the last one."""

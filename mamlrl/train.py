@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from mamlrl import api
 from mamlrl.commands import make_callable, run_command
 from mamlrl.config.command_line import parse_command
+from mamlrl.distributed import from_first
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,11 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 when done, 1 when something failed, 2 when the command or a setting is wrong, 130 or 143 when
         stopped by Ctrl-C or SIGTERM.
     """
-    return run_command(_train, argv, lasting=True)
+    return run_command(_train, argv, lasting=True, spreads=True)
 
 
 def _train(argv: Sequence[str]) -> int:
-    command = parse_command(argv, _settings_of)
+    command = from_first(lambda: parse_command(argv, _settings_of))
     from mamlrl.training.run import run  # imports torch, which takes seconds: --help has answered by now
 
     return run(command).exit_code

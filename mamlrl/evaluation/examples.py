@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from mamlrl.config import Config
+from mamlrl.distributed import gather, share_of
 from mamlrl.evaluation.held_out import HeldOut
 from mamlrl.experiment import SupervisedExperiment, draw_examples, supervised_tasks
 from mamlrl.learners import evaluation_steps, step_scale
@@ -18,6 +19,7 @@ from mamlrl.seeding import Stream, Streams
 from mamlrl.statistics import Estimate, interval
 from mamlrl.structs import Data, Examples, MetaParams
 from mamlrl.supervised import TASK_SETS
+from mamlrl.supervised.base import ALL
 
 Measured = dict[str, np.ndarray]
 """Quantities by name, that of the task set first: of each task after 0, 1, ... gradient steps, [K + 1, M]."""
@@ -82,7 +84,7 @@ def with_divergence(measured: Measured) -> Measured:
 def evaluate_supervised(
     experiment: SupervisedExperiment, meta: MetaParams, tasks: np.ndarray, streams: Streams
 ) -> Measured:
-    """Adapt to tasks on `eval.shots` examples each, and measure on `eval.queries` others.
+    """Adapt to tasks on `eval.shots` examples each, and measure on `eval.queries` others; each rank does its share.
 
     Args:
         experiment: of a split, with the predictor, the learner and the settings.
@@ -90,10 +92,16 @@ def evaluate_supervised(
         tasks: [M, P].
         streams: of the evaluation.
     """
-    support, query = held_out_examples(experiment, tasks, streams)
+    support, query = held_out_examples(experiment, tasks, streams, share_of(len(tasks), "eval.tasks").rows)
     config = experiment.config
     batches = [support] * evaluation_steps(config)
-    return with_divergence(measure(experiment, meta, batches, query, lambda step: step_scale(config, step)))
+    measured = measure(experiment, meta, batches, query, lambda step: step_scale(config, step))
+    return with_divergence(joined(gather(measured)))
+
+
+def joined(measured: Sequence[Measured]) -> Measured:
+    """What was measured of one group of tasks after the other."""
+    return {name: np.concatenate([one[name] for one in measured], axis=1) for name in measured[0]}
 
 
 def nearest_neighbour(experiment: SupervisedExperiment, tasks: np.ndarray, streams: Streams) -> Measured:
@@ -108,12 +116,12 @@ def nearest_neighbour(experiment: SupervisedExperiment, tasks: np.ndarray, strea
 
 
 def held_out_examples(
-    experiment: SupervisedExperiment, tasks: np.ndarray, streams: Streams
+    experiment: SupervisedExperiment, tasks: np.ndarray, streams: Streams, rows: slice = ALL
 ) -> tuple[Examples, Examples]:
-    """Support and query examples of an evaluation."""
+    """Support and query examples of an evaluation, of some of its tasks."""
     config = experiment.config
     shots, queries = config.eval.shots or config.data.shots, config.eval.queries or config.data.queries
-    return draw_examples(experiment, tasks, shots, queries, streams.numpy(Stream.ENVIRONMENT, 0))
+    return draw_examples(experiment, tasks, shots, queries, streams.numpy(Stream.ENVIRONMENT, 0), rows)
 
 
 class SupervisedEvaluation:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config
+from mamlrl.distributed import gather, share_of
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
 from mamlrl.learners import evaluation_steps, step_scale
 from mamlrl.learners.base import LearnerState
@@ -48,13 +49,13 @@ def evaluate_adaptation(
     streams: Streams,
     iteration: int = 0,
 ) -> AdaptationResult:
-    """Return of each task after 0, 1, ..., `evaluation_steps(config)` gradient steps.
+    """Return of each task after 0, 1, ..., `evaluation_steps(config)` gradient steps; each rank adapts to its share.
 
     Each step is taken on fresh rollouts. Steps beyond those of training have half the step size (`step_scale`).
 
     Args:
         experiment: policy, learner and settings.
-        envs: vector environment with M * `eval.rollouts` rows.
+        envs: vector environment with `eval.rollouts` rows for each task of this rank's share.
         meta: what is meta-learned.
         tasks: [M, P].
         streams: of the evaluation.
@@ -62,15 +63,15 @@ def evaluate_adaptation(
     """
     config = experiment.config
     bar = StepsBar(evaluation_steps(config) + 1, config.environment.horizon)
-    counted = _Counted(envs, bar)
+    counted, share = _Counted(envs, bar), share_of(len(tasks), "eval.tasks")
 
     def sample(params: Params, step: int) -> Rollouts:
         rollouts = collect_steps(
             counted,  # type: ignore[arg-type]
             experiment.policy,
             params,
-            tasks,
-            streams.rollouts(iteration, step),
+            tasks[share.rows],
+            streams.rollouts(iteration, step, share.first),
             config.environment,
             config.eval.min_steps,
         )
@@ -86,7 +87,7 @@ def evaluate_adaptation(
         lambda step: step_scale(config, step),
     )
     with bar:
-        return result_of(rounds)
+        return joined(gather(result_of(rounds)))
 
 
 class _Counted:
@@ -116,6 +117,19 @@ def result_of(rounds: Iterable[Round]) -> AdaptationResult:
     return AdaptationResult(np.stack(returns), measures)
 
 
+def joined(results: Sequence[AdaptationResult]) -> AdaptationResult:
+    """Results of one group of tasks after the other; a measure is NaN for tasks that told nothing of it."""
+    names = dict.fromkeys(name for one in results for name in one.measures)
+    nothing = [np.full_like(one.returns, np.nan) for one in results]
+    measures = {
+        name: np.concatenate(
+            [one.measures.get(name, absent) for one, absent in zip(results, nothing, strict=True)], axis=1
+        )
+        for name in names
+    }
+    return AdaptationResult(np.concatenate([one.returns for one in results], axis=1), measures)
+
+
 class Evaluation:
     """Evaluation on held-out tasks, drawn once, every `eval.every` meta-iterations.
 
@@ -126,7 +140,7 @@ class Evaluation:
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
         config = experiment.config
-        self._envs = make_envs(config, config.eval.tasks * config.eval.rollouts)
+        self._envs = make_envs(config, share_of(config.eval.tasks, "eval.tasks").count * config.eval.rollouts)
         self._streams = experiment.streams.evaluation()
         self._tasks = draw_tasks(self._envs, config.eval.tasks, self._streams.numpy(Stream.TASKS, 0))
 

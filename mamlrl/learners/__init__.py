@@ -71,6 +71,9 @@ class LearnerRow(NamedTuple):
     recurrent: bool = False
     """whether its policy has a memory, which lasts through trials of several episodes"""
 
+    one_process: str = ""
+    """why its tasks cannot be spread over ranks; empty where they can"""
+
     def build(self, policy: Policy, config: Config, own: Any) -> Learner:
         """The learner, with the outer step that is configured or its default one.
 
@@ -164,6 +167,7 @@ LEARNERS = {
         rollouts_only="it learns to learn from the rewards of episodes",
         complete=with_anneal_iterations_of_entropy,
         recurrent=True,
+        one_process="its baseline and its shares are of the trials of all tasks",
     ),
     "protonet": LearnerRow(
         make_protonet, outers=("adam", "sgd", "trust_region"), examples_only="it compares with examples of each class"
@@ -257,7 +261,7 @@ def training_steps(config: Config) -> int:
     return config.adaptation.steps if find_learner(config.learner).adapts_in_training else 0
 
 
-def batches_of(config: Config) -> Callable[[Rollouts, SamplingConfig], tuple[Batch, float]]:
+def batches_of(config: Config) -> Callable[[Rollouts, SamplingConfig], tuple[Batch, Tensor]]:
     """What a learner needs of rollouts: their advantages; or the returns of trials, which it compares itself."""
     return make_trial_batch if find_learner(config.learner).recurrent else make_batch
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mamlrl.config import Config
 from mamlrl.config.schema import require
+from mamlrl.distributed import sums_over_tasks
 from mamlrl.distributions import Distribution
 from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.base import LearnerState
@@ -66,6 +67,7 @@ def adapted_advantage(query: Batch) -> Tensor:
     the rollouts that are credited, and so adds no bias; one task alone has no baseline.
     """
     returns = query.returns[:, :, 0].mean(1)
-    others = (returns.sum() - returns) / (len(returns) - 1) if len(returns) > 1 else torch.zeros_like(returns)
+    total, count = sums_over_tasks([returns, torch.ones_like(returns)])
+    others = (total - returns) / (count - 1) if count > 1 else torch.zeros_like(returns)
     length = (query.weights > 0).to(returns.dtype).sum((1, 2)) / query.weights.shape[1]
     return (returns - others) / length / query.advantage_std[:, 0, 0]

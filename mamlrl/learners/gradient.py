@@ -147,7 +147,8 @@ def gradient_learner(
     def objective(
         adaptation: Adaptation, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None
     ) -> AdaptedObjective:
-        drawn = partial(draw_share, fraction=fraction, generator=generator) if fraction < 1 else None
+        whose = {"fraction": fraction, "generator": generator, "first": meta_batch.first_task}
+        drawn = partial(draw_share, **whose) if fraction < 1 else None
         return AdaptedObjective(adaptation, state.meta, meta_batch, losses(state, meta_batch), drawn)
 
     return GradientLearner(adaptation, objective, outer or make_outer(config), measure, refuse)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
@@ -15,10 +15,11 @@ from torch import Tensor
 from mamlrl.adaptation import InnerStep, LossAtPoint, loss_and_gradient, loss_at
 from mamlrl.config import AdaptationConfig, Config
 from mamlrl.config.schema import require
+from mamlrl.distributed import means_over_tasks, sums_over_tasks
 from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.learners.objective import Path
-from mamlrl.objectives import Loss, mean_over_tasks
+from mamlrl.objectives import Loss
 from mamlrl.outer.trust_region import SolverEnd
 from mamlrl.policies.base import Policy
 from mamlrl.structs import Data, MetaParams, Params, flatten_stacked, unflatten_stacked
@@ -282,10 +283,10 @@ class RowSolutions(NamedTuple):
         rows = zip(finite.tolist(), self.negative.tolist(), self.converged.tolist(), strict=True)
         return [_end(*row) for row in rows]
 
-    def unusable(self, bound: float) -> int:
-        """Rows without positive curvature, or that were left with a residual of `bound` or more."""
+    def unusable(self, bound: float) -> Tensor:
+        """Rows without positive curvature, or that were left with a residual of `bound` or more, [M]."""
         pairs = zip(self.ends, self.residuals.tolist(), strict=True)
-        return sum(end is SolverEnd.NEGATIVE_CURVATURE or residual >= bound for end, residual in pairs)
+        return torch.tensor([end is SolverEnd.NEGATIVE_CURVATURE or residual >= bound for end, residual in pairs])
 
 
 def _end(finite: bool, negative: bool, converged: bool) -> SolverEnd:
@@ -343,19 +344,25 @@ def products_of(path: Path) -> list[Product]:
 def inner_residual(path: Path) -> float:
     """How well the inner problems were solved, mean over tasks, the worst inner step at any point."""
     rows = [step.residuals for step in proximal_steps(path)] + [each.inner_residuals for each in products_of(path)]
-    return float(torch.stack([mean_over_tasks(one) for one in rows]).max())  # NaN where one is
+    return float(torch.stack(means_over_tasks(rows)).max())  # NaN where one is
 
 
 def why_not(path: Path, bound: float) -> str | None:
     """Why the derivative is not to be trusted; None where it is, and where its numbers are not finite."""
-    residual, products = inner_residual(path), products_of(path)
+    residual = inner_residual(path)
     if math.isfinite(residual) and residual >= bound:
         return f"inner problems not solved (residual {residual:.2g})"
-    worst = max((each.solution.unusable(bound) for each in products), default=0)
-    if worst:
-        tasks = len(products[0].inner_residuals)
-        return f"derivative not solved for {worst} of {tasks} tasks"
-    return None
+    worst, tasks = most_unsolved(products_of(path), bound)
+    return f"derivative not solved for {worst} of {tasks} tasks" if worst else None
+
+
+def most_unsolved(products: Sequence[Product], bound: float) -> tuple[int, int]:
+    """For how many tasks the worst of the derivatives is of no use, and of how many; 0 of 0 without any."""
+    if not products:
+        return 0, 0
+    unusable = [each.solution.unusable(bound).double() for each in products]
+    *unsolved, count = sums_over_tasks([*unusable, torch.ones_like(unusable[0])])
+    return int(torch.stack(unsolved).max()), int(count)
 
 
 def residuals(path: Path, bound: float) -> dict[str, float]:
@@ -363,10 +370,10 @@ def residuals(path: Path, bound: float) -> dict[str, float]:
 
     And for how many tasks the derivative was of no use.
     """
-    products = [each.solution for each in products_of(path)]
-    means = [float(mean_over_tasks(each.residuals)) for each in products]
+    products = products_of(path)
+    means = means_over_tasks([each.solution.residuals for each in products]) if products else []
     return {
         "imaml/inner_residual": inner_residual(path),
-        "imaml/cg_residual": float(torch.tensor(means).max()) if means else math.nan,
-        "imaml/unsolved": float(max((each.unusable(bound) for each in products), default=math.nan)),
+        "imaml/cg_residual": float(torch.stack(means).max()) if means else math.nan,
+        "imaml/unsolved": float(most_unsolved(products, bound)[0]) if products else math.nan,
     }

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mamlrl.objectives import mean_over_tasks
+from mamlrl.distributed import means_over_tasks
 from mamlrl.policies.base import LayerFactors
 from mamlrl.structs import MetaParams, Params
 
@@ -44,7 +44,8 @@ class KroneckerPreconditioner:
     """
 
     def __init__(self, factors: Sequence[LayerFactors], damping: float):
-        means = [layer._replace(inputs=_mean(layer.inputs), errors=_mean(layer.errors)) for layer in factors]
+        both = iter(means_over_tasks([factor for layer in factors for factor in (layer.inputs, layer.errors)]))
+        means = [layer._replace(inputs=next(both).double(), errors=next(both).double()) for layer in factors]
         self._layers = [_invert(layer, damping) for layer in means]
         curvature = sum(float(layer.inputs.trace() * layer.errors.trace()) for layer in means)
         size = sum(len(layer.inputs) * len(layer.errors) for layer in means)
@@ -65,10 +66,6 @@ class KroneckerPreconditioner:
 
     def _scaled(self, params: Params) -> Params:
         return {name: self._elsewhere * leaf for name, leaf in params.items()}
-
-
-def _mean(factor: Tensor) -> Tensor:
-    return mean_over_tasks(factor).double()
 
 
 def _invert(layer: LayerFactors, damping: float) -> InvertedLayer:

@@ -16,14 +16,16 @@ from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mamlrl.adaptation import InnerStep, LossAtPoint, SolvedStep, loss_on
+from mamlrl.distributed import means_over_tasks
 from mamlrl.distributions import Distribution
 from mamlrl.learners.adaptations import Adapts
 from mamlrl.learners.kronecker import KroneckerPreconditioner
-from mamlrl.objectives import likelihood_ratio_loss, mean_kl, mean_over_tasks, mean_params_over_tasks
+from mamlrl.objectives import likelihood_ratio_loss, mean_kl
 from mamlrl.policies.base import Factored, Linearization, Policy
 from mamlrl.structs import AnyData, Batch, Data, MetaBatch, MetaParams, Params, flatten, unflatten
 
@@ -92,7 +94,9 @@ class Path(NamedTuple):
             if number < len(along) and (more := along[number]) is not None:
                 cotangent = {name: leaf + more[name] for name, leaf in cotangent.items()}
         init = {name: cotangent[name] for name in self.meta.init}
-        return MetaParams(mean_params_over_tasks(init), tuple(mean_params_over_tasks(entry) for entry in sizes))
+        means = iter(means_over_tasks([leaf for params in (init, *sizes) for leaf in params.values()]))
+        averaged, *averaged_sizes = ({name: next(means) for name in params} for params in (init, *sizes))
+        return MetaParams(averaged, tuple(averaged_sizes))
 
 
 def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Data], near: Sequence[InnerStep] = ()) -> Path:
@@ -169,7 +173,7 @@ class AdaptedObjective:
         rounds = [self._loss_of_round(number, one) for number, one in enumerate(linearized)]
         *along, query = (one and one.gradient() for one in rounds)
         assert query is not None
-        loss = sum(mean_over_tasks(one.loss) for one in rounds if one)
+        loss = sum(means_over_tasks([one.loss for one in rounds if one]))
         return float(loss), flatten(path.pullback(query, along), self._meta)
 
     def _loss_of_round(self, number: int, linearization: Linearization | None) -> LossAtPoint | None:
@@ -233,7 +237,7 @@ class AdaptedObjective:
     @torch.no_grad()
     def evaluate(self, point: Tensor) -> tuple[float, float]:
         """Loss, and mean KL of the adapted policies from where the objective was built, at `point`, in one pass."""
-        policy, (support, query, _) = self._learner.policy, self._meta_batch
+        policy, support, query = self._learner.policy, self._meta_batch.support, self._meta_batch.query
         meta = unflatten(point, self._meta)
         params, losses = self._learner.start(meta), []
         for number, batch in enumerate(support):  # keeps no step: there is nothing to go back through
@@ -248,7 +252,8 @@ class AdaptedObjective:
         outputs, built = policy.outputs(params, query.observations), self._adapted.outputs
         losses.append(self._losses.query(policy.distribution, outputs, query, built))
         kl = mean_kl(policy.distribution, built, outputs, query.weights)
-        return float(sum(map(mean_over_tasks, losses))), float(mean_over_tasks(kl))
+        *means, mean_of_kl = means_over_tasks([*losses, kl])
+        return float(sum(means)), float(mean_of_kl)
 
 
 def _without_built(
@@ -283,12 +288,14 @@ class Curvature(NamedTuple):
         return KroneckerPreconditioner(self.adapted.factors(scores, self.query.weights), damping)
 
 
-def draw_share(batch: AnyData, whole_rollouts: bool, fraction: float, generator: torch.Generator | None) -> AnyData:
+def draw_share(
+    batch: AnyData, whole_rollouts: bool, fraction: float, generator: torch.Generator | None, first: int = 0
+) -> AnyData:
     """`draw_rollouts` or `draw_steps`."""
-    return (draw_rollouts if whole_rollouts else draw_steps)(batch, fraction, generator)
+    return (draw_rollouts if whole_rollouts else draw_steps)(batch, fraction, generator, first)
 
 
-def draw_steps(batch: AnyData, fraction: float, generator: torch.Generator | None) -> AnyData:
+def draw_steps(batch: AnyData, fraction: float, generator: torch.Generator | None, first: int = 0) -> AnyData:
     """A share of the valid time steps of each task, at least one, without their order: [M, 1, n, ...].
 
     Weights sum to one again. A task with fewer valid time steps than others has padding. Only for policies without
@@ -298,11 +305,14 @@ def draw_steps(batch: AnyData, fraction: float, generator: torch.Generator | Non
         batch: of M tasks.
         fraction: the share, in (0, 1].
         generator: on the CPU.
+        first: number of the batch's first task among those of all ranks.
     """
+    num_tasks, rollouts, steps = batch.weights.shape
     valid = batch.weights.flatten(1) > 0
     counts = (fraction * valid.sum(1)).round().clamp(min=1).long()
     device = valid.device
-    keys = torch.rand(valid.shape, generator=generator, dtype=torch.float64).to(device)
+    # by time step first: what is drawn for one does not depend on how long the longest rollout is
+    keys = _keys(num_tasks, (steps, rollouts), generator, first).mT.flatten(1).to(device)
     order = keys.masked_fill(~valid, 2.0).argsort(1)[:, : int(counts.max())]  # padding comes last
 
     def drawn(leaf: Tensor) -> Tensor:
@@ -315,7 +325,7 @@ def draw_steps(batch: AnyData, fraction: float, generator: torch.Generator | Non
     return type(batch)(*map(drawn, batch))._replace(weights=weights)
 
 
-def draw_rollouts(batch: AnyData, fraction: float, generator: torch.Generator | None) -> AnyData:
+def draw_rollouts(batch: AnyData, fraction: float, generator: torch.Generator | None, first: int = 0) -> AnyData:
     """A share of the rollouts of each task, at least one, whole: [M, n, T, ...].
 
     Weights sum to one again. For losses that couple the time steps of a rollout.
@@ -324,9 +334,17 @@ def draw_rollouts(batch: AnyData, fraction: float, generator: torch.Generator | 
         batch: of M tasks.
         fraction: the share, in (0, 1].
         generator: on the CPU.
+        first: number of the batch's first task among those of all ranks.
     """
     num_tasks, rollouts = batch.weights.shape[:2]
-    keys = torch.rand(num_tasks, rollouts, generator=generator, dtype=torch.float64)
+    keys = _keys(num_tasks, (rollouts,), generator, first)
     order = keys.argsort(1)[:, : max(1, round(fraction * rollouts))].to(batch.weights.device)
     drawn = type(batch)(*(leaf[torch.arange(num_tasks, device=order.device)[:, None], order] for leaf in batch))
     return drawn._replace(weights=drawn.weights / drawn.weights.sum((1, 2), keepdim=True))
+
+
+def _keys(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator | None, first: int) -> Tensor:
+    """Uniform numbers, float64 [M, *shape]; those of a task depend on its number among all tasks alone."""
+    seed = int(torch.randint(2**63 - 1, (), generator=generator))
+    rows = [np.random.default_rng((seed, first + task)).random(shape) for task in range(num_tasks)]
+    return torch.from_numpy(np.stack(rows))

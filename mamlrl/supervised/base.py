@@ -10,6 +10,9 @@ from gymnasium import spaces
 
 from mamlrl.structs import Examples
 
+ALL = slice(None)
+"""Rows of all tasks."""
+
 
 class Drawn(NamedTuple):
     """Examples of M tasks as arrays."""
@@ -42,7 +45,9 @@ class TaskDistribution(Protocol):
         """N tasks as numbers [n, P], float64."""
         ...
 
-    def draw(self, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator) -> tuple[Drawn, Drawn]:
+    def draw(
+        self, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator, rows: slice = ALL
+    ) -> tuple[Drawn, Drawn]:
         """Support and query examples of tasks [M, P], none in both.
 
         Args:
@@ -50,6 +55,7 @@ class TaskDistribution(Protocol):
             shots: support examples of a task, or of each of its classes.
             queries: query examples likewise.
             rng: all that is random comes from it.
+            rows: of which of the tasks; each has the same examples whichever are asked for.
         """
         ...
 

@@ -9,7 +9,7 @@ from gymnasium import spaces
 
 from mamlrl.config.schema import require
 from mamlrl.errors import ConfigError, shown
-from mamlrl.supervised.base import Drawn, unbounded
+from mamlrl.supervised.base import ALL, Drawn, unbounded
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,9 @@ class ImageTasks:
         keys = rng.random((n, self.rotations * len(self.classes)))
         return keys.argpartition(self.ways - 1, axis=1)[:, : self.ways].astype(np.float64)
 
-    def draw(self, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator) -> tuple[Drawn, Drawn]:
+    def draw(
+        self, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator, rows: slice = ALL
+    ) -> tuple[Drawn, Drawn]:
         """Different images of each class, class by class: [M, ways * shots, O] and [M, ways * queries, O].
 
         Raises:
@@ -69,8 +71,9 @@ class ImageTasks:
         count, there = shots + queries, self.most_examples
         if count > there:
             raise ValueError(f"{count} images of a class are asked for; there are {there}")
+        which = rng.random((*tasks.shape, there))[rows].argsort(-1)[..., :count]
+        tasks = tasks[rows]
         numbers, turns = np.divmod(tasks.astype(np.int64), self.rotations)
-        which = rng.random((*tasks.shape, there)).argsort(-1)[..., :count]
         pictures = self.images[self.classes[numbers][..., None], which].astype(np.float32) / 255
         if self.dark_ink:
             pictures = 1 - pictures

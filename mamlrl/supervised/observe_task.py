@@ -6,7 +6,7 @@ import numpy as np
 from gymnasium import spaces
 
 from mamlrl.errors import ConfigError
-from mamlrl.supervised.base import Drawn, TaskDistribution, unbounded
+from mamlrl.supervised.base import ALL, Drawn, TaskDistribution, unbounded
 
 
 class ObserveTask:
@@ -31,12 +31,14 @@ class ObserveTask:
         """Those of the tasks."""
         return self._tasks.sample_tasks(n, rng)
 
-    def draw(self, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator) -> tuple[Drawn, Drawn]:
+    def draw(
+        self, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator, rows: slice = ALL
+    ) -> tuple[Drawn, Drawn]:
         """Those of the tasks, with the task in the inputs."""
 
         def seen(drawn: Drawn) -> Drawn:
-            each = np.broadcast_to(tasks[:, None].astype(np.float32), (*drawn.inputs.shape[:2], tasks.shape[1]))
+            each = np.broadcast_to(tasks[rows, None].astype(np.float32), (*drawn.inputs.shape[:2], tasks.shape[1]))
             return Drawn(np.concatenate([drawn.inputs, each], axis=2), drawn.targets)
 
-        support, query = self._tasks.draw(tasks, shots, queries, rng)
+        support, query = self._tasks.draw(tasks, shots, queries, rng, rows)
         return seen(support), seen(query)

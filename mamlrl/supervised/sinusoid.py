@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mamlrl.config.schema import require
-from mamlrl.supervised.base import Drawn, unbounded
+from mamlrl.supervised.base import ALL, Drawn, unbounded
 
 AMPLITUDE, PHASE, INPUTS, FREQUENCY = (0.1, 5.0), (0.0, np.pi), (-5.0, 5.0), (0.8, 1.2)
 
@@ -40,10 +40,12 @@ class Sinusoid:
         ranges = np.array([self.amplitude, self.phase, *([self.frequency] if self.frequency else [])])
         return rng.uniform(ranges[:, 0], ranges[:, 1], (n, len(ranges)))
 
-    def draw(self, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator) -> tuple[Drawn, Drawn]:
+    def draw(
+        self, tasks: np.ndarray, shots: int, queries: int, rng: np.random.Generator, rows: slice = ALL
+    ) -> tuple[Drawn, Drawn]:
         """Points [M, shots, 1] and [M, queries, 1] of each task."""
-        x = rng.uniform(*self.inputs, (len(tasks), shots + queries))
-        x, y = (array[..., None].astype(np.float32) for array in (x, self.values(tasks, x)))
+        x = rng.uniform(*self.inputs, (len(tasks), shots + queries))[rows]
+        x, y = (array[..., None].astype(np.float32) for array in (x, self.values(tasks[rows], x)))
         return Drawn(x[:, :shots], y[:, :shots]), Drawn(x[:, shots:], y[:, shots:])
 
     def values(self, tasks: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from mamlrl.evaluation.examples import estimates_of, measure, metrics_of
+from mamlrl.distributed import gather, share_of
+from mamlrl.evaluation.examples import estimates_of, joined, measure, metrics_of
 from mamlrl.experiment import SupervisedExperiment, draw_examples
 from mamlrl.learners import training_steps
 from mamlrl.learners.base import LearnerState, Outcome
@@ -32,7 +33,7 @@ def supervised_iteration(
     first, updates, outcomes = iteration * config.data.updates, config.data.updates, list[Outcome]()
     with watch("measure"):
         meta_batch = draw_meta_batch(experiment, first)
-        measured = measure(experiment, state.meta, meta_batch.support, meta_batch.query)
+        measured = joined(gather(measure(experiment, state.meta, meta_batch.support, meta_batch.query)))
     for number in range(first, first + updates):
         with watch("sample"):
             meta_batch = draw_meta_batch(experiment, number)
@@ -59,13 +60,17 @@ def supervised_iteration(
 
 
 def draw_meta_batch(experiment: SupervisedExperiment, update: int) -> MetaBatch:
-    """The data of a meta-update, numbered from 0: every inner step is on the same support examples."""
+    """This rank's share of the data of a meta-update, numbered from 0.
+
+    Every inner step is on the same support examples.
+    """
     config, streams = experiment.config, experiment.streams
+    share = share_of(config.sampling.tasks)
     tasks = experiment.tasks.sample_tasks(config.sampling.tasks, streams.numpy(Stream.TASKS, update))
     rng = streams.numpy(Stream.ENVIRONMENT, update)
-    support, query = draw_examples(experiment, tasks, config.data.shots, config.data.queries, rng)
+    support, query = draw_examples(experiment, tasks, config.data.shots, config.data.queries, rng, share.rows)
     steps = training_steps(config)
-    return MetaBatch((support,) * steps, query, (query,) * steps)
+    return MetaBatch((support,) * steps, query, (query,) * steps, share.first)
 
 
 def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

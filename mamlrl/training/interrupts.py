@@ -9,8 +9,12 @@ import threading
 from types import FrameType
 from typing import Any
 
+from mamlrl.distributed import gather
 from mamlrl.messages import is_silent
 from mamlrl.run_folder.files import remove_unfinished
+
+BY_TORCHRUN = "TORCHELASTIC_RUN_ID"
+"""Environment variable of the processes that torchrun starts."""
 
 
 class StopRequest:
@@ -33,6 +37,12 @@ class StopRequest:
         self._whole_process = whole_process
         self._process = os.getpid()
         self._previous: dict[int, Any] = {}
+
+    def agreed(self, stops: bool) -> bool:
+        """Whether any rank has a signal, which becomes that of all, or is to stop for another reason."""
+        seen = gather((self.signal, stops))
+        self.signal = next((number for number, _ in seen if number is not None), None)
+        return self.signal is not None or any(other for _, other in seen)
 
     @property
     def exit_code(self) -> int:
@@ -61,6 +71,8 @@ class StopRequest:
             _acknowledge(f"stopped; go on with\n  {self.resume}" if self.resume else "stopped")
             os._exit(128 + number)
         self.signal = number
+        if number == signal.SIGTERM and BY_TORCHRUN in os.environ:  # it sends one where another rank has failed, too
+            return
         name = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
         doing = "stopping" if self.iteration is None else f"finishing iteration {self.iteration}"
         _acknowledge(f"{doing}; {name} again stops now")

@@ -5,22 +5,25 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from mamlrl.config import SamplingConfig
+from mamlrl.config import Config, SamplingConfig
+from mamlrl.distributed import gather, share_of
 from mamlrl.distributions import DiagonalGaussian
 from mamlrl.envs.trials import TrialVector
+from mamlrl.evaluation.held_out import AdaptationResult, joined, result_of
 from mamlrl.evaluation.trials import shown_episodes
 from mamlrl.experiment import Experiment, draw_tasks
 from mamlrl.learners import batches_of, training_steps
 from mamlrl.learners.base import LearnerState, undone
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import Round, adaptation_rounds
-from mamlrl.sampler import collect, episode_returns, mean_measures, mean_returns
+from mamlrl.sampler import collect, episode_returns
 from mamlrl.seeding import Stream
 from mamlrl.statistics import Estimate, Estimates, interval, nan_mean
 from mamlrl.structs import MetaBatch, Metrics, Params, Rollouts
@@ -47,6 +50,8 @@ def meta_iteration(
 ) -> tuple[LearnerState, IterationOutcome]:
     """Sample, adapt, sample, meta-update (Finn, Abbeel, Levine 2017, Algorithm 3).
 
+    Each rank does so with its share of the tasks.
+
     Args:
         experiment: environments, policy, learner and settings.
         state: the learner's state.
@@ -56,14 +61,15 @@ def meta_iteration(
         The learner's new state, the old one where its policy could act no more, and what happened.
     """
     config, envs, policy, learner, streams = experiment
-    watch = Stopwatch()
+    watch, share = Stopwatch(), share_of(config.sampling.tasks)
     if isinstance(envs, TrialVector):
         envs.trial_episodes = config.sampling.episodes_at(iteration)
-    tasks = draw_tasks(envs, config.sampling.tasks, streams.numpy(Stream.TASKS, iteration))
+    tasks = draw_tasks(envs, config.sampling.tasks, streams.numpy(Stream.TASKS, iteration))[share.rows]
 
     def sample(params: Params, step: int) -> Rollouts:
         with watch("sample"):
-            return collect(envs, policy, params, tasks, streams.rollouts(iteration, step), config.environment)
+            round_streams = streams.rollouts(iteration, step, share.first)
+            return collect(envs, policy, params, tasks, round_streams, config.environment)
 
     with watch("rounds"):
         steps, batch_of = training_steps(config), batches_of(config)
@@ -71,31 +77,33 @@ def meta_iteration(
     *support, query = (one.batch for one in rounds)
     with watch("update"):
         generator = streams.torch(Stream.CURVATURE, iteration)
-        new_state, update = learner.meta_step(state, MetaBatch(tuple(support), query), generator)
-        usable = can_act(policy, learner.start(new_state.meta), rounds[0].rollouts)
-        update = update if usable else undone(update)
+        meta_batch = MetaBatch(tuple(support), query, first_task=share.first)
+        new_state, update = learner.meta_step(state, meta_batch, generator)
+        acts = can_act(policy, learner.start(new_state.meta), rounds[0].rollouts)
 
+    seen = seen_by_all(gather(seen_in(rounds, policy, config, acts)))
+    update = update if seen.acts else undone(update)
     refused = getattr(update, "refused", None)
-    returns = round_returns(rounds)
+    returns = estimates_of(seen.result.returns)
     seconds = watch.seconds
-    return new_state if usable else state, IterationOutcome(
+    return new_state if seen.acts else state, IterationOutcome(
         metrics={
-            **round_metrics(rounds, returns),
-            **trial_metrics(rounds[-1].rollouts, config.sampling),
-            **policy_metrics(policy, rounds[0], config.environment.action_scale),
-            "baseline/explained_variance": rounds[-1].explained_variance,
+            **round_metrics(seen.result, returns),
+            **trial_metrics(seen, config.sampling),
+            **policy_metrics(seen),
+            "baseline/explained_variance": _mean(seen.explained_variance),
             **update.metrics(),
             "time/sample": seconds["sample"],
             "time/adapt": seconds["rounds"] - seconds["sample"],
             "time/update": seconds["update"],
         },
         estimates={"return": returns},
-        env_steps=sum(int(one.rollouts.mask.sum()) for one in rounds),
+        env_steps=seen.env_steps,
         score=trial_score(returns[-1].mean, envs, config.sampling),
         status="return "
         + " -> ".join(f"{one.mean:.2f}" for one in [*returns[:1], *returns[1:][-1:]])
         + (f", update refused: {refused}" if refused else ""),
-        not_finite=update.not_finite or not usable,
+        not_finite=update.not_finite or not seen.acts,
     )
 
 
@@ -105,49 +113,110 @@ def trial_score(mean_return: float, envs: VectorEnv, sampling: SamplingConfig) -
     return -math.inf if shorter else mean_return
 
 
-def trial_metrics(rollouts: Rollouts, sampling: SamplingConfig) -> dict[str, float | None]:
+def trial_metrics(seen: Seen, sampling: SamplingConfig) -> dict[str, float | None]:
     """Mean return of some episodes of trials, by their numbers; None of those that shorter trials do not have."""
-    if rollouts.episodes is None:
+    if seen.episode_returns is None:
         return {}
-    returns = episode_returns(rollouts, sampling.episodes).mean((0, 1))
-    length = int(rollouts.episodes.max()) + 1
+    returns = torch.from_numpy(seen.episode_returns).mean((0, 1))
     shown = shown_episodes(sampling.episodes)
-    values = {f"return/episode_{number}": float(returns[number]) if number < length else None for number in shown}
-    return {**values, "trial/episodes": float(length)}
+    values = {f"return/episode_{number}": float(returns[number]) if number < seen.episodes else None for number in shown}
+    return {**values, "trial/episodes": float(seen.episodes)}
 
 
-def round_returns(rounds: list[Round]) -> list[Estimate]:
-    """Mean undiscounted return of each round over tasks."""
-    returns = [mean_returns(one.rollouts) for one in rounds]
-    return [Estimate(float(values.mean()), interval(values.cpu().numpy())) for values in returns]
+class Seen(NamedTuple):
+    """What metrics are made of, of some tasks; K + 1 rounds."""
 
-
-def round_metrics(rounds: list[Round], returns: list[Estimate]) -> dict[str, float]:
-    """Of each round: the return with its interval, and what the environment measures."""
-    metrics = {}
-    for one, estimate in zip(rounds, returns, strict=True):
-        metrics[f"return/step_{one.step}"] = estimate.mean
-        metrics[f"return_interval/step_{one.step}"] = estimate.half_width
-    for one in rounds:
-        for name, values in mean_measures(one.rollouts).items():
-            metrics[f"{name}/step_{one.step}"] = float(nan_mean(values.cpu().numpy()))
-    return metrics
+    result: AdaptationResult
+    """returns and measures by round"""
+    explained_variance: np.ndarray
+    """[M], of the query round"""
+    entropy: np.ndarray
+    """of the action distributions in the first rollout of each task, [N], nats"""
+    std: np.ndarray | None
+    """likewise their standard deviations, [N, A]; None where they are no Gaussians"""
+    saturated: tuple[int, int]
+    """components of actions beyond the action bounds, and all of them"""
+    env_steps: int
+    acts: bool
+    """whether the new policy can act"""
+    episode_returns: np.ndarray | None
+    """[M, B, E] of the trials of the query round; None where rollouts are single episodes"""
+    episodes: int
+    """of the longest trial; 0 likewise"""
 
 
 @torch.no_grad()
-def policy_metrics(policy: Policy, first: Round, action_scale: float) -> dict[str, float]:
+def seen_in(rounds: Sequence[Round], policy: Policy, config: Config, acts: bool) -> Seen:
+    """What was seen in this rank's rounds."""
+    first, distribution = rounds[0], policy.distribution
+    query = rounds[-1].rollouts
+    is_trial, scale = query.episodes is not None, config.environment.action_scale
+    outputs, alive = policy.outputs(first.params, first.rollouts.observations[:, :1]), first.rollouts.mask[:, :1].bool()
+    actions = first.rollouts.actions[first.rollouts.mask.bool()]
+    is_gaussian = isinstance(distribution, DiagonalGaussian)
+    return Seen(
+        result_of(rounds),
+        rounds[-1].explained_variance.cpu().numpy(),
+        distribution.entropy(outputs)[alive].cpu().numpy(),
+        distribution.std(outputs)[alive].cpu().numpy() if is_gaussian else None,
+        (int((actions.abs() > scale).sum()), actions.numel()) if is_gaussian else (0, 0),
+        sum(int(one.rollouts.mask.sum()) for one in rounds),
+        acts,
+        episode_returns(query, config.sampling.episodes).cpu().numpy() if is_trial else None,
+        int(query.episodes.max()) + 1 if query.episodes is not None else 0,
+    )
+
+
+def seen_by_all(parts: Sequence[Seen]) -> Seen:
+    """What was seen by all ranks, in the order of tasks."""
+    results, explained, entropies, stds, saturated, env_steps, acts, returns, episodes = zip(*parts, strict=True)
+    return Seen(
+        joined(results),
+        np.concatenate(explained),
+        np.concatenate(entropies),
+        None if stds[0] is None else np.concatenate(stds),
+        (sum(beyond for beyond, _ in saturated), sum(all_of for _, all_of in saturated)),
+        sum(env_steps),
+        all(acts),
+        None if returns[0] is None else np.concatenate(returns),
+        max(episodes),
+    )
+
+
+def estimates_of(returns: np.ndarray) -> list[Estimate]:
+    """Mean of each round over tasks, of returns [K + 1, M]."""
+    return [Estimate(_mean(row), interval(row)) for row in returns]
+
+
+def round_metrics(result: AdaptationResult, returns: list[Estimate]) -> dict[str, float]:
+    """Of each round: the return with its interval, and what the environment measures."""
+    metrics = {}
+    for step, estimate in enumerate(returns):
+        metrics[f"return/step_{step}"] = estimate.mean
+        metrics[f"return_interval/step_{step}"] = estimate.half_width
+    for step in range(len(returns)):
+        for name, rows in result.measures.items():
+            if not np.isnan(rows[step]).all():
+                metrics[f"{name}/step_{step}"] = float(nan_mean(rows[step]))
+    return metrics
+
+
+def policy_metrics(seen: Seen) -> dict[str, float]:
     """Spread of the policy's actions, over the first rollout of each task, and how many leave the action bounds.
 
     The entropy is the mean over its steps, in nats; for a Gaussian policy the standard deviation too, in policy units.
     """
-    rollouts = first.rollouts
-    outputs, alive = policy.outputs(first.params, rollouts.observations[:, :1]), rollouts.mask[:, :1].bool()
-    metrics = {"policy/entropy": float(policy.distribution.entropy(outputs)[alive].mean())}
-    if isinstance(policy.distribution, DiagonalGaussian):
-        actions = rollouts.actions[rollouts.mask.bool()]
-        metrics["policy/std"] = float(policy.distribution.std(outputs)[alive].mean())
-        metrics["policy/saturated_fraction"] = float((actions.abs() > action_scale).double().mean())
+    metrics = {"policy/entropy": _mean(seen.entropy)}
+    if seen.std is not None:
+        beyond, all_of = seen.saturated
+        metrics["policy/std"] = _mean(seen.std)
+        metrics["policy/saturated_fraction"] = beyond / all_of
     return metrics
+
+
+def _mean(values: np.ndarray) -> float:
+    """By torch, whose sums round as they always did here."""
+    return float(torch.from_numpy(values).mean())
 
 
 @torch.no_grad()

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from mamlrl.config import Config
+from mamlrl.distributed import from_first, size
 from mamlrl.errors import LearnerFailure, UserError
 from mamlrl.evaluation.held_out import HeldOut
 from mamlrl.learners.base import LearnerState
 from mamlrl.progress import ProgressLine
-from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress, check_fits
+from mamlrl.run_folder.checkpoints import CheckpointFolder, Progress, check_fits, plain, restore
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.structs import Metrics
 from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import IterationOutcome
 
+SAME = 0.01
+"""Share of a meta-update by which its results may differ between ranks: far more than rounding makes, far less than
+other tasks do."""
 MAX_NONFINITE_STEPS = 3
 """Meta-updates in a row that may be refused for a non-finite number before the run ends."""
 
@@ -64,7 +70,7 @@ def meta_train(
     line = ProgressLine(progress.iteration, config.iterations)
     saved, logged, stopped = progress.iteration, progress, False
     try:
-        while progress.iteration < config.iterations and stop.signal is None and not stopped:
+        while progress.iteration < config.iterations and not stop.agreed(stopped):
             start, stop.iteration = time.perf_counter(), progress.iteration + 1
             try:
                 progress, outcome, held_out = one_iteration(iterate, progress, checkpoints, hooks.evaluate)
@@ -112,6 +118,7 @@ def one_iteration(
         UserError: the new state has another structure than the old one; a checkpoint of it could not be read back.
     """
     state, outcome = iterate(progress.state, progress.iteration)
+    state = in_step(state, progress.state)
     if not is_finite(state):
         state, outcome = progress.state, outcome._replace(not_finite=True)
     try:
@@ -131,6 +138,35 @@ def one_iteration(
         held_out = HeldOut({}, None)
         done = save_if_best(checkpoints, done, progress, outcome.score)
     return done, outcome, held_out
+
+
+def in_step(state: LearnerState, before: LearnerState) -> LearnerState:
+    """The new state of the first rank, on all of them: where processors differ, the last bits of others may too.
+
+    Raises:
+        UserError: this rank's is another one.
+    """
+    if size() == 1:
+        return state
+    theirs = from_first(lambda: plain(state))
+    agreed = restore(theirs, state)
+    change, difference = (distance(agreed, other) for other in (before, state))
+    if difference > SAME * change:
+        raise UserError(
+            f"the meta-update differs from that of rank 0, by {difference:.2g} after a step of {change:.2g}; what "
+            "it averages over tasks must go through mamlrl.objectives.mean_over_tasks"
+        )
+    return agreed
+
+
+def distance(state: Any, other: Any) -> float:
+    """Euclidean distance of all tensors of two states that are built alike."""
+    if isinstance(state, Tensor):
+        return float(torch.linalg.vector_norm(state.double() - other.double())) if state.is_floating_point() else 0.0
+    if isinstance(state, dict):
+        return math.hypot(*(distance(leaf, other[name]) for name, leaf in state.items()))
+    pairs = zip(state, other, strict=True) if isinstance(state, list | tuple) else ()
+    return math.hypot(*(distance(*pair) for pair in pairs))
 
 
 def is_finite(state: Any) -> bool:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium.vector import VectorEnv
@@ -18,8 +18,9 @@ from gymnasium.vector import VectorEnv
 from mamlrl.config import Config
 from mamlrl.config.command import Command
 from mamlrl.config.files import CONFIG_FILE, check_unchanged, differences, to_settings
+from mamlrl.distributed import from_first, is_first, local_size, size
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import ConfigError, LearnerFailure, OutputError, UserError, described, said
+from mamlrl.errors import ConfigError, LearnerFailure, OutputError, RankFailure, UserError, described, said
 from mamlrl.evaluation.examples import SupervisedEvaluation
 from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import (
@@ -54,6 +55,8 @@ from mamlrl.run_folder.checkpoints import (
     Progress,
     iteration_file,
     latest_checkpoint,
+    plain,
+    restore,
 )
 from mamlrl.run_folder.files import keep_aside
 from mamlrl.run_folder.lock import locked
@@ -123,12 +126,13 @@ def run(
     torch.set_num_threads(config.threads)
     # Signals are handled before environments fork processes of their own.
     with interrupts or StopRequest() as stop, contextlib.ExitStack() as stack:
-        if command.resume is not None:
+        if command.resume is not None and is_first():
             stack.enter_context(locked(command.resume))
-        if command.out is not None:
+        if command.out is not None and is_first():
             run_folder.check_free(start / command.out, command.out)
         experiment, iterate, evaluate = prepare(config, command.notes, stack)
-        folder, checkpoint = open_folder(start, command, experiment, stack)
+        folder, checkpoint = from_first(lambda: open_folder(start, command, experiment, stack))
+        checkpoint = on_this_device(checkpoint, experiment)
         shown = command.out or command.resume or folder.relative_to(start)
         stop.resume = resume_command(shown)
         with reported_failures(folder, shown):
@@ -211,6 +215,15 @@ def open_folder(
     return folder, checkpoint
 
 
+def on_this_device(checkpoint: Checkpoint, experiment: Experiment | SupervisedExperiment) -> Checkpoint:
+    """The checkpoint that the first rank has opened, with its tensors where those of this rank are."""
+    if is_first():
+        return checkpoint
+    progress = checkpoint.progress
+    state = restore(plain(progress.state), initial_state(experiment))
+    return checkpoint._replace(progress=progress._replace(state=state))
+
+
 def after_iteration(
     experiment: Experiment | SupervisedExperiment,
     callback: Callable[[int, Metrics], bool | None] | None,
@@ -218,6 +231,8 @@ def after_iteration(
     metrics: Metrics,
 ) -> bool:
     """What is to be said after the first iteration, and the user's callback; whether it stops the run."""
+    if not is_first():
+        return False
     if iteration == 1 and isinstance(experiment, Experiment):
         note_untold(experiment, metrics)
     return bool(callback and callback(iteration, metrics))
@@ -244,7 +259,14 @@ def make_folder(start: Path, out: Path | None, config: Config) -> Path:
 def opened_log(
     experiment: Experiment | SupervisedExperiment, folder: Path, checkpoint: Checkpoint
 ) -> Iterator[tuple[MetricsLog, CheckpointFolder]]:
-    """The metrics and the checkpoints of a run, from where it stands; a new run has a checkpoint at once."""
+    """The metrics and the checkpoints of a run, from where it stands; a new run has a checkpoint at once.
+
+    The first rank alone writes them.
+    """
+    if not is_first():
+        nowhere: Any = Nowhere()
+        yield nowhere, nowhere
+        return
     config, progress = experiment.config, checkpoint.progress
     with MetricsLog(folder, progress.iteration, checkpoint.written) as log:
         spaces = of_policy(*spaces_of(experiment))
@@ -256,11 +278,18 @@ def opened_log(
         yield log, checkpoints
 
 
+class Nowhere:
+    """In place of the log and the checkpoints of ranks that write none: takes every call, and does nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **named: None
+
+
 def make_recorder(
     experiment: Experiment | SupervisedExperiment, folder: Path, log: MetricsLog
 ) -> Callable[[LearnerState, int], None] | None:
-    """What films the policy during training; None where no films are wanted."""
-    if not (experiment.config.video.every and isinstance(experiment, Experiment)):
+    """What films the policy during training; None where no films are wanted, and on all ranks but the first."""
+    if not (is_first() and experiment.config.video.every and isinstance(experiment, Experiment)):
         return None
     from mamlrl.recording.recorder import Recorder  # drawing and ffmpeg: not needed otherwise
 
@@ -335,20 +364,35 @@ def reported_failures(folder: Path, shown: Path) -> Iterator[None]:
     Raises:
         RunFailure: in place of an environment's, a learner's or a file's exception.
     """
+    if not is_first():  # the first one tells of the others
+        yield
+        return
     try:
         yield
+    except RankFailure as error:
+        if error.traceback is None:
+            raise
+        raise run_failure(error, error.traceback, folder, shown) from error
     except (UserError, OutputError):
         raise
     except (Exception, SystemExit) as error:
         text = "".join(traceback.format_exception(error))
-        written = run_folder.write_error(folder, f"{getattr(error, 'user_traceback', '')}\n{text}".lstrip())
-        where = f"; its traceback is in {shown / run_folder.ERROR_FILE}" if written else ""
-        raise RunFailure(f"{in_words(error)}{where}; to go on: {resume_command(shown)}") from error
+        raise run_failure(error, f"{getattr(error, 'user_traceback', '')}\n{text}", folder, shown) from error
+
+
+def run_failure(error: BaseException, text: str, folder: Path, shown: Path) -> RunFailure:
+    """What ended a run, in a line; its traceback, a text, is written into the run folder."""
+    written = text and run_folder.write_error(folder, text.lstrip())
+    where = f"; its traceback is in {shown / run_folder.ERROR_FILE}" if written else ""
+    return RunFailure(f"{in_words(error)}{where}; to go on: {resume_command(shown)}")
 
 
 def resume_command(shown: Path) -> str:
-    """What goes on with the run in a folder."""
-    return f"python -m mamlrl.train --resume {shlex.quote(str(shown))}"
+    """What goes on with the run in a folder, with as many ranks where they are all on this machine."""
+    start = "python" if size() == 1 else "torchrun (as before)"
+    if size() == local_size() > 1:
+        start = f"torchrun --standalone --nproc-per-node {size()}"
+    return f"{start} -m mamlrl.train --resume {shlex.quote(str(shown))}"
 
 
 def in_words(error: BaseException) -> str:

@@ -105,7 +105,7 @@ def rollouts_of(rewards: torch.Tensor, mask: torch.Tensor | None = None) -> Roll
 
 def test_constant_rewards_and_observations_stay_finite():
     batch, explained = make_batch(rollouts_of(torch.ones(1, 2, 3)), SamplingConfig())
-    assert batch.advantages.isfinite().all() and np.isfinite(explained)
+    assert batch.advantages.isfinite().all() and explained.isfinite().all()
 
 
 @pytest.mark.parametrize("level", [-1e6, -1.0, 1e-9, 0.0, 1.0, 1e3, 1e6])
@@ -152,7 +152,7 @@ def test_a_batch_keeps_rollouts_and_time_with_mean_weights(generator):
         assert torch.equal(getattr(batch, name), getattr(rollouts, name))
     advantages, explained_by_task, _ = estimate_advantages(rollouts, 0.9, 0.8)
     torch.testing.assert_close(batch.advantages, normalize(advantages, rollouts.mask)[0])
-    assert explained == pytest.approx(float(explained_by_task.mean()))
+    assert torch.equal(explained, explained_by_task)
     torch.testing.assert_close(batch.weights.sum((1, 2)), torch.ones(2))
     for task in range(2):
         assert set(batch.weights[task].unique().tolist()) <= {0.0, float(1 / rollouts.mask[task].sum())}

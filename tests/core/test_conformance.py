@@ -260,7 +260,7 @@ def by_first_order(problem: Problem) -> Tensor:
     Where the objective was built all ratios are 1, so that a clipped surrogate has the gradient of the other. With K
     steps the first meta-update of mamlpp weighs the losses after each of them alike.
     """
-    learner, (support, query, _) = problem.learner, problem.meta_batch
+    learner, (support, query, *_) = problem.learner, problem.meta_batch
     policy, inner_loss = learner.policy, INNER_LOSSES[problem.config.adaptation.inner_loss]
     point = flatten(problem.meta, problem.meta).requires_grad_()
     meta = unflatten(point, problem.meta)
@@ -285,7 +285,7 @@ def by_first_order(problem: Problem) -> Tensor:
 
 def by_distance(problem: Problem) -> Tensor:
     """Reptile's: theta less the mean of the adapted parameters, a task at a time."""
-    support, query, _ = problem.meta_batch
+    support, query, *_ = problem.meta_batch
     rule = Rule(problem.learner.policy, sizes=lambda meta, step: dict.fromkeys(meta.init, STEP_SIZE))
     adapted = [
         reference_adapt(rule, problem.meta, [one_task(batch, task) for batch in (*support, query)])

@@ -42,7 +42,7 @@ def problem(shots: int = 2) -> tuple[Any, Any, MetaBatch]:
 
 
 def test_logits_are_squared_distances_to_the_mean_features_of_each_class() -> None:
-    learner, state, ((support,), query, _) = problem()
+    learner, state, ((support,), query, *_) = problem()
     adapted = learner.adapt(state.meta, learner.start(state.meta), support).params
     features = [learner.policy.features(learner.start(state.meta), one.observations) for one in (support, query)]
     prototypes = features[0].unflatten(1, (-1, WAYS)).mean(1)  # the classes of the examples go round

@@ -144,7 +144,7 @@ def loss_by_hand(kind: str, outputs: Tensor, examples: Examples) -> Tensor:
 
 def adapted_by_hand(problem: Problem, meta: MetaParams) -> list[Params]:
     """Parameters after 0, 1, ... gradient steps, by autograd alone; differentiable."""
-    learner, case, (support, query, _) = problem.learner, problem.case, problem.meta_batch
+    learner, case, (support, query, *_) = problem.learner, problem.case, problem.meta_batch
     params = {name: leaf.expand(TASKS, *leaf.shape) for name, leaf in learner.start(meta).items()}
     adapting = {"anil": ["weight_2", "bias_2"], "cavia": ["context"], "context": ["context"]}.get(
         case.learner, [*params]

@@ -1,0 +1,195 @@
+"""Any number of ranks gives the numbers of one, to rounding."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mamlrl.config import Config
+from mamlrl.config.files import make_config, merge, shipped_settings
+from mamlrl.distributed import from_first, gather, is_first, local_size, means_over_tasks, share_of, sums_over_tasks
+from mamlrl.errors import ConfigError
+from mamlrl.evaluation.examples import SupervisedEvaluation
+from mamlrl.evaluation.held_out import Evaluation
+from mamlrl.experiment import initial_state, make_experiment, make_supervised
+from mamlrl.learners import LEARNERS
+from mamlrl.learners.base import LearnerState
+from mamlrl.learners.objective import draw_rollouts, draw_steps
+from mamlrl.structs import Batch
+from mamlrl.training.examples import supervised_iteration
+from mamlrl.training.iteration import meta_iteration
+from tests.golden.record import CASES, COMMON, double
+from tests.ranks import on_ranks
+
+TOLERANCE = 1e-9
+"""Relative, in float64: sums over tasks are added up in another order."""
+
+
+def test_one_process_is_the_first_of_one():
+    assert is_first() and local_size() == 1 and share_of(7) == (0, 7)
+    values = torch.randn(3, 2)
+    assert torch.equal(means_over_tasks([values])[0], values.mean(0))
+    assert gather(5) == [5] and from_first(lambda: 6) == 6
+
+
+@pytest.mark.parametrize(("total", "size"), [(3, 3), (7, 3), (40, 6), (5, 1)])
+def test_shares_cover_all_tasks_in_order_and_differ_by_one_at_most(total, size):
+    shares = on_ranks(size, lambda: share_of(total))
+    assert [task for share in shares for task in range(total)[share.rows]] == list(range(total))
+    assert max(share.count for share in shares) - min(share.count for share in shares) <= 1
+
+
+def test_there_must_be_a_task_for_every_rank():
+    with pytest.raises(ConfigError, match=r"^eval.tasks is 2, and there are 3 ranks; it must be at least one a rank$"):
+        on_ranks(3, lambda: share_of(2, "eval.tasks"))
+
+
+def test_means_are_over_the_tasks_of_all_ranks_whatever_their_shares():
+    values, others = torch.randn(5, 3, 2, dtype=torch.float64), torch.randn(5)
+
+    def of_rank() -> list[torch.Tensor]:
+        rows = share_of(5).rows
+        return means_over_tasks([values[rows], others[rows]])
+
+    for mean, other in on_ranks(3, of_rank):
+        torch.testing.assert_close(mean, values.mean(0))
+        torch.testing.assert_close(other, others.mean(0))
+        assert other.dtype == torch.float32
+
+
+def test_a_rank_without_a_task_counts_for_nothing():
+    values = torch.arange(4.0)
+
+    def of_rank() -> list[torch.Tensor]:
+        mine = values if is_first() else values[:0]
+        return [*means_over_tasks([mine]), *sums_over_tasks([mine])]
+
+    for mean, total in on_ranks(2, of_rank):
+        assert (float(mean), float(total)) == (1.5, 6.0)
+
+
+def test_the_first_rank_makes_what_all_have():
+    assert on_ranks(3, lambda: from_first(lambda: ("made", is_first()))) == [("made", True)] * 3
+
+
+@pytest.mark.parametrize("draw", [draw_steps, draw_rollouts])
+def test_what_is_drawn_for_a_task_depends_on_its_number_alone(draw):
+    """Neither on how tasks are grouped nor on how long the rollouts of others are."""
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.ones(3, 4, 6, dtype=torch.float64)
+    mask[1:, :, 4:] = 0.0
+    steps = torch.arange(3 * 4 * 6.0).view(3, 4, 6)
+    weights = mask / mask.sum((1, 2), keepdim=True)
+    batch = Batch(steps.unsqueeze(-1), steps, steps, steps, weights, steps, steps)
+    few = Batch(*(leaf[1:, :, :4] for leaf in batch))
+
+    def told(drawn: Batch) -> list[tuple[list[float], list[float]]]:
+        kept = [row > 0 for row in drawn.weights]
+        pairs = zip(drawn.actions, drawn.weights, kept, strict=True)
+        return [(actions[mask].tolist(), weights[mask].tolist()) for actions, weights, mask in pairs]
+
+    of_all = told(draw(batch, 0.5, generator))
+    assert told(draw(few, 0.5, generator.manual_seed(1), 1)) == of_all[1:]
+
+
+GOLDEN = [
+    name
+    for name, (_, changes) in CASES.items()
+    if name != "maml_relu" and not LEARNERS[changes.get("learner", "maml")].one_process
+]
+
+
+def settings_of(name: str) -> Config:
+    """Those of a golden case, with an evaluation."""
+    env, changes = CASES[name]
+    base = {"env": env} if ":" in env else shipped_settings(env)
+    few = {"eval": {"every": 1, "tasks": 3, "rollouts": 2, "steps": 1, "min_steps": 0}}
+    return make_config(merge(base, COMMON, changes, few))
+
+
+def iterate(config: Config, iterations: int) -> tuple[LearnerState, list[dict[str, Any]]]:
+    """The state and the metrics of this rank's iterations, those of the evaluation included, in float64."""
+    experiment = make_experiment(config)
+    evaluate = Evaluation(experiment)
+    state, rows = experiment.learner.init(double(initial_state(experiment).meta.init)), []
+    for iteration in range(iterations):
+        state, outcome = meta_iteration(experiment, state, iteration)
+        held_out = evaluate(state, iteration + 1)
+        rows.append({**outcome.metrics, **held_out.metrics, "score": held_out.score, "env_steps": outcome.env_steps})
+    experiment.envs.close()
+    evaluate.close()
+    return state, [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
+
+
+def assert_same(found: tuple[LearnerState, list], expected: tuple[LearnerState, list], tolerance: float) -> None:
+    """Same metrics and same state, to a relative tolerance."""
+    assert [row.keys() for row in found[1]] == [row.keys() for row in expected[1]]
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        for name, value in theirs.items():
+            assert ours[name] == pytest.approx(value, rel=tolerance, abs=1e-12, nan_ok=True), name
+    for name, leaf in expected[0].meta.init.items():
+        torch.testing.assert_close(found[0].meta.init[name], leaf, rtol=tolerance, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_ranks_give_the_numbers_of_one_process(name):
+    """Three tasks, which two ranks share unequally."""
+    config = settings_of(name)
+    if name == "maml":
+        kronecker = dataclasses.replace(config.trust_region, preconditioner="kronecker")
+        config = dataclasses.replace(config, trust_region=kronecker)
+    expected = iterate(config, 1)
+    for size in (2, 3) if name in ("maml_discrete", "maml_half_curvature") else (2,):
+        results = on_ranks(size, lambda: iterate(config, 1))
+        for found in results:
+            assert_same(found, expected, TOLERANCE)
+            for mine, first in zip(found[0].meta.init.values(), results[0][0].meta.init.values(), strict=True):
+                assert torch.equal(mine, first)
+
+
+def test_a_learner_that_needs_all_tasks_at_once_says_so():
+    config = settings_of("rl2")
+    with pytest.raises(ConfigError, match="^learner rl2 trains in one process, not in 2 ranks: its baseline"):
+        on_ranks(2, lambda: make_experiment(config))
+
+
+SUPERVISED = [name for name, row in LEARNERS.items() if row.trained and not row.rollouts_only]
+
+
+@pytest.mark.parametrize("learner", SUPERVISED)
+def test_ranks_give_the_numbers_of_one_process_on_supervised_tasks(learner):
+    """In float32, in which examples are: sums over five tasks are added up in another order."""
+    changes = {
+        "learner": learner,
+        "sampling": {"tasks": 5},
+        "data": {"updates": 2, "shots": 3, "queries": 3},
+        "policy": {"hidden_sizes": [4, 4]},
+        "eval": {"every": 1, "tasks": 4, "steps": 1},
+        "seed": 3,
+    }
+    env = "glyphs" if LEARNERS[learner].examples_only else "sinusoid"
+    config = make_config(merge(shipped_settings(env, learner), changes))
+
+    def of_rank() -> tuple[LearnerState, list[dict[str, Any]]]:
+        experiment = make_supervised(config)
+        state, outcome = supervised_iteration(experiment, initial_state(experiment), 0)
+        metrics = {**outcome.metrics, **SupervisedEvaluation(experiment)(state, 1).metrics}
+        return state, [{name: value for name, value in metrics.items() if not name.startswith("time/")}]
+
+    expected = of_rank()
+    for found in on_ranks(2, of_rank):
+        assert_same(found, expected, 2e-4)
+
+
+def test_a_measure_that_only_some_tasks_tell_is_the_mean_over_these():
+    from mamlrl.evaluation.held_out import AdaptationResult, joined
+
+    ones = np.ones((2, 2))
+    told = AdaptationResult(ones, {"success": ones})
+    both = joined([AdaptationResult(ones, {}), told])
+    assert both.returns.shape == (2, 4)
+    np.testing.assert_array_equal(both.measures["success"], [[np.nan, np.nan, 1, 1]] * 2)
