@@ -15,6 +15,7 @@ CORE = (
     "errors",
     "config/schema",
     "external",
+    "distributed",
     "distributions",
     "objectives",
     "advantages",
@@ -26,7 +27,8 @@ CORE = (
 )
 """Pure functions, lowest layer first: a module imports from its own layer or from those before it.
 
-One is not pure: `external` imports what a user names as module:Name, for the tables of policies and learners.
+Two are not pure: `external` imports what a user names as module:Name, for the tables of policies and learners, and
+`distributed` sums over the tasks of other processes, where there are some.
 """
 
 FORBIDDEN_IN_CORE = (
