@@ -153,7 +153,7 @@ def test_ranks_give_the_numbers_of_one_process(name):
 
 def test_a_learner_that_needs_all_tasks_at_once_says_so():
     config = settings_of("rl2")
-    with pytest.raises(ConfigError, match="^learner rl2 trains in one process, not in 2 ranks: its baseline"):
+    with pytest.raises(ConfigError, match=r"^learner rl2 trains in one process, not in 2 ranks: its baseline"):
         on_ranks(2, lambda: make_experiment(config))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass, is_dataclass
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 from mamlrl.advantages import make_batch, make_trial_batch
 from mamlrl.config import Config, SamplingConfig
 from mamlrl.errors import ConfigError

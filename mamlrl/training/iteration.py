@@ -119,7 +119,9 @@ def trial_metrics(seen: Seen, sampling: SamplingConfig) -> dict[str, float | Non
         return {}
     returns = torch.from_numpy(seen.episode_returns).mean((0, 1))
     shown = shown_episodes(sampling.episodes)
-    values = {f"return/episode_{number}": float(returns[number]) if number < seen.episodes else None for number in shown}
+    values = {
+        f"return/episode_{number}": float(returns[number]) if number < seen.episodes else None for number in shown
+    }
     return {**values, "trial/episodes": float(seen.episodes)}
 
 
