@@ -8,7 +8,8 @@ Source: Finn, Abbeel, Levine (2017), "Model-Agnostic Meta-Learning for Fast Adap
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
@@ -39,6 +40,8 @@ class AntVectorEnv(MujocoTaskVectorEnv):
     """N ants in lock step; a family adds its tasks and `_task_reward`."""
 
     still = "speed"
+    edits: ClassVar[tuple[Callable[[mujoco.MjSpec], None], ...]] = ()
+    """what a family changes in the model"""
 
     def __init__(
         self,
@@ -56,11 +59,12 @@ class AntVectorEnv(MujocoTaskVectorEnv):
         terminate_when_unhealthy: bool = True,
         contact_forces: bool = False,
         observe_position: bool = False,
+        **kwargs: Any,
     ):
         low, high = healthy_z_range
         if not low < high:
             raise ValueError(f"healthy_z_range is {healthy_z_range}; it must be (low, high) with low < high")
-        model = load_model("ant.xml", _add_acceleration_sensor if contact_forces else None)
+        model = load_model("ant.xml", *self.edits, _add_acceleration_sensor if contact_forces else None)
         position_dim = model.nq if observe_position else model.nq - 2
         force_dim = 6 * (model.nbody - 1) if contact_forces else 0
         super().__init__(
@@ -73,6 +77,7 @@ class AntVectorEnv(MujocoTaskVectorEnv):
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
             num_threads=num_threads,
+            **kwargs,
         )
         self._healthy_reward, self._healthy_z_range = healthy_reward, (low, high)
         self._terminate_when_unhealthy = terminate_when_unhealthy
@@ -87,7 +92,7 @@ class AntVectorEnv(MujocoTaskVectorEnv):
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         return gymnasium_start_state(self._model, generator)
 
-    def _advance(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+    def _move(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
         before = self._qpos[:, :2].copy()
         self._simulate(actions, rows)
         velocity = (self._qpos[:, :2] - before) / self.dt

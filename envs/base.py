@@ -100,6 +100,8 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         num_envs: rows (N).
         max_episode_steps: time steps after which a row is truncated; None for no limit.
         render_mode: None or "rgb_array".
+        change_at: the time step of an episode at which a row's task is replaced by one drawn from the row's generator;
+            a reset brings a given task back. None for tasks that last.
 
     Raises:
         ValueError: an argument is out of range.
@@ -130,6 +132,8 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         num_envs: int,
         max_episode_steps: int | None,
         render_mode: str | None,
+        *,
+        change_at: int | None = None,
     ):
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
@@ -137,6 +141,8 @@ class TaskVectorEnv(VectorEnv, EzPickle):
             raise ValueError(f"max_episode_steps is {max_episode_steps}; it must be at least 1, or None")
         if render_mode not in (None, "rgb_array"):
             raise ValueError(f"render_mode is {render_mode!r}; it must be None or 'rgb_array'")
+        if change_at is not None and change_at < 1:
+            raise ValueError(f"change_at is {change_at}; it must be at least 1, or None")
         self.num_envs, self.max_episode_steps, self.render_mode = num_envs, max_episode_steps, render_mode
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, num_envs)
@@ -145,6 +151,9 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         self.tasks: Array = np.full((num_envs, *task_space.shape), np.nan)
         self.generators: list[np.random.Generator] = []
         self._task_given = np.zeros(num_envs, bool)
+        self._change_at = change_at
+        if change_at is not None:
+            self._given_tasks = self.tasks.copy()
         self._elapsed = np.zeros(num_envs, np.int64)
         # A row that was never reset counts as ended: it is held.
         self._terminated, self._truncated = np.ones(num_envs, bool), np.zeros(num_envs, bool)
@@ -163,6 +172,12 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     def target_speed(self, task: ArrayLike) -> float | None:
         """The speed along x that the task [P] wants, m/s; None where it wants none in particular."""
         return None
+
+    def _apply_tasks(self, rows: NDArray[np.intp], tasks: Array) -> None:
+        """Make the rows those of their new tasks [len(rows), P], where a task is more than what the reward sees.
+
+        Called with rows whose task changes, and with no others; `self.tasks` still has the old ones.
+        """
 
     def _start_rows(self, rows: NDArray[np.intp]) -> None:
         """Put the rows into start states drawn from `self.generators`."""
@@ -227,7 +242,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
 
         Returns:
             Observations [N, O], rewards [N], terminated [N], truncated [N] and infos: arrays over rows, each with a
-            mask "_name" of the rows that were advanced.
+            mask "_name" of the rows that were advanced. With `change_at` they hold the tasks of the next time step.
 
         Raises:
             ValueError: the actions' shape is wrong, or one is not in the Discrete space.
@@ -250,6 +265,10 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         else:
             self._truncated = self._elapsed >= self.max_episode_steps
         self._all_alive = not (self._terminated.any() or self._truncated.any())
+        if self._change_at is not None:
+            rows = np.flatnonzero(alive & ~(self._terminated | self._truncated) & (self._elapsed == self._change_at))
+            self._put_tasks(rows, self._drawn_tasks(rows))
+            infos["task"] = self.tasks.copy()
         infos.update({f"_{name}": alive for name in infos})
         return self._observe(), rewards, self._terminated, self._truncated, infos
 
@@ -326,11 +345,10 @@ class TaskVectorEnv(VectorEnv, EzPickle):
 
     def _set_tasks(self, rows: NDArray[np.intp], task: ArrayLike | None) -> None:
         if task is None:
-            drawn = rows[~self._task_given[rows]]
-            if drawn.size:
-                self.tasks = self.tasks.copy()  # replaced, not written to: reset() has handed out the old ones
-            for row in drawn:
-                self.tasks[row] = self.sample_tasks(1, self.generators[row])[0]
+            given = self._task_given[rows]
+            if self._change_at is not None:
+                self._put_tasks(rows[given], self._given_tasks[rows[given]])
+            self._put_tasks(rows[~given], self._drawn_tasks(rows[~given]))
             return
         tasks = np.asarray(task, np.float64)
         if tasks.shape == self.task_space.shape:
@@ -343,10 +361,24 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         if rejected.size:
             row = rejected[0]
             raise WrongArgument(f"the task {tasks[row]} of row {row} is not in the task space {self.task_space}")
-        given = np.zeros(self.num_envs, bool)
-        given[rows] = True
-        self.tasks = np.where(given[:, None], tasks, self.tasks)
+        self._put_tasks(rows, tasks[rows])
         self._task_given[rows] = True
+        if self._change_at is not None:
+            self._given_tasks[rows] = tasks[rows]
+
+    def _drawn_tasks(self, rows: NDArray[np.intp]) -> Array:
+        """A task for each row, from its generator."""
+        drawn = [self.sample_tasks(1, self.generators[row])[0] for row in rows.tolist()]
+        return np.reshape(drawn, (len(rows), *self.task_space.shape))
+
+    def _put_tasks(self, rows: NDArray[np.intp], tasks: Array) -> None:
+        if not rows.size:
+            return
+        changed = (self.tasks[rows] != tasks).any(axis=1)
+        if changed.any():
+            self._apply_tasks(rows[changed], tasks[changed])
+        self.tasks = self.tasks.copy()  # replaced, not written to: reset() has handed out the old ones
+        self.tasks[rows] = tasks
 
 
 class TaskEnv(gymnasium.Env, EzPickle):

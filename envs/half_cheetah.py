@@ -47,6 +47,7 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
         velocity: Literal["root", "com"] = "root",
         observation: Literal["gymnasium", "rllab"] = "gymnasium",
         reset_noise: Literal["gymnasium", "rllab"] = "gymnasium",
+        **kwargs: Any,
     ):
         _check_choice("velocity", velocity, ("root", "com"))
         _check_choice("observation", observation, ("gymnasium", "rllab"))
@@ -62,6 +63,7 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
             num_threads=num_threads,
+            **kwargs,
         )
         self._ctrl_cost_weight = ctrl_cost_weight
         self._velocity, self._observation, self._reset_noise = velocity, observation, reset_noise
@@ -78,7 +80,7 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
         qpos = self._model.qpos0 + 0.01 * generator.standard_normal(self._model.nq)
         return qpos, 0.1 * generator.standard_normal(self._model.nv)
 
-    def _advance(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+    def _move(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
         x_before = self._qpos[:, 0].copy()
         self._simulate(actions, rows)
         if self._velocity == "com":

@@ -11,39 +11,53 @@ import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import gymnasium.envs.mujoco
 import mujoco
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from .base import Array, TaskSpace, TaskVectorEnv
+from .base import Array, Infos, Mask, TaskSpace, TaskVectorEnv, numbers_of_task
 from .rendering import has_no_display
 
 try:
     from mujoco.batch import Batch
+
+    from .task_table import TaskTable, VariedModel
 except ImportError as error:
     raise ImportError(f"MuJoCo families of mamlrl need mujoco>=4.0; this is {mujoco.__version__}") from error
 
 FRAME_SIZE = 480  # pixels, width and height
-CAMERA_DISTANCE, CAMERA_HEIGHT = 4.0, 0.5  # m
+LARGEST_NUMBER = 1e10  # of a state that MuJoCo itself takes for one (mjMAXVAL)
 POLE_RADIUS, POLE_HEIGHT, POLE_DEPTH = 0.025, 1.1, 0.4  # m; the depth is along y, behind the runner
 POLE_COLOR = (0.85, 0.15, 0.2, 1.0)
 MODEL_FOLDER = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
 
-def load_model(file_name: str, add_sensors: Callable[[mujoco.MjSpec], None] | None = None) -> mujoco.MjModel:
-    """Compile one of Gymnasium's models, with further sensors if wanted.
+class Camera(NamedTuple):
+    """Where pictures are taken from: a side, at some distance from the model's first body (the torso)."""
+
+    distance: float = 4.0
+    """m"""
+    elevation: float = -15.0
+    """degrees"""
+    height: float = 0.5
+    """of the point that it looks at, m; it stays, so that jumps and falls can be seen"""
+
+
+def load_model(file_name: str | Path, *edits: Callable[[mujoco.MjSpec], None] | None) -> mujoco.MjModel:
+    """Compile a model, edited if wanted, from a file of Gymnasium's (by its name) or of somebody else (by its path).
 
     The half-cheetah's file scales its total mass in a way that MuJoCo deprecates. Compiled from a specification, the
     model is the same to the last bit, but MuJoCo's note to the file's author becomes a Python warning, which can be
     silenced, instead of a line on stderr and a log file in the user's folder.
     """
     specification = mujoco.MjSpec.from_file(str(MODEL_FOLDER / file_name))
-    if add_sensors is not None:
-        add_sensors(specification)
+    for edit in edits:
+        if edit is not None:
+            edit(specification)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*settotalmass", category=UserWarning)
         return specification.compile()
@@ -52,7 +66,11 @@ def load_model(file_name: str, add_sensors: Callable[[mujoco.MjSpec], None] | No
 class MujocoTaskVectorEnv(TaskVectorEnv):
     """N simulations of one model in lock step.
 
-    Results are the same to the last bit at any number of threads.
+    Results are the same to the last bit at any number of threads. A simulation that diverges (MuJoCo warns of it, or
+    its state is not finite) ends its episode: that time step's reward and infos are 0 but for `infos["diverged"]`,
+    which is 1, and the state is the model's default.
+
+    A family implements `_move`, in place of `_advance`.
 
     Args:
         model: the model.
@@ -60,16 +78,20 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         stage: forward stage computed after a time step. The default leaves derived fields (sensors, contact forces)
             one simulation step behind the state; `mjtStage.mjSTAGE_VEL` makes position and velocity sensors current.
         observation_dim: O.
-        task_space: the tasks.
+        task_space: the tasks. A `TaskTable` is drawn from and described here, and what it varies in the model is set
+            when a row's task changes.
         num_envs: rows (N).
         max_episode_steps: time steps after which a row is truncated; None for no limit.
         render_mode: None or "rgb_array".
         num_threads: native threads; 0 takes all CPUs.
+        **kwargs: those of `TaskVectorEnv`.
 
     Raises:
         ValueError: an argument is out of range.
     """
 
+    camera: ClassVar[Camera] = Camera()
+    batch_class: ClassVar[type[Batch]] = Batch
     _renderer: _Renderer | None = None  # also when the constructor has failed, and Python closes what there is
 
     def __init__(
@@ -83,6 +105,7 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         max_episode_steps: int | None,
         render_mode: str | None,
         num_threads: int,
+        **kwargs: Any,
     ):
         if frame_skip < 1:
             raise ValueError(f"frame_skip is {frame_skip}; it must be at least 1 simulation step")
@@ -96,14 +119,31 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
             num_envs=num_envs,
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
+            **kwargs,
         )
         self.dt = float(model.opt.timestep) * frame_skip
         self.metadata = {**self.metadata, "render_fps": round(1.0 / self.dt)}
         self._model, self._frame_skip, self._stage = model, frame_skip, int(stage)
-        self._batch = Batch(model, num_envs, num_threads)
+        self._batch = self.batch_class(model, num_envs, num_threads)
         # Live views of the simulations' states, one row each.
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl = self._batch.bind("ctrl")
+        self._warnings = self._batch.warning[:, : mujoco.mjtWarning.mjWARN_BADCTRL.value, 1]  # counts since the reset
+        self._varied = VariedModel(task_space, model, self._batch) if isinstance(task_space, TaskTable) else None
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n tasks of the family's distribution, [n, P]."""
+        if not isinstance(self.task_space, TaskTable):
+            raise NotImplementedError
+        return self.task_space.draw(n, rng)
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """What the task [P] is, in a few words."""
+        return self.task_space.describe(task) if isinstance(self.task_space, TaskTable) else numbers_of_task(task)
+
+    def _apply_tasks(self, rows: NDArray[np.intp], tasks: Array) -> None:
+        if self._varied is not None:
+            self._varied.apply(rows, tasks)
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         """Draw positions [nq] and velocities [nv] to start an episode from."""
@@ -116,17 +156,41 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         # The first step's constraint solver starts from the accelerations that this computes.
         self._batch.forward(rows)
 
+    def _move(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+        """Advance the rows by `_simulate`, as `_advance`."""
+        raise NotImplementedError
+
+    def _advance(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+        self._diverged = np.zeros(self.num_envs, bool)
+        rewards, terminated, infos = self._move(actions, rows)
+        if self._diverged.any():
+            rewards = np.where(self._diverged, 0.0, rewards)
+            terminated = terminated | self._diverged
+            for values in infos.values():
+                values[self._diverged] = 0
+        return rewards, terminated, infos | {"diverged": self._diverged.astype(np.float64)}
+
     def _simulate(self, actions: Array, rows: NDArray[np.intp] | None) -> None:
         """Apply the actions [N, A] for a time step."""
         self._ctrl[:] = actions
         self._batch.step(rows, self._frame_skip, self._stage)
+        # After a warning MuJoCo itself starts anew from the default state, within the step; not so after the last one.
+        sound = (np.abs(self._qpos) < LARGEST_NUMBER).all(axis=1) & (np.abs(self._qvel) < LARGEST_NUMBER).all(axis=1)
+        diverged = ~sound | self._warnings.any(axis=1)
+        if diverged.any():
+            self._batch.reset(np.flatnonzero(diverged))
+            self._diverged = diverged
+
+    def _model_of(self, row: int) -> mujoco.MjModel:
+        """The model that a row's simulation runs on."""
+        return self._batch.get_model(row) if self._varied is not None and self._varied.varies else self._model
 
     def _draw_row(self, row: int) -> NDArray[np.uint8]:
         if self._renderer is None:
-            self._renderer = _Renderer(self._model)
-        data = self._batch.get_data(row)
-        mujoco.mj_forward(self._model, data)
-        return self._renderer.frame(data, self._target_position(row))
+            self._renderer = _Renderer(self._model, self.camera)
+        model, data = self._model_of(row), self._batch.get_data(row)
+        mujoco.mj_forward(model, data)
+        return self._renderer.frame(model, data, self._target_position(row))
 
     def _target_position(self, row: int) -> float | None:
         """Where along x a pole is drawn, m; None draws none."""
@@ -149,7 +213,7 @@ class _Renderer:
         RuntimeError: no OpenGL context could be made.
     """
 
-    def __init__(self, model: mujoco.MjModel):
+    def __init__(self, model: mujoco.MjModel, camera: Camera):
         backend = os.environ.get("MUJOCO_GL", "").lower() or ("egl" if has_no_display() else "glfw")
         try:
             self._context = importlib.import_module(f"mujoco.{backend}").GLContext(FRAME_SIZE, FRAME_SIZE)
@@ -167,27 +231,40 @@ class _Renderer:
         self._viewport = mujoco.MjrRect(0, 0, FRAME_SIZE, FRAME_SIZE)
         self._scene = mujoco.MjvScene(self._model, maxgeom=1000)
         self._camera, self._options = mujoco.MjvCamera(), mujoco.MjvOption()
-        self._camera.azimuth, self._camera.elevation, self._camera.distance = 90.0, -15.0, CAMERA_DISTANCE
+        self._camera.azimuth, self._camera.elevation, self._camera.distance = 90.0, camera.elevation, camera.distance
+        self._camera.lookat[2] = camera.height
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION.value] = 0  # of the floor: it hides the feet's contact
 
-    def frame(self, data: mujoco.MjData, target_position: float | None = None) -> NDArray[np.uint8]:
+    def frame(
+        self, model: mujoco.MjModel, data: mujoco.MjData, target_position: float | None = None
+    ) -> NDArray[np.uint8]:
         """Draw a state whose derived fields are current, [FRAME_SIZE, FRAME_SIZE, 3].
 
+        Where gravity is tilted the picture is too, so that it pulls downwards.
+
         Args:
+            model: that the state is one of; it has the assets of the renderer's.
             data: the state.
             target_position: where along x a pole stands, m; None for no pole.
         """
         self._context.make_current()
-        self._camera.lookat[:2] = data.xpos[1, :2]  # the height stays, so that jumps and falls can be seen
-        self._camera.lookat[2] = CAMERA_HEIGHT
+        self._camera.lookat[:2] = data.xpos[1, :2]
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
+        mujoco.mjv_updateScene(model, data, self._options, None, self._camera, everything, self._scene)
+        if model.opt.gravity[:2].any():
+            self._hold_upright(-model.opt.gravity)
         if target_position is not None:
             self._add_pole(target_position)
         mujoco.mjr_render(self._viewport, self._scene, self._drawing)
         frame = np.empty((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
         mujoco.mjr_readPixels(frame, None, self._viewport, self._drawing)
         return frame[::-1].copy()  # OpenGL's first row is the lowest
+
+    def _hold_upright(self, up: Array) -> None:
+        for camera in self._scene.camera:
+            forward = np.asarray(camera.forward, np.float64)
+            across = up - (up @ forward) * forward
+            camera.up = across / np.linalg.norm(across)
 
     def _add_pole(self, x: float) -> None:
         geom = self._scene.geoms[self._scene.ngeom]
@@ -202,6 +279,8 @@ class _Renderer:
 def _with_light_floor(model: mujoco.MjModel) -> mujoco.MjModel:
     """A copy of the model whose floor is not black and white, from which a runner's legs hardly stand out."""
     model = copy.copy(model)
+    if mujoco.mj_name2id(model, mujoco.mjtObj.mjOBJ_TEXTURE, "texplane") < 0:
+        return model
     floor = model.texture("texplane")
     size = int(floor.width[0] * floor.height[0] * floor.nchannel[0])
     pixels = model.tex_data[floor.adr[0] : floor.adr[0] + size]

@@ -5,6 +5,8 @@ Source: Finn, Abbeel, Levine (2017), "Model-Agnostic Meta-Learning for Fast Adap
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
@@ -29,6 +31,7 @@ class Navigation2DVectorEnv(TaskVectorEnv):
         max_step: float = 0.1,
         goal_range: float = 0.5,
         goal_radius: float = 0.01,
+        **kwargs: Any,
     ):
         for name, value in (("max_step", max_step), ("goal_range", goal_range), ("goal_radius", goal_radius)):
             if not value > 0:
@@ -40,6 +43,7 @@ class Navigation2DVectorEnv(TaskVectorEnv):
             num_envs=num_envs,
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
+            **kwargs,
         )
         self._goal_radius, self._goal_range = goal_radius, goal_range
         self._positions = np.zeros((num_envs, 2))

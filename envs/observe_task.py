@@ -52,6 +52,10 @@ class ObserveTaskVector(TaskVectorWrapper):
     def step(self, actions: ArrayLike) -> tuple[Array, Array, Mask, Mask, Infos]:
         """Advance, as `TaskVectorEnv.step`."""
         observations, *rest = self.env.step(actions)
+        infos = rest[-1]
+        if np.shape(infos.get("task", ())) == self._tasks.shape:  # it may change
+            rows = infos.get("_task", np.ones(self.num_envs, bool))
+            self._tasks[rows] = np.asarray(infos["task"])[rows]
         return _append(observations, self._tasks), *rest  # type: ignore[return-value]
 
 

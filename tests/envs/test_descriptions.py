@@ -19,6 +19,33 @@ SAID = {
     "mamlrl/AntGoal-v0": ([2.0, -1.0], "goal (2.00, -1.00)", "speed", None),
     "mamlrl/Bandit-v0": ([0.1, 0.2, 0.9, 0.4, 0.5], "best of 5 arms: 2, 0.90", None, None),
     "mamlrl/TabularMDP-v0": ([-1.25] + [0.5] * 49 + [0.1] * 500, "10 states, mean rewards -1.25 to 0.50", None, None),
+    "mamlrl/HalfCheetahDynamics-v0": (
+        [0.8] + [1.0] * 5 + [1.2] + [1.1] * 7 + [0.9] * 6 + [0.7],
+        "mass x 0.80 to 1.20, inertia x 1.10 to 1.10, damping x 0.90 to 0.90, friction x 0.70",
+        "speed",
+        None,
+    ),
+    "mamlrl/HopperDynamics-v0": (
+        [1.0] * 11 + [0.9],
+        "mass x 1.00 to 1.00, inertia x 1.00 to 1.00, damping x 1.00 to 1.00, friction x 0.90",
+        "speed",
+        None,
+    ),
+    "mamlrl/Walker2DDynamics-v0": (
+        [1.0] * 20 + [0.9],
+        "mass x 1.00 to 1.00, inertia x 1.00 to 1.00, damping x 1.00 to 1.00, friction x 0.90",
+        "speed",
+        None,
+    ),
+    "mamlrl/CheetahCrippled-v0": ([1.0], "dead motor bshin", "speed", None),
+    "mamlrl/CheetahSlope-v0": ([-7.0], "slope -7 degrees", "speed", None),
+    "mamlrl/AntPayload-v0": ([0.3, 0.1, -0.2], "payload 0.30 kg at (+0.10, -0.20)", "speed", None),
+    "mamlrl/AntCrippled-v0": ([3.0], "dead leg back left", "speed", None),
+    "mamlrl/HopperVel-v0": ([0.5], "target 0.50 m/s", "speed", 0.5),
+    "mamlrl/Walker2DVel-v0": ([0.5], "target 0.50 m/s", "speed", 0.5),
+    "mamlrl/SwimmerVel-v0": ([0.25], "target 0.25 m/s", "speed", 0.25),
+    "mamlrl/HumanoidDir-v0": ([np.pi / 2], "direction +90 degrees", "speed", None),
+    "mamlrl/ReacherGoal-v0": ([0.1, -0.1], "goal (0.10, -0.10)", None, None),
 }
 
 

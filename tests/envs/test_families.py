@@ -57,20 +57,49 @@ def test_sampled_tasks_lie_in_the_task_space_and_fill_it(env_id):
     assert env.task_space.contains(env.task_space.sample())
 
 
-def task_reward(env_id, task, info):
-    """The reward of the task alone, from what info says of the robot."""
-    if "Goal" in env_id:
-        return -abs(info["x_position"] - task[0]) - abs(info["y_position"] - task[1])
-    if "Dir" in env_id:
-        return task[0] * info["x_velocity"]
-    if "Vel" in env_id:
-        return -abs(info["x_velocity"] - task[0])
-    return -info["distance"]
+def forward(task, info):
+    return info["x_velocity"]
+
+
+def wanted(task, info):
+    return -abs(info["x_velocity"] - task[0])
+
+
+# The reward of the task from what info says of the robot, the bonus while healthy, the weight of squared actions.
+REWARDS = {
+    "Navigation2D": (lambda task, info: -info["distance"], 0, 0),
+    "HalfCheetahVel": (wanted, 0, 0.05),
+    "HalfCheetahDir": (lambda task, info: task[0] * info["x_velocity"], 0, 0.05),
+    "AntVel": (wanted, 1.05, 0.005),
+    "AntDir": (lambda task, info: task[0] * info["x_velocity"], 0.05, 0.005),
+    "AntGoal": (
+        lambda task, info: -abs(info["x_position"] - task[0]) - abs(info["y_position"] - task[1]),
+        4.05,
+        0.005,
+    ),
+    "HalfCheetahDynamics": (forward, 0, 0.05),
+    "HopperDynamics": (forward, 1, 1e-3),
+    "Walker2DDynamics": (forward, 1, 1e-3),
+    "CheetahCrippled": (forward, 0, 0.05),
+    "CheetahSlope": (forward, 0, 0.05),
+    "AntPayload": (forward, 0.05, 0.005),
+    "AntCrippled": (forward, 0.05, 0.005),
+    "HopperVel": (wanted, 1, 1e-3),
+    "Walker2DVel": (wanted, 1, 1e-3),
+    "SwimmerVel": (wanted, 0, 1e-4),
+    "HumanoidDir": (
+        lambda task, info: 1.25 * (np.cos(task[0]) * info["x_velocity"] + np.sin(task[0]) * info["y_velocity"]),
+        5,
+        0.1,
+    ),
+    "ReacherGoal": (lambda task, info: -info["distance"], 0, 1.0),
+}
 
 
 @pytest.mark.parametrize("env_id", [env_id for env_id in IDS if isinstance(make(env_id).action_space, spaces.Box)])
 def test_reward_follows_from_info(env_id):
     env = make(env_id)
+    task_reward, bonus, weight = REWARDS[env_id.removeprefix("mamlrl/").removesuffix("-v0")]
     rng = np.random.default_rng(0)
     env.reset(seed=0)
     task = env.unwrapped.task
@@ -78,14 +107,9 @@ def test_reward_follows_from_info(env_id):
         action = rng.uniform(-2, 2, env.action_space.shape)
         observation, reward, terminated, _, info = env.step(action)
         clipped = np.clip(action, env.action_space.low, env.action_space.high)
-        expected = task_reward(env_id, task, info)
-        if "Cheetah" in env_id:
-            expected -= 0.05 * np.sum(clipped**2)
-        elif "Ant" in env_id:
-            bonus = {"mamlrl/AntVel-v0": 1.05, "mamlrl/AntDir-v0": 0.05, "mamlrl/AntGoal-v0": 4.05}[env_id]
-            expected += bonus * (not terminated) - 0.005 * np.sum(clipped**2)
-        else:
-            np.testing.assert_allclose(info["distance"], np.linalg.norm(observation - task), rtol=1e-12)
+        expected = task_reward(task, info) + bonus * (not terminated) - weight * np.sum(clipped**2)
+        if "distance" in info:
+            np.testing.assert_allclose(info["distance"], np.linalg.norm(observation[-2:] - task), rtol=1e-12)
         np.testing.assert_allclose(reward, expected, rtol=1e-12)
         terms = [value for name, value in info.items() if name.startswith("reward_")]
         if terms:
@@ -154,6 +178,12 @@ def test_import_is_light_and_make_needs_no_import_of_ours(tmp_path):
         ("mamlrl/HalfCheetahDir-v0", {"max_episode_steps": 0}, "max_episode_steps is 0; it must be at least 1"),
         ("mamlrl/HalfCheetahDir-v0", {"num_threads": -1}, "num_threads is -1; it must be at least 1, or 0"),
         ("mamlrl/AntVel-v0", {"goal_range": (1, 1)}, "goal_range is (1, 1); it must be (low, high)"),
+        ("mamlrl/HalfCheetahDynamics-v0", {"span": 0.0}, "span is 0.0; it must be positive"),
+        ("mamlrl/HalfCheetahDynamics-v0", {"change_at": 0}, "change_at is 0; it must be at least 1, or None"),
+        ("mamlrl/CheetahSlope-v0", {"largest_slope": 90}, "largest_slope is 90; it must be between 0 and 90 degrees"),
+        ("mamlrl/AntPayload-v0", {"mass_range": (0, 1)}, "mass_range is (0, 1); it must be (low, high) with 0 < low"),
+        ("mamlrl/AntPayload-v0", {"offset": 0}, "offset is 0; it must be positive"),
+        ("mamlrl/HopperVel-v0", {"goal_range": (1, 1)}, "goal_range is (1, 1); it must be (low, high)"),
         ("mamlrl/AntGoal-v0", {"goal_range": -3.0}, "goal_range is -3.0; it must be positive"),
         ("mamlrl/Bandit-v0", {"arms": 1}, "arms is 1; it must be a whole number of at least 2"),
         ("mamlrl/Bandit-v0", {"reward": "beta"}, "reward is 'beta'; it must be one of 'bernoulli', 'gaussian'"),

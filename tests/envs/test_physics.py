@@ -9,6 +9,9 @@ import pytest
 from mamlrl.envs.mujoco_vector import MODEL_FOLDER, load_model
 from tests.envs.making import make, make_vec
 
+WITHOUT_FORCES = {
+    f"include_{name}_in_observation": False for name in ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")
+} | {"contact_cost_weight": 0.0}
 RLLAB = {"frame_skip": 1, "velocity": "com", "observation": "rllab", "reset_noise": "rllab"}
 
 
@@ -29,6 +32,10 @@ def test_model_is_gymnasiums_to_the_last_bit(file_name, tmp_path, monkeypatch):
         ("mamlrl/HalfCheetahVel-v0", "HalfCheetah-v5", {}),
         ("mamlrl/HalfCheetahDir-v0", "HalfCheetah-v5", {}),
         ("mamlrl/AntVel-v0", "Ant-v5", {"include_cfrc_ext_in_observation": False}),
+        ("mamlrl/HopperVel-v0", "Hopper-v5", {}),
+        ("mamlrl/Walker2DVel-v0", "Walker2d-v5", {}),
+        ("mamlrl/SwimmerVel-v0", "Swimmer-v5", {}),
+        ("mamlrl/HumanoidDir-v0", "Humanoid-v5", WITHOUT_FORCES),
     ],
 )
 def test_observations_equal_gymnasiums(ours, theirs, kwargs, tmp_path, monkeypatch):
@@ -36,17 +43,21 @@ def test_observations_equal_gymnasiums(ours, theirs, kwargs, tmp_path, monkeypat
     env, reference = make(ours), make(theirs, **kwargs)
     lengths = []
     for seed in range(3):
-        observation = env.reset(seed=seed, options={"task": [1.0]})[0]
+        observation = env.reset(seed=seed, options={"task": [0.2 if "Swimmer" in ours else 1.0]})[0]
         np.testing.assert_array_equal(observation, reference.reset(seed=seed)[0])
         ended, steps, rng = False, 0, np.random.default_rng(seed)
         while not ended:
-            action = rng.uniform(-1, 1, env.action_space.shape)
+            action = env.action_space.high * rng.uniform(-1, 1, env.action_space.shape)
             observation, _, terminated, truncated, info = env.step(action)
             expected, _, expected_end, _, expected_info = reference.step(action)
             np.testing.assert_array_equal(observation, expected)
             assert terminated == expected_end and info["x_position"] == expected_info["x_position"]
-            if "Cheetah" in ours:
+            if "Ant" not in ours:
                 assert info["x_velocity"] == expected_info["x_velocity"]
+            if "Ant" not in ours and "Cheetah" not in ours:  # whose weights are other ones
+                costs = [info[name] for name in ("reward_ctrl", "reward_healthy") if name in info]
+                expected_costs = [expected_info.get(name, 0) for name in ("reward_ctrl", "reward_survive")]
+                np.testing.assert_allclose(sum(costs), sum(expected_costs), rtol=1e-12)
             ended, steps = terminated or truncated, steps + 1
         lengths.append(steps)
     assert max(lengths) == 100 or len(set(lengths)) > 1

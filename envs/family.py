@@ -1,0 +1,221 @@
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo comes without type stubs, so a type checker knows none of its names.)
+"""A batched task family out of anyone's MuJoCo model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import mujoco
+import numpy as np
+from mujoco.batch import DATA_FIELDS, Batch
+from numpy.typing import NDArray
+
+from .base import Array, Infos, Mask, Still, TaskEnv
+from .mujoco_vector import Camera, MujocoTaskVectorEnv, gymnasium_start_state, load_model
+from .task_table import TaskTable, Variation
+
+
+class Data(Batch):
+    """The simulations. A derived field has its values from the first call after it was asked for, and zeros before."""
+
+    sealed = False
+
+    def bind(self, name: str) -> NDArray[Any]:
+        """A field of MjData, live, [N, ...].
+
+        Raises:
+            LookupError: it was not asked for in time.
+        """
+        if self.sealed and name in BOUND_LATER and name not in self._bound:
+            raise LookupError(
+                f"{name} is read now and was not before the first time step; read at every call what is read at one"
+            )
+        return super().bind(name)
+
+
+class Move(NamedTuple):
+    """A time step of all N rows, as a reward sees it."""
+
+    data: Data
+    """the simulations after it, a `mujoco.batch.Batch`: `data.qpos` [N, nq], `data.site("tip").xpos` [N, 3]. To be
+    read, the same fields at every call, and not written"""
+    qpos_before: Array
+    """positions before it, [N, nq]"""
+    actions: Array
+    """within their bounds, [N, A]"""
+    tasks: dict[str, Array]
+    """each row of the table by its name, [N, k]"""
+    dt: float
+    """seconds that it took"""
+
+
+BOUND_LATER = DATA_FIELDS - {"qpos", "qvel", "act", "ctrl", "time"}  # states have their values at any time
+Reward = Callable[[Move], Array]
+Observe = Callable[[Data], Array]
+Ended = Callable[[Data], NDArray[Any]]
+Start = Callable[[mujoco.MjModel, np.random.Generator], tuple[Array, Array]]
+
+
+def positions_and_velocities(data: Data) -> Array:
+    """Observation of everything that a simulation's state holds, [N, nq + nv]."""
+    return np.concatenate([data.qpos, data.qvel], axis=1)
+
+
+class Recipe(NamedTuple):
+    """What `mujoco_family` was given."""
+
+    xml: str | Path
+    reward: Reward
+    tasks: Mapping[str, Variation]
+    observe: Observe
+    ended: Ended | None
+    start: Start
+    frame_skip: int
+    stage: mujoco.mjtStage
+
+
+class FamilyVectorEnv(MujocoTaskVectorEnv):
+    """N simulations of a family that `mujoco_family` has made."""
+
+    recipe: ClassVar[Recipe]
+    batch_class = Data
+    _batch: Data
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        num_threads: int = 0,
+        *,
+        frame_skip: int | None = None,
+        **kwargs: Any,
+    ):
+        recipe = self.recipe
+        model = load_model(recipe.xml)
+        super().__init__(
+            model=model,
+            frame_skip=recipe.frame_skip if frame_skip is None else frame_skip,
+            stage=recipe.stage,
+            observation_dim=_observation_dim(model, recipe.observe),
+            task_space=TaskTable(recipe.tasks),
+            num_envs=num_envs,
+            max_episode_steps=max_episode_steps,
+            render_mode=render_mode,
+            num_threads=num_threads,
+            **kwargs,
+        )
+        assert isinstance(self.task_space, TaskTable)
+        self._task_columns = [(name, place) for name, _, place in self.task_space.columns()]
+        self._ask_for_fields()
+
+    def _ask_for_fields(self) -> None:
+        """Call the functions once for nothing, so that the fields that they read are there from the first time step."""
+        with np.errstate(all="ignore"):  # all derived fields are 0 yet
+            self._judge(self._qpos.copy(), np.zeros(self.action_space.shape))  # type: ignore[arg-type]
+            self._observe()
+        self._batch.sealed = True
+
+    def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
+        return self.recipe.start(self._model, generator)
+
+    def _move(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+        before = self._qpos.copy()
+        self._simulate(actions, rows)
+        return *self._judge(before, actions), {}
+
+    def _judge(self, before: Array, actions: Array) -> tuple[Array, Mask]:
+        """Rewards [N] of a time step, and whether episodes have ended with it, [N]."""
+        tasks = {name: self.tasks[:, place] for name, place in self._task_columns}
+        reward = self.recipe.reward(Move(self._batch, before, actions, tasks, self.dt))
+        ended = np.zeros(self.num_envs, bool) if self.recipe.ended is None else self.recipe.ended(self._batch)
+        for name, values in (("reward", reward), ("ended", ended)):
+            if np.shape(values) != (self.num_envs,):
+                raise ValueError(f"{name} returned an array of shape {np.shape(values)}; it must be ({self.num_envs},)")
+        return np.array(reward, np.float64), np.asarray(ended, bool)
+
+    def _observe(self) -> Array:
+        return np.array(self.recipe.observe(self._batch), np.float64)
+
+
+def _observation_dim(model: mujoco.MjModel, observe: Observe) -> int:
+    """Numbers of an observation, found out by making two."""
+    with np.errstate(all="ignore"):
+        shape = np.shape(observe(Data(model, 2, 1)))
+    if len(shape) != 2 or shape[0] != 2:
+        raise ValueError(f"observe returns an array of shape {shape} for 2 simulations; it must be (2, numbers)")
+    return shape[1]
+
+
+def mujoco_family(
+    name: str,
+    xml: str | Path,
+    reward: Reward,
+    tasks: Mapping[str, Variation],
+    *,
+    observe: Observe = positions_and_velocities,
+    ended: Ended | None = None,
+    start: Start = gymnasium_start_state,
+    frame_skip: int = 1,
+    stage: mujoco.mjtStage = mujoco.mjtStage.mjSTAGE_VEL,
+    still: Still = None,
+    camera: Camera | None = None,
+) -> type[TaskEnv]:
+    """Make a family of tasks out of a MuJoCo model, as fast in batches as those of this package.
+
+    Bind the result to `name` at the top of the module that calls this, so that it can be pickled, and register both of
+    its forms:
+
+        Arm = mujoco_family("Arm", Path(__file__).with_name("arm.xml"), reward, {"load": Factor("body_mass", "hand")})
+        gymnasium.register(
+            "my/Arm-v0", entry_point=Arm, vector_entry_point=Arm.vector_class, max_episode_steps=100
+        )
+
+    Then `--env my_module:my/Arm-v0` trains on it.
+
+    Args:
+        name: of the class, and so of the variable.
+        xml: the model's file. Its actuators need control ranges, which are the bounds of actions.
+        reward: from a `Move` to the rewards [N] of its rows.
+        tasks: what varies, by name: `Factor`, `Value`, `Goal`, or a `Variation` of one's own.
+        observe: from the simulations to observations [N, O]; all positions and velocities, unless given.
+        ended: from the simulations to whether their episodes have ended, [N].
+        start: draws positions [nq] and velocities [nv] to start an episode from; those of Gymnasium's robots, unless
+            given: near the model's.
+        frame_skip: simulation steps per time step.
+        stage: how far derived fields (`xpos`, `sensordata`, ...) are computed after a time step. The default makes
+            those of positions and velocities current. `mjSTAGE_NONE` is faster, and leaves them a simulation step
+            behind; `qpos` and `qvel` are current at any rate.
+        still: what a still shows, as `TaskVectorEnv.still`.
+        camera: where pictures are taken from; twice the model's size from its centre, unless given.
+
+    Returns:
+        The class of the single environment. Its attribute `vector_class` is the vector environment's.
+
+    Raises:
+        ValueError: `tasks` is empty. What does not fit the model is told when an environment is made.
+    """
+    TaskTable(tasks)
+    module = sys._getframe(1).f_globals.get("__name__", "__main__")
+    recipe = Recipe(xml, reward, dict(tasks), observe, ended, start, frame_skip, stage)
+    if camera is None:
+        statistic = load_model(xml).stat
+        camera = Camera(distance=2 * float(statistic.extent), height=float(statistic.center[2]))
+    vector_class = type(
+        "vector_class",
+        (FamilyVectorEnv,),
+        {
+            "__module__": module,
+            "__qualname__": f"{name}.vector_class",
+            "__doc__": f"N rows of {name} in lock step.",
+            "recipe": recipe,
+            "still": still,
+            "camera": camera,
+        },
+    )
+    doc = f"A family of tasks that `mamlrl.envs.mujoco_family` has made; they differ in {', '.join(tasks)}."
+    return type(name, (TaskEnv,), {"__module__": module, "__doc__": doc, "vector_class": vector_class})

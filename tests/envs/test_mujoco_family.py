@@ -1,0 +1,179 @@
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo comes without type stubs.)
+"""Families out of anyone's model: a small arm, and what is said where the table or the functions are wrong."""
+
+import pickle
+from pathlib import Path
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from mamlrl.envs import Factor, Goal, Value, mujoco_family
+from mamlrl.envs.errors import EnvironmentFailure
+from mamlrl.envs.making import make_task_envs
+from mamlrl.train import main
+from tests.envs.arm import Arm
+from tests.envs.making import make, make_vec
+
+XML = Path(__file__).with_name("arm.xml")
+ID = "tests.envs.arm:my/Arm-v0"
+
+
+@pytest.mark.filterwarnings("ignore:.*observation space m.*imum value is.*infinity")
+def test_an_arm_is_an_environment():
+    check_env(make("my/Arm-v0").unwrapped, skip_render_check=True)
+    vector, stepped = make_task_envs(ID, 3, 20, num_threads=2), make_task_envs(ID, 3, 20, {}, "sync")
+    tasks = vector.sample_tasks(3, np.random.default_rng(0))
+    assert vector.describe_task([2.0, 1.0, 0.3, 1.0]) == "load x 2.00, damping x 1.00, goal 0.30, 1.00"
+    copy = pickle.loads(pickle.dumps(make_vec("my/Arm-v0", num_envs=3, max_episode_steps=20).unwrapped))
+    everyone = (vector, stepped, copy)
+    started = [envs.reset(seed=0, options={"task": tasks})[0] for envs in everyone]
+    for action in np.random.default_rng(1).uniform(-1, 1, (20, 3, 2)):
+        np.testing.assert_array_equal(started[0], started[1])
+        np.testing.assert_array_equal(started[0], started[2])
+        moved = [envs.step(action) for envs in everyone]
+        np.testing.assert_array_equal(moved[0][1], moved[1][1])
+        np.testing.assert_array_equal(moved[0][1], moved[2][1])
+        started = [one[0] for one in moved]
+
+
+def test_an_arm_is_what_mujoco_makes_of_it():
+    envs = make_vec("my/Arm-v0", num_envs=2).unwrapped
+    tasks = np.array([[2.5, 0.7, 0.3, 1.1], [0.5, 1.4, 0.6, 0.8]])
+    observations, _ = envs.reset(seed=0, options={"task": tasks})
+    actions = np.random.default_rng(0).uniform(-1, 1, (10, 2, 2))
+    rewards = [envs.step(action)[1] for action in actions]
+    for row in range(2):
+        model = mujoco.MjModel.from_xml_path(str(XML))
+        model.body("hand").mass[:] *= tasks[row, 0]
+        model.dof_damping[:] *= tasks[row, 1]
+        data = mujoco.MjData(model)
+        mujoco.mj_setConst(model, data)
+        data.qpos[:], data.qvel[:] = observations[row, :2], observations[row, 2:]
+        for t in range(10):
+            data.ctrl[:] = actions[t, row]
+            mujoco.mj_step(model, data, 5)
+            mujoco.mj_kinematics(model, data)  # the tip is where it is now
+            distance = np.linalg.norm(data.site("tip").xpos[[0, 2]] - tasks[row, 2:])
+            expected = -distance - 0.01 * np.sum(actions[t, row] ** 2)
+            np.testing.assert_allclose(rewards[t][row], expected, rtol=1e-9)
+
+
+def test_the_page_shows_this_arm():
+    page = (XML.parents[2] / "docs" / "environments.md").read_text()
+    code = page.partition("<!-- the arm -->\n```python\n")[2].partition("```")[0]
+    assert code and XML.with_suffix(".py").read_text().endswith(code)
+
+
+def test_an_arm_trains(tmp_path):
+    tiny = "--iterations 1 --sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 5 --threads 1".split()
+    # with tasks that change within an episode
+    assert main(["--env", ID, *tiny, "--environment.kwargs.change_at", "3", "--out", str(tmp_path / "run")]) == 0
+
+
+def family(tasks, **kwargs):
+    kwargs = {"reward": lambda move: np.zeros(len(move.actions))} | kwargs
+    return mujoco_family("Arm", XML, tasks=tasks, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({"a": Factor("body_masss", "hand")}, "tasks['a']: 'body_masss' is no field of a MuJoCo model"),
+        ({"a": Factor("qpos", "hand")}, "tasks['a']: 'qpos' is no field of a MuJoCo model"),
+        ({"a": Factor("tex_data", "hand")}, "tasks['a']: tex_data is none of bodies, geoms, joints"),
+        ({"a": Factor("body_mass", "foot")}, "tasks['a']: Invalid name 'foot'. Valid names: ['hand'"),
+        ({"a": Factor("body_mass", ())}, "tasks['a']: of is empty; it must name the objects whose body_mass varies"),
+        ({"a": Value("opt.gravity", "hand", 0, 1)}, "tasks['a']: opt.gravity is one of all objects"),
+        ({"a": Value("body_pos", "hand", 0, 1)}, "tasks['a']: low and high have 1 numbers; body_pos has 3"),
+        (
+            {"a": Factor("body_mass", "hand"), "b": Value("body_mass", ("lower", "hand"), 1, 2)},
+            "tasks['b'] sets body_mass of hand, which tasks['a'] sets too",
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_the_model(tasks, message):
+    with pytest.raises(ValueError) as error:
+        family(tasks).vector_class(2)
+    assert message in str(error.value)
+
+
+def test_a_table_that_is_none():
+    with pytest.raises(ValueError, match="tasks is empty"):
+        family({})
+    with pytest.raises(ValueError, match=r"base is 1\.0 and span is 1\.0; base must be above 1"):
+        Factor("body_mass", "hand", base=1.0)
+    with pytest.raises(ValueError, match=r"low is .* and high is .*; each number of low must be below"):
+        Goal(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("row", "task", "message"),
+    [
+        (Value("body_mass", "hand", -1, 1), -0.5, "load makes body_mass of hand -0.5; it must be positive"),
+        (Value("dof_damping", "elbow", -1, 1), -0.5, "load makes dof_damping of elbow -0.5; it must be at least 0"),
+    ],
+)
+def test_a_value_that_can_be_none_is_told_with_the_task(row, task, message):
+    envs = family({"load": row}).vector_class(2)
+    envs.reset(seed=0, options={"task": [[0.5], [0.5]]})
+    for _ in range(2):  # it is not taken for set
+        with pytest.raises(ValueError) as error:
+            envs.reset(seed=0, options={"task": [[0.5], [task]]})
+        assert f"the task [-0.5] of row 1: {message}" in str(error.value)
+
+
+def test_values_are_those_of_the_task():
+    rows = {
+        "gravity": Value("opt.gravity", (), [-1, -1, -10], [1, 1, -5]),
+        "length": Value("body_pos", ("hand",), [0.1, 0, 0], [0.4, 0.1, 0.1]),
+        "thickness": Value("opt.viscosity", (), 0, 1),
+        "gear": Factor("actuator_gear", ("shoulder", 1)),
+        "wind": Factor("opt.density", ()),
+    }
+    envs = family(rows).vector_class(3)
+    tasks = envs.sample_tasks(3, np.random.default_rng(0))
+    envs.reset(seed=0, options={"task": tasks})
+    for row in range(3):
+        model = envs._model_of(row)
+        np.testing.assert_array_equal(model.opt.gravity, tasks[row, :3])
+        np.testing.assert_array_equal(model.body("hand").pos, tasks[row, 3:6])
+        assert model.opt.viscosity == tasks[row, 6]
+        np.testing.assert_array_equal(model.actuator_gear[:, 0], [6 * tasks[row, 7], 3 * tasks[row, 8]])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"reward": lambda move: 0.0}, "reward returned an array of shape (); it must be (2,)"),
+        ({"ended": lambda data: False}, "ended returned an array of shape (); it must be (2,)"),
+        ({"observe": lambda data: data.qpos[:, 0]}, "observe returns an array of shape (2,) for 2 simulations"),
+    ],
+)
+def test_functions_that_return_something_else(kwargs, message):
+    with pytest.raises(ValueError) as error:
+        family({"goal": Goal(0, 1)}, **kwargs).vector_class(2)
+    assert message in str(error.value)
+
+
+def test_a_function_that_fails_or_asks_for_a_field_too_late_is_told():
+    def late(move):
+        return move.data.xpos[:, 1, 0] if move.qpos_before.any() else np.zeros(2)
+
+    arm = family({"goal": Goal(0, 1)}, reward=late)
+    gymnasium.register("my/LateArm-v0", entry_point=arm, vector_entry_point=arm.vector_class, max_episode_steps=5)
+    envs = make_task_envs("my/LateArm-v0", 2, 5)
+    envs.reset(seed=0)
+    with pytest.raises(EnvironmentFailure, match="step raised LookupError: xpos is read now and was not before"):
+        envs.step(np.zeros((2, 2)))
+    arm = family({"goal": Goal(0, 1)}, reward=lambda move: move.tasks["gaol"])
+    gymnasium.register("my/WrongArm-v0", entry_point=arm, vector_entry_point=arm.vector_class, max_episode_steps=5)
+    with pytest.raises(EnvironmentFailure, match="constructor raised KeyError: 'gaol'"):
+        make_task_envs("my/WrongArm-v0", 2, 5)
+
+
+def test_the_class_is_the_single_environment():
+    assert issubclass(Arm, gymnasium.Env) and Arm.vector_class.__qualname__ == "Arm.vector_class"
