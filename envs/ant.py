@@ -9,7 +9,7 @@ Source: Finn, Abbeel, Levine (2017), "Model-Agnostic Meta-Learning for Fast Adap
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import mujoco
 import numpy as np
@@ -26,7 +26,13 @@ from .base import (
     goal_in_words,
     speed_in_words,
 )
-from .mujoco_vector import MujocoTaskVectorEnv, gymnasium_start_state, load_model
+from .mujoco_vector import (
+    MujocoTaskVectorEnv,
+    add_torso_sensors,
+    check_choice,
+    gymnasium_start_state,
+    load_model,
+)
 
 
 def _add_acceleration_sensor(specification: mujoco.MjSpec) -> None:
@@ -34,6 +40,13 @@ def _add_acceleration_sensor(specification: mujoco.MjSpec) -> None:
     specification.add_sensor(
         type=mujoco.mjtSensor.mjSENS_FRAMELINACC, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso"
     )
+
+
+def _as_in_rllab(specification: mujoco.MjSpec) -> None:
+    """Longer simulation steps, and softer contacts. Its motors of +-150 N m are Gymnasium's gear of 150."""
+    specification.option.timestep = 0.02
+    for geom in specification.geoms:
+        geom.solref, geom.solimp[:3] = (0.02, 1.0), (0.8, 0.8, 0.01)
 
 
 class AntVectorEnv(MujocoTaskVectorEnv):
@@ -59,19 +72,39 @@ class AntVectorEnv(MujocoTaskVectorEnv):
         terminate_when_unhealthy: bool = True,
         contact_forces: bool = False,
         observe_position: bool = False,
+        body: Literal["gymnasium", "rllab"] = "gymnasium",
+        velocity: Literal["root", "com"] = "root",
+        observation: Literal["gymnasium", "rllab"] = "gymnasium",
+        reset_noise: Literal["gymnasium", "rllab"] = "gymnasium",
         **kwargs: Any,
     ):
         low, high = healthy_z_range
         if not low < high:
             raise ValueError(f"healthy_z_range is {healthy_z_range}; it must be (low, high) with low < high")
-        model = load_model("ant.xml", *self.edits, _add_acceleration_sensor if contact_forces else None)
+        check_choice("body", body, ("gymnasium", "rllab"))
+        check_choice("velocity", velocity, ("root", "com"))
+        check_choice("observation", observation, ("gymnasium", "rllab"))
+        check_choice("reset_noise", reset_noise, ("gymnasium", "rllab"))
+        as_in_rllab = observation == "rllab"
+        observe_position, contact_forces = observe_position or as_in_rllab, contact_forces or as_in_rllab
+        with_center = velocity == "com" or as_in_rllab
+        model = load_model(
+            "ant.xml",
+            *self.edits,
+            _as_in_rllab if body == "rllab" else None,
+            add_torso_sensors if with_center else None,
+            _add_acceleration_sensor if contact_forces else None,
+        )
+        first_body = 0 if as_in_rllab else 1  # rllab has the world's forces too
         position_dim = model.nq if observe_position else model.nq - 2
-        force_dim = 6 * (model.nbody - 1) if contact_forces else 0
+        force_dim = 6 * (model.nbody - first_body) if contact_forces else 0
+        torso_dim = 9 + 3 if as_in_rllab else 0
+        derived = mujoco.mjtStage.mjSTAGE_VEL if with_center else mujoco.mjtStage.mjSTAGE_NONE
         super().__init__(
             model=model,
             frame_skip=frame_skip,
-            stage=mujoco.mjtStage.mjSTAGE_ACC if contact_forces else mujoco.mjtStage.mjSTAGE_NONE,
-            observation_dim=position_dim + model.nv + force_dim,
+            stage=mujoco.mjtStage.mjSTAGE_ACC if contact_forces else derived,
+            observation_dim=position_dim + model.nv + force_dim + torso_dim,
             task_space=task_space,
             num_envs=num_envs,
             max_episode_steps=max_episode_steps,
@@ -83,19 +116,31 @@ class AntVectorEnv(MujocoTaskVectorEnv):
         self._terminate_when_unhealthy = terminate_when_unhealthy
         self._ctrl_cost_weight, self._contact_cost_weight = ctrl_cost_weight, contact_cost_weight
         self._observed_qpos = self._qpos if observe_position else self._qpos[:, 2:]
-        self._forces = self._batch.bind("cfrc_ext") if contact_forces else None
+        self._forces = self._batch.bind("cfrc_ext")[:, first_body:] if contact_forces else None
+        self._velocity, self._reset_noise = velocity, reset_noise
+        if with_center:
+            sensors = self._batch.bind("sensordata")
+            self._torso_center, self._torso_velocity = sensors[:, :3], sensors[:, 3:6]
+        self._rotation = self._batch.bind("xmat")[:, model.body("torso").id] if as_in_rllab else None
 
     def _task_reward(self, velocity: Array) -> Array:
         """Reward of the task for the velocity along x and y [N, 2], [N]."""
         raise NotImplementedError
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
-        return gymnasium_start_state(self._model, generator)
+        if self._reset_noise == "gymnasium":
+            return gymnasium_start_state(self._model, generator)
+        start = self._model.numeric("init_qpos").data  # 0.55 m high, the legs bent
+        qpos = start + 0.01 * generator.standard_normal(self._model.nq)
+        return qpos, 0.1 * generator.standard_normal(self._model.nv)
 
     def _move(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
         before = self._qpos[:, :2].copy()
         self._simulate(actions, rows)
-        velocity = (self._qpos[:, :2] - before) / self.dt
+        if self._velocity == "com":
+            velocity = self._torso_velocity[:, :2].copy()
+        else:
+            velocity = (self._qpos[:, :2] - before) / self.dt
         healthy = self._healthy()
         infos = {
             "x_position": self._qpos[:, 0].copy(),
@@ -122,12 +167,14 @@ class AntVectorEnv(MujocoTaskVectorEnv):
     def _contact_forces(self) -> Array:
         """Contact torques and forces on the bodies, clipped to [-1, 1], [N, 6 * bodies]."""
         assert self._forces is not None
-        return np.clip(self._forces[:, 1:], -1.0, 1.0).reshape(self.num_envs, -1)
+        return np.clip(self._forces, -1.0, 1.0).reshape(self.num_envs, -1)
 
     def _observe(self) -> Array:
         parts = [self._observed_qpos, self._qvel]
         if self._forces is not None:
             parts.append(self._contact_forces())
+        if self._rotation is not None:
+            parts += [self._rotation, self._torso_center]
         return np.concatenate(parts, axis=1)
 
 
@@ -261,6 +308,16 @@ class AntVelEnv(TaskEnv):
     | `contact_forces` | bool | False | observe contact forces and charge for them |
     | `contact_cost_weight` | float | 5e-4 | weight of the squared contact forces |
     | `observe_position` | bool | False | observe x and y of the torso |
+    | `body` | str | "gymnasium" | "rllab": simulation steps of 0.02 s, and rllab's softer contacts |
+    | `velocity` | str | "root" | "root": of the torso, over the time step; "com": of the centre of mass, at its end |
+    | `observation` | str | "gymnasium" | "rllab": 125 numbers, see below |
+    | `reset_noise` | str | "gymnasium" | "rllab": positions normal, std 0.01, around a crouch 0.55 m high |
+
+    The ant of the MAML paper has `body="rllab", frame_skip=1, velocity="com", observation="rllab",
+    reset_noise="rllab"`. Its observation is all positions (0-14), velocities (15-28), contact torques and forces on the
+    world and the 13 bodies, clipped to [-1, 1] (29-112), the torso's rotation matrix (113-121) and the centre of mass
+    (122-124). They were not zero there: only from MuJoCo 2.0 on (rllab had 1.31) does its changelog say that
+    `mj_rnePostConstraint`, which computes them, is no longer called by default (github.com/openai/gym/issues/1541).
 
     Weights and bonus default to those of the MAML paper's code. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
     The task is the wanted velocity [1], given by `reset(options={"task": velocity})`.
@@ -332,6 +389,10 @@ class AntDirEnv(TaskEnv):
     | `contact_forces` | bool | False | observe contact forces and charge for them |
     | `contact_cost_weight` | float | 5e-4 | weight of the squared contact forces |
     | `observe_position` | bool | False | observe x and y of the torso |
+    | `body` | str | "gymnasium" | "rllab": simulation steps of 0.02 s, and rllab's softer contacts |
+    | `velocity` | str | "root" | "root": of the torso, over the time step; "com": of the centre of mass, at its end |
+    | `observation` | str | "gymnasium" | "rllab": 125 numbers, see below |
+    | `reset_noise` | str | "gymnasium" | "rllab": positions normal, std 0.01, around a crouch 0.55 m high |
 
     Weights and bonus default to those of the MAML paper's code. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
     The task is the direction [1], -1 or 1, given by `reset(options={"task": direction})`.
@@ -404,6 +465,10 @@ class AntGoalEnv(TaskEnv):
     | `contact_forces` | bool | False | observe contact forces and charge for them |
     | `contact_cost_weight` | float | 5e-4 | weight of the squared contact forces |
     | `observe_position` | bool | False | observe x and y of the torso |
+    | `body` | str | "gymnasium" | "rllab": simulation steps of 0.02 s, and rllab's softer contacts |
+    | `velocity` | str | "root" | "root": of the torso, over the time step; "com": of the centre of mass, at its end |
+    | `observation` | str | "gymnasium" | "rllab": 125 numbers, see below |
+    | `reset_noise` | str | "gymnasium" | "rllab": positions normal, std 0.01, around a crouch 0.55 m high |
 
     Weights and bonus default to those of the MAML paper's code. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
     The task is the goal [2], given by `reset(options={"task": goal})`.

@@ -14,19 +14,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .base import Array, DirectionSpace, Infos, Mask, TaskEnv, TaskSpace, direction_in_words, speed_in_words
-from .mujoco_vector import MujocoTaskVectorEnv, gymnasium_start_state, load_model
+from .mujoco_vector import (
+    MujocoTaskVectorEnv,
+    add_torso_sensors,
+    check_choice,
+    gymnasium_start_state,
+    load_model,
+)
 
 GYMNASIUM_OBSERVATION_DIM, RLLAB_OBSERVATION_DIM = 17, 20
-
-
-def _add_torso_sensors(specification: mujoco.MjSpec) -> None:
-    for sensor in (mujoco.mjtSensor.mjSENS_SUBTREECOM, mujoco.mjtSensor.mjSENS_SUBTREELINVEL):
-        specification.add_sensor(type=sensor, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")
 
 
 class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
@@ -49,12 +45,12 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
         reset_noise: Literal["gymnasium", "rllab"] = "gymnasium",
         **kwargs: Any,
     ):
-        _check_choice("velocity", velocity, ("root", "com"))
-        _check_choice("observation", observation, ("gymnasium", "rllab"))
-        _check_choice("reset_noise", reset_noise, ("gymnasium", "rllab"))
+        check_choice("velocity", velocity, ("root", "com"))
+        check_choice("observation", observation, ("gymnasium", "rllab"))
+        check_choice("reset_noise", reset_noise, ("gymnasium", "rllab"))
         with_sensors = velocity == "com" or observation == "rllab"
         super().__init__(
-            model=load_model("half_cheetah.xml", _add_torso_sensors if with_sensors else None),
+            model=load_model("half_cheetah.xml", add_torso_sensors if with_sensors else None),
             frame_skip=frame_skip,
             stage=mujoco.mjtStage.mjSTAGE_VEL if with_sensors else mujoco.mjtStage.mjSTAGE_NONE,
             observation_dim=RLLAB_OBSERVATION_DIM if observation == "rllab" else GYMNASIUM_OBSERVATION_DIM,

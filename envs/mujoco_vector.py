@@ -298,3 +298,19 @@ def gymnasium_start_state(model: mujoco.MjModel, generator: np.random.Generator)
     """Start state of Gymnasium's models: positions uniform within +-0.1, velocities normal with std 0.1."""
     qpos = model.qpos0 + generator.uniform(-0.1, 0.1, model.nq)
     return qpos, 0.1 * generator.standard_normal(model.nv)
+
+
+def add_torso_sensors(specification: mujoco.MjSpec) -> None:
+    """Sense centre of mass and its velocity, three numbers each, of a runner's whole body."""
+    for sensor in (mujoco.mjtSensor.mjSENS_SUBTREECOM, mujoco.mjtSensor.mjSENS_SUBTREELINVEL):
+        specification.add_sensor(type=sensor, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuse an argument that is none of its choices.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")

@@ -20,8 +20,6 @@ from mamlrl.evaluation.methods import environment_settings
 
 DEFAULT = EvalConfig()
 TASKS = 40
-STEPS = 4000
-"""Environment steps per task and gradient step."""
 
 
 def _goals(rng: np.random.RandomState) -> np.ndarray:
@@ -36,6 +34,14 @@ def _directions(rng: np.random.RandomState) -> np.ndarray:
     return np.where(_velocities(rng) < 1.0, -1.0, 1.0)
 
 
+def _ant_velocities(rng: np.random.RandomState) -> np.ndarray:
+    return rng.uniform(0.0, 3.0, TASKS)[:, None]
+
+
+def _ant_directions(rng: np.random.RandomState) -> np.ndarray:
+    return np.where(_ant_velocities(rng) < 1.5, -1.0, 1.0)
+
+
 class Protocol(NamedTuple):
     """How one of the paper's families is evaluated."""
 
@@ -47,10 +53,14 @@ class Protocol(NamedTuple):
     """draws the 40 tasks"""
     published: dict[str, tuple[float, ...]]
     """mean return after 0, 1, 2, 3 gradient steps, by learner; of the oracle before any"""
+    min_steps: int = 4000
+    """environment steps per task and gradient step"""
+    seed: int = 1
+    """of the tasks, as `np.random.seed`"""
 
     def tasks(self) -> np.ndarray:
-        """The paper's 40 tasks, those of `np.random.seed(1)`, [40, P]."""
-        return self.draw(np.random.RandomState(1))
+        """The paper's 40 tasks, [40, P]."""
+        return self.draw(np.random.RandomState(self.seed))
 
 
 PAPER = {
@@ -88,6 +98,20 @@ PAPER = {
             "context": (-40.49, -44.08, -38.27, -42.50),
             "oracle": (442.69,),
         },
+    ),
+    "mamlrl/AntVel-v0": Protocol(
+        "ant-vel-paper",
+        20,
+        _ant_velocities,
+        {"maml": (30.58, 96.74, 100.06, 101.41), "oracle": (107.89,)},
+    ),
+    "mamlrl/AntDir-v0": Protocol(
+        "ant-dir-paper",
+        40,
+        _ant_directions,
+        {"maml": (8.66, 499.15, 500.68, 499.11), "oracle": (524.80,)},
+        min_steps=8000,
+        seed=2,
     ),
 }
 
@@ -131,7 +155,11 @@ def paper_settings(config: Config) -> tuple[dict[str, Any], np.ndarray | None, d
     protocol = paper_protocol(config)
     if isinstance(protocol, SupervisedProtocol):
         return protocol.settings, None, protocol.published
-    return {"tasks": TASKS, "rollouts": protocol.rollouts, "min_steps": STEPS}, protocol.tasks(), protocol.published
+    return (
+        {"tasks": TASKS, "rollouts": protocol.rollouts, "min_steps": protocol.min_steps},
+        protocol.tasks(),
+        protocol.published,
+    )
 
 
 def paper_protocol(config: Config) -> Protocol | SupervisedProtocol:

@@ -215,6 +215,10 @@ def test_the_papers_tasks_are_those_of_its_seed() -> None:
     assert np.array_equal(PAPER["mamlrl/HalfCheetahVel-v0"].tasks()[:, 0], velocities)
     directions = PAPER["mamlrl/HalfCheetahDir-v0"].tasks()[:, 0]
     assert np.array_equal(directions, [-1.0 if velocity < 1 else 1.0 for velocity in velocities])
+    assert np.array_equal(PAPER["mamlrl/AntVel-v0"].tasks()[:, 0], velocities * 1.5)
+    np.random.seed(2)  # noqa: NPY002
+    directions = PAPER["mamlrl/AntDir-v0"].tasks()[:, 0]
+    assert np.array_equal(directions, np.where(np.random.uniform(0, 3, 40) < 1.5, -1.0, 1.0))  # noqa: NPY002
 
 
 def test_the_papers_protocol(command: Command, evaluate: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,9 +240,13 @@ def test_the_papers_protocol(command: Command, evaluate: Command, monkeypatch: p
 
 
 def test_the_papers_protocol_is_for_the_papers_environments() -> None:
-    for name in ("navigation", "navigation-paper", "cheetah-vel-paper", "cheetah-dir-paper-original"):
+    for name in ("navigation", "navigation-paper", "cheetah-vel-paper", "cheetah-dir-paper-original", "ant-vel-paper"):
         assert paper_protocol(make_config(shipped_settings(name)))
-    for name, words in (("cheetah-vel", "frame_skip is 5, in the paper 1"), ("ant-vel", "AntVel")):
+    for name, words in (
+        ("cheetah-vel", "frame_skip is 5, in the paper 1"),
+        ("ant-goal", "AntGoal"),
+        ("ant-vel", "ant-vel-paper"),
+    ):
         with pytest.raises(ConfigError, match=words):
             paper_protocol(make_config(shipped_settings(name)))
 

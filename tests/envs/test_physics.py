@@ -83,6 +83,46 @@ def test_center_of_mass_is_current():
         x = info["x_position"]
 
 
+def test_the_papers_ant():
+    """Against MuJoCo's own functions on Gymnasium's file with rllab's numbers written into it."""
+    text = (MODEL_FOLDER / "ant.xml").read_text()
+    for ours, theirs in (
+        ('timestep="0.01"', 'timestep="0.02"'),
+        ('margin="0.01" rgba="0.8 0.6 0.4 1"', 'margin="0.01" solref=".02 1" solimp=".8 .8 .01"'),
+        ('gear="150"', ""),
+        ('ctrlrange="-1.0 1.0"', 'ctrlrange="-150.0 150.0"'),
+    ):
+        assert ours in text
+        text = text.replace(ours, theirs)
+    model = mujoco.MjModel.from_xml_string(text)
+    data = mujoco.MjData(model)
+    env = make("mamlrl/AntVel-v0", **{**RLLAB, "body": "rllab"})
+    observation, _ = env.reset(seed=0, options={"task": [1.5]})
+    assert observation.shape == (125,) and abs(observation[2] - 0.55) < 0.05
+    data.qpos[:], data.qvel[:] = observation[:15], observation[15:29]
+    mujoco.mj_forward(model, data)
+    rng, felt, torso = np.random.default_rng(0), 0, model.body("torso").id
+    for _ in range(60):
+        action = rng.uniform(-1, 1, 8)
+        observation, reward, terminated, _, _ = env.step(action)
+        data.ctrl[:] = 150 * action
+        mujoco.mj_step(model, data)
+        mujoco.mj_forward(model, data)
+        mujoco.mj_rnePostConstraint(model, data)
+        mujoco.mj_subtreeVel(model, data)
+        forces = np.clip(data.cfrc_ext, -1, 1)
+        parts = (data.qpos, data.qvel, forces.ravel(), data.xmat[torso], data.subtree_com[torso])
+        np.testing.assert_allclose(observation, np.concatenate(parts), rtol=1e-6, atol=1e-6)
+        assert terminated == (not 0.2 <= data.qpos[2] <= 1.0)
+        expected = -abs(data.subtree_linvel[torso][0] - 1.5) + 1.05 * (not terminated)
+        expected -= 0.005 * np.sum(action**2) + 5e-4 * np.sum(forces**2)
+        np.testing.assert_allclose(reward, expected, rtol=1e-6)
+        felt += bool(forces.any())
+        if terminated:
+            break
+    assert felt > 3
+
+
 def mean_return(env_id, tasks, horizon, **kwargs):
     """Mean return of a policy that draws actions with mean 0 and standard deviation 1."""
     envs = make_vec(env_id, num_envs=len(tasks), max_episode_steps=horizon, **kwargs)
