@@ -161,7 +161,7 @@ class Slope(Variation):
         """As strong as the model's, backward where it goes uphill."""
         angle = np.deg2rad(numbers[:, 0])
         direction = np.stack([-np.sin(angle), np.zeros_like(angle), -np.cos(angle)], axis=1)
-        return {"opt.gravity": np.linalg.norm(model.opt.gravity) * direction}
+        return {"opt.gravity": float(np.linalg.norm(model.opt.gravity)) * direction}
 
 
 class CheetahSlopeVectorEnv(HalfCheetahVectorEnv):

@@ -4,6 +4,8 @@ from typing import Any
 
 import gymnasium
 
+import mamlrl.envs  # noqa: F401 (it registers them)
+
 
 def make(env_id: str, **kwargs: Any) -> Any:
     """One environment."""

@@ -75,8 +75,8 @@ def test_an_arm_trains(tmp_path):
 
 
 def family(tasks, **kwargs):
-    kwargs = {"reward": lambda move: np.zeros(len(move.actions))} | kwargs
-    return mujoco_family("Arm", XML, tasks=tasks, **kwargs)
+    reward = kwargs.pop("reward", lambda move: np.zeros(len(move.actions)))
+    return mujoco_family("Arm", XML, reward, tasks, **kwargs)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ VARIANTS = [
     ("mamlrl/Bandit-v0", {"reward": "gaussian"}),
     ("mamlrl/TabularMDP-v0", {"states": 4, "actions": 3}),
     ("mamlrl/HalfCheetahDynamics-v0", {"span": 2.0, "change_at": 40}),
-    ("mamlrl/AntVel-v0", {**RLLAB, "body": "rllab"}),
+    ("mamlrl/AntVel-v0", {**RLLAB, "body": "rllab", "healthy_z_range": (0.35, 0.7)}),
     ("mamlrl/AntPayload-v0", {}),
     ("mamlrl/HumanoidDir-v0", {}),
 ]
