@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from .base import Array, Infos, Mask
 from .wrapping import TaskVectorWrapper
@@ -90,6 +90,11 @@ class TrialVector(TaskVectorWrapper):
         self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
         self.trial_episodes = episodes
         self._episode, self._over = np.zeros(envs.num_envs, np.int64), np.ones(envs.num_envs, bool)
+
+    @property
+    def episode(self) -> NDArray[np.int64]:
+        """Number of the episode that each row is in, from 0, [N]."""
+        return self._episode
 
     @property
     def extra_inputs(self) -> int:

@@ -231,11 +231,14 @@ def evaluate(
 def load(path: AnyPath) -> Any:
     """A meta-trained policy, to be adapted in an environment of one's own; or a predictor, to be adapted to examples.
 
+    Of a learner with a memory a policy whose `start` gives an agent that learns as it acts.
+
     Args:
         path: a run folder, whose best checkpoint is taken, or a checkpoint.
 
     Returns:
-        A `mamlrl.deploy.MetaPolicy`, or a `mamlrl.deploy.MetaPredictor` of supervised tasks.
+        A `mamlrl.deploy.MetaPolicy`, a `mamlrl.deploy.MetaPredictor` of supervised tasks, or a
+        `mamlrl.deploy.RememberingPolicy`.
 
     Raises:
         mamlrl.errors.UserError: there is no readable checkpoint, or not one alone.

@@ -22,6 +22,7 @@ from mamlrl.deployment.environment import check_environment, checked_task, one_r
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
 from mamlrl.deployment.predictor import MetaPredictor, Predictor, untrained_predictor
+from mamlrl.deployment.remembering import Agent, RememberingPolicy, untrained_remembering
 from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, UserError, said, shown
@@ -49,11 +50,13 @@ from mamlrl.supervised import find_task_set
 
 __all__ = [
     "AdaptedPolicy",
+    "Agent",
     "Episode",
     "MetaPolicy",
     "MetaPredictor",
     "PolicyModule",
     "Predictor",
+    "RememberingPolicy",
     "load_adapted",
     "load_policy",
 ]
@@ -331,7 +334,7 @@ class AdaptedPolicy:
         write_archive(Path(path), content)
 
 
-def load_policy(path: str | PathLike[str]) -> MetaPolicy | MetaPredictor:
+def load_policy(path: str | PathLike[str]) -> MetaPolicy | MetaPredictor | RememberingPolicy:
     """See `mamlrl.load`."""
     checkpoints = find_checkpoints(Path(path))
     if len(checkpoints) > 1:
@@ -345,6 +348,9 @@ def load_policy(path: str | PathLike[str]) -> MetaPolicy | MetaPredictor:
     observation_space, action_space = _made_spaces(trained) if saved is None else _spaces(saved, trained.path)
     if find_task_set(trained.config.env):
         return _predictor(trained, observation_space, action_space)
+    if find_learner(trained.config.learner).recurrent:
+        remembering, state = untrained_remembering(trained.config, observation_space, action_space)
+        return dataclasses.replace(remembering, params=trained.meta(state).init)
     origin, state_like = _untrained(trained.config, observation_space, action_space)
     return dataclasses.replace(origin, meta=trained.meta(state_like))
 

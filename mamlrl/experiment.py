@@ -167,7 +167,7 @@ def make_experiment(config: Config) -> Experiment:
     if row.one_process and size() > 1:
         raise ConfigError(f"learner {config.learner} trains in one process, not in {size()} ranks: {row.one_process}")
     config = resolve_horizon(config)
-    check_memory(config, of_ranks_here(config, sampling_memory))
+    check_memory(whole_rollouts(config), of_ranks_here(whole_rollouts(config), sampling_memory))
     envs = make_envs(config, share_of(config.sampling.tasks).count * config.sampling.rollouts)
     try:
         spaces_ = envs.single_observation_space, envs.single_action_space
@@ -271,7 +271,7 @@ def check_training_memory(experiment: Experiment) -> None:
     Raises:
         ConfigError: it does not; names the settings that it depends on.
     """
-    config, envs, *_ = experiment
+    config, envs = whole_rollouts(experiment.config), experiment.envs
     observation_dim, action_dim = flatdim(envs.single_observation_space), flatdim(envs.single_action_space)
     needed = of_ranks_here(
         config, lambda one: training_memory(one, training_steps(one), observation_dim, 2 * action_dim)
@@ -295,6 +295,14 @@ def of_ranks_here(config: Config, memory: Callable[[Config], int]) -> int:
     """
     sampling = dataclasses.replace(config.sampling, tasks=share_of(config.sampling.tasks).count)
     return local_size() * memory(dataclasses.replace(config, sampling=sampling))
+
+
+def whole_rollouts(config: Config) -> Config:
+    """The settings with the time steps of a whole rollout as the horizon: of all episodes of a trial."""
+    if not find_learner(config.learner).recurrent:
+        return config
+    horizon = config.environment.horizon * config.sampling.episodes
+    return dataclasses.replace(config, environment=dataclasses.replace(config.environment, horizon=horizon))
 
 
 def resolve_horizon(config: Config) -> Config:

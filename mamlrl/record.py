@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mamlrl.run_folder.pretrained import Trained
 
 STILL = "still.png"
+DEFAULT_STEPS = "0,1,3"
 MAX_PANELS, MAX_STEPS = 8, 1000
 RANGES = {
     "tasks": (1, 100),
@@ -57,7 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--task", type=float, nargs="+", metavar="X", help="Numbers of the one task to show.")
     choice.add_argument("--tasks", type=int, default=3, metavar="N", help="Held-out tasks, a film each (3).")
-    parser.add_argument("--steps", default="0,1,3", metavar="K,K,...", help="Numbers of gradient steps (0,1,3).")
+    parser.add_argument(
+        "--steps",
+        default=DEFAULT_STEPS,
+        metavar="K,K,...",
+        help=f"Numbers of gradient steps ({DEFAULT_STEPS}; of a learner that takes none 0).",
+    )
     parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per gradient step (those of training).")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="Seed of tasks and of all noise (1).")
     parser.add_argument("--speed", type=float, default=1.0, metavar="X", help="Of the film; 0.5 is slow motion (1).")
@@ -74,7 +80,7 @@ def _record(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
     steps = parse_steps(options.steps)
     _check_ranges(options)
-    trained = _read_policy(options, steps)
+    trained, steps = _read_policy(options, steps)
     num_tasks = 1 if options.task else options.tasks
     folder = options.out or run_folder.results_folder("recordings", trained.config)
     paths = [folder / f"task-{number}.{options.format}" for number in range(1, num_tasks + 1)]
@@ -90,8 +96,8 @@ def _record(argv: Sequence[str]) -> int:
     return 0
 
 
-def _read_policy(options: argparse.Namespace, steps: list[int]) -> Trained:
-    """The one policy that is to be recorded, with the settings that the command line changes.
+def _read_policy(options: argparse.Namespace, steps: list[int]) -> tuple[Trained, list[int]]:
+    """The one policy that is to be recorded, with the settings that the command line changes, and its gradient steps.
 
     Raises:
         UserError: there are several, or it does not adapt in so many steps.
@@ -104,7 +110,10 @@ def _read_policy(options: argparse.Namespace, steps: list[int]) -> Trained:
         raise ConfigError(f"{options.run} holds {len(checkpoints)} policies; name one, such as {checkpoints[0]}")
     trained = read_trained(checkpoints[0])
     config = trained.config
-    if find_learner(config.learner).observes_task and steps[-1] > 0:
+    row = find_learner(config.learner)
+    if row.recurrent and options.steps == DEFAULT_STEPS:
+        steps = [0]
+    if (row.observes_task or row.recurrent) and steps[-1] > 0:
         raise ConfigError(f"--steps is {options.steps}, but learner {config.learner} does not adapt; give --steps 0")
     sampling = dataclasses.replace(
         config.sampling,
@@ -112,7 +121,7 @@ def _read_policy(options: argparse.Namespace, steps: list[int]) -> Trained:
         rollouts=options.rollouts or config.sampling.rollouts,
     )
     config = dataclasses.replace(config, device=options.device, threads=options.threads, sampling=sampling)
-    return trained._replace(config=config)
+    return trained._replace(config=config), steps
 
 
 def _write_films(

@@ -336,6 +336,21 @@ def mean_returns(rollouts: Rollouts) -> torch.Tensor:
     return _mean_over_rollouts((rollouts.rewards * rollouts.mask).sum(2), rollouts.mask)
 
 
+LEADING = (1, 2, 3, 5)
+"""Digits of the numbers of episodes that are shown where there are many."""
+
+
+def shown_episodes(episodes: int) -> list[int]:
+    """Numbers of the episodes, from 0, whose returns are shown: all of ten, of more the 1st, 2nd, 3rd, 5th, 10th, ...
+
+    And the last one.
+    """
+    if episodes <= 10:
+        return list(range(episodes))
+    counts = {digit * 10**power for power in range(len(str(episodes))) for digit in LEADING}
+    return sorted({count - 1 for count in counts if count <= episodes} | {episodes - 1})
+
+
 def episode_returns(rollouts: Rollouts, episodes: int) -> torch.Tensor:
     """Undiscounted return of each episode of trials, [M, B, E]; 0 for one that did not take place."""
     assert rollouts.episodes is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,9 @@ import torch
 from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfig
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation import trials
-from mamlrl.evaluation.trials import shown_episodes, trial_returns
+from mamlrl.evaluation.trials import trial_returns
 from mamlrl.experiment import Experiment, initial_state, make_experiment
-from mamlrl.sampler import collect, episode_returns, mean_returns
+from mamlrl.sampler import collect, episode_returns, mean_returns, shown_episodes
 from mamlrl.seeding import Streams
 
 
@@ -58,6 +60,15 @@ def test_no_episodes_are_refused() -> None:
     experiment = made(environment=EnvironmentConfig(horizon=1))
     with pytest.raises(ConfigError, match="episodes is 0; it must be at least 1"):
         trial_returns(experiment.config, experiment.policy, params_of(experiment), np.full((1, 5), 0.5), 0, 1)
+    experiment.envs.close()
+
+
+def test_another_number_of_arms_is_refused() -> None:
+    experiment = made(environment=EnvironmentConfig(horizon=1))
+    other = EnvironmentConfig(horizon=1, kwargs={"arms": 3})
+    config = dataclasses.replace(experiment.config, environment=other)
+    with pytest.raises(ConfigError, match=r"trained on observations of 8 numbers .* there are 6"):
+        trial_returns(config, experiment.policy, params_of(experiment), np.full((1, 3), 0.5), 4, 1)
     experiment.envs.close()
 
 

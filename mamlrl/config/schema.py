@@ -131,6 +131,9 @@ class PolicyConfig:
     my_module:MyNetwork takes a network from outside of the package."""
     hidden_sizes: tuple[int, ...] = (100, 100)
     """Units of each hidden layer; with a memory the last is the recurrent one."""
+    head: Literal["linear", "per_state"] = "linear"
+    """Last layer of a network with a memory: linear, or per_state, one for each number of the environment's own
+    observation, added up with these as weights: where they are one-hot, a layer for each state."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of the hidden layers."""
     observation_scale: tuple[float, ...] = ()

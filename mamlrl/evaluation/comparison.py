@@ -32,11 +32,12 @@ from mamlrl.experiment import (
     num_threads,
 )
 from mamlrl.learner_settings import completed
-from mamlrl.learners import LEARNERS
+from mamlrl.learners import LEARNERS, find_learner
 from mamlrl.messages import say
 from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer_threads
 from mamlrl.run_folder.figures import Comparison, Curve, Published, figure, save_figure
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
+from mamlrl.sampler import shown_episodes
 from mamlrl.seeding import Stream, Streams
 from mamlrl.statistics import INTERVALS, bounds, nan_mean, nan_median
 from mamlrl.structs import MetaParams, on_device
@@ -88,7 +89,9 @@ class Evaluated(NamedTuple):
     """[M, P]"""
     measured: dict[str, np.ndarray]
     """by number of gradient steps and task [steps + 1, M]: "return", and what the environment measures, if anything;
-    or what the supervised tasks measure, such as "error" """
+    or what the supervised tasks measure, such as "error". Of trials by number of the episode"""
+    used: tuple[int, ...] = ()
+    """episodes on a task before each row, where runs are compared by these: some of them learn within trials"""
 
 
 def of_paper(plan: Plan, config: Config) -> Plan:
@@ -171,6 +174,7 @@ def evaluate_runs(
     changes = {"eval": plan.settings, "device": plan.device, "threads": plan.threads}
     configs = [dataclasses.replace(entry.config, **changes) for entry in entries]
     results = []
+    by_episodes = any(find_learner(config.learner).recurrent for config in configs)
     for entry, config in zip(entries, configs, strict=True):
         if announce:
             announce(entry)
@@ -179,11 +183,20 @@ def evaluate_runs(
         else:
             tasks, result = evaluate_config(config, entry.trained, plan.seed, plan.tasks)
             measured = {"return": result.returns, **result.measures}
-        results.append(Evaluated(entry.method, config.learner, config.seed, tasks, measured))
+            if result.episodes is not None:
+                measured = {"return": result.episodes}
+        used = _episodes_used(config, len(measured["return"])) if by_episodes else ()
+        results.append(Evaluated(entry.method, config.learner, config.seed, tasks, measured, used))
     row = find_task_set(configs[0].env)
     if row and row.quantity.name == "accuracy":
         results.append(_nearest_neighbour(configs[0], plan.seed))
     return results
+
+
+def _episodes_used(config: Config, rows: int) -> tuple[int, ...]:
+    """Episodes on a task before each row of returns: those of a trial, or the rollouts of gradient steps."""
+    each = 1 if find_learner(config.learner).recurrent else config.eval.rollouts
+    return tuple(each * row for row in range(rows))
 
 
 def carry_out(
@@ -312,7 +325,7 @@ def pool(
         each = values.T.tolist() if len(runs) > 1 else []
         with np.errstate(invalid="ignore"):  # of errors without bound
             ends = [bounds(row[~np.isnan(row)], interval).tolist() for row in values]
-        curves.append(Curve(method, runs[0].learner, nan_mean(values, 1).tolist(), ends, over, each))
+        curves.append(Curve(method, runs[0].learner, nan_mean(values, 1).tolist(), ends, over, each, runs[0].used))
     return curves
 
 
@@ -357,6 +370,7 @@ def summary(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
             "method": curve.method,
             "learner": curve.learner,
             "step": step,
+            **({"episodes": curve.used[step]} if curve.used else {}),
             "mean": mean,
             "lower": lower,
             "upper": upper,
@@ -382,6 +396,8 @@ def table(comparison: Comparison) -> str:
     Where intervals are over different things, a last column says over what.
     """
     curves, digits = comparison.curves, DIGITS.get(comparison.quantity, 2)
+    if any(curve.used for curve in curves):
+        return _table_by_episodes(comparison)
     steps = shown_steps(max(len(curve.means) for curve in curves) - 1)
     rows = [["method", *(f"{n} steps" if n != 1 else "1 step" for n in steps), "over"]]
     last = {curve.learner: curve for curve in curves}
@@ -392,6 +408,23 @@ def table(comparison: Comparison) -> str:
             cells = ["" if math.isnan(mean) else f"{mean:.2f}" for mean in means]
             rows.append(["  published", *(cells[n] if n < len(cells) else "" for n in steps), ""])
     return markdown(rows if len(_over(comparison)) > 1 else [row[:-1] for row in rows])
+
+
+def _table_by_episodes(comparison: Comparison) -> str:
+    """Methods against the episodes that they had on a task before: all numbers after gradient steps, some in trials."""
+    shown = {used for curve in comparison.curves for used in _shown(curve.used)}
+    columns = sorted(shown)
+    rows = [["method", *("1 episode" if n == 1 else f"{n} episodes" for n in columns), "over"]]
+    for curve in comparison.curves:
+        cells = [mean_with_interval(*numbers) for numbers in zip(curve.means, curve.bounds, strict=True)]
+        at = dict(zip(curve.at(), cells, strict=True))
+        rows.append([curve.method, *(at.get(n, "") for n in columns), curve.over])
+    return markdown(rows if len(_over(comparison)) > 1 else [row[:-1] for row in rows])
+
+
+def _shown(used: Sequence[int]) -> list[int]:
+    """Of trials of many episodes some of the numbers."""
+    return [used[number] for number in shown_episodes(len(used))]
 
 
 def caption(comparison: Comparison) -> str:
@@ -467,6 +500,7 @@ def result_rows(results: Sequence[Evaluated]) -> Iterable[dict[str, Any]]:
                     "task": number,
                     **{f"task_{n}": value for n, value in enumerate(task)},
                     "step": step,
+                    **({"episodes": result.used[step]} if result.used else {}),
                     **{
                         name: float(result.measured[name][step, number]) if name in result.measured else math.nan
                         for name in names

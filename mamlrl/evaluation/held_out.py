@@ -11,11 +11,18 @@ from gymnasium.vector import VectorEnv
 from mamlrl.config import Config
 from mamlrl.distributed import gather, share_of
 from mamlrl.experiment import Experiment, draw_tasks, make_envs
-from mamlrl.learners import evaluation_steps, step_scale
+from mamlrl.learners import batches_of, evaluation_steps, find_learner, step_scale
 from mamlrl.learners.base import LearnerState
 from mamlrl.progress import StepsBar
 from mamlrl.rounds import Round, adaptation_rounds
-from mamlrl.sampler import collect_steps, mean_measures, mean_returns
+from mamlrl.sampler import (
+    collect_steps,
+    episode_returns,
+    longest_rollout,
+    mean_measures,
+    mean_returns,
+    shown_episodes,
+)
 from mamlrl.seeding import Stream, Streams
 from mamlrl.statistics import Estimate, Estimates, interval, nan_mean
 from mamlrl.structs import MetaParams, Metrics, Params, Rollouts
@@ -39,6 +46,8 @@ class AdaptationResult(NamedTuple):
     measures: dict[str, np.ndarray]
     """[K + 1, M] each: means over rollouts of what the environment measures, such as "success", NaN where it told none;
     may be empty"""
+    episodes: np.ndarray | None = None
+    """of a learner with trials: mean return of each of their E episodes on each task, [E, M]"""
 
 
 def evaluate_adaptation(
@@ -62,7 +71,7 @@ def evaluate_adaptation(
         iteration: which evaluation of the run this is; each has noise of its own.
     """
     config = experiment.config
-    bar = StepsBar(evaluation_steps(config) + 1, config.environment.horizon)
+    bar = StepsBar(evaluation_steps(config) + 1, longest_rollout(envs, config.environment))
     counted, share = _Counted(envs, bar), share_of(len(tasks), "eval.tasks")
 
     def sample(params: Params, step: int) -> Rollouts:
@@ -85,6 +94,7 @@ def evaluate_adaptation(
         evaluation_steps(config),
         config.sampling,
         lambda step: step_scale(config, step),
+        batch_of=batches_of(config),
     )
     with bar:
         return joined(gather(result_of(rounds)))
@@ -108,13 +118,17 @@ def result_of(rounds: Iterable[Round]) -> AdaptationResult:
     """Returns and measures of all rounds; a measure is NaN in a round that told nothing of it."""
     returns: list[np.ndarray] = []
     told: list[dict[str, np.ndarray]] = []
+    episodes = None
     for one in rounds:
+        if one.rollouts.episodes is not None:
+            number = int(one.rollouts.episodes.max()) + 1
+            episodes = episode_returns(one.rollouts, number).mean(1).T.cpu().numpy()
         returns.append(mean_returns(one.rollouts).cpu().numpy())
         told.append({name: values.cpu().numpy() for name, values in mean_measures(one.rollouts).items()})
     nothing = np.full_like(returns[0], np.nan)
     names = dict.fromkeys(name for measures in told for name in measures)
     measures = {name: np.stack([one.get(name, nothing) for one in told]) for name in names}
-    return AdaptationResult(np.stack(returns), measures)
+    return AdaptationResult(np.stack(returns), measures, episodes)
 
 
 def joined(results: Sequence[AdaptationResult]) -> AdaptationResult:
@@ -127,7 +141,9 @@ def joined(results: Sequence[AdaptationResult]) -> AdaptationResult:
         )
         for name in names
     }
-    return AdaptationResult(np.concatenate([one.returns for one in results], axis=1), measures)
+    trials = [one.episodes for one in results if one.episodes is not None]
+    episodes = np.concatenate(trials, axis=1) if trials else None
+    return AdaptationResult(np.concatenate([one.returns for one in results], axis=1), measures, episodes)
 
 
 class Evaluation:
@@ -156,7 +172,9 @@ class Evaluation:
         result = evaluate_adaptation(self._experiment, self._envs, state.meta, self._tasks, self._streams, iteration)
         means = result.returns.mean(1)
         half_widths = [interval(row) for row in result.returns]
-        metrics: Metrics = dict(zip(self._names(config), [*means.tolist(), *half_widths], strict=True))
+        of_episodes = [] if result.episodes is None else result.episodes.mean(1)[shown_episodes(len(result.episodes))]
+        numbers = [*means.tolist(), *half_widths, *map(float, of_episodes)]
+        metrics: Metrics = dict(zip(self._names(config), numbers, strict=True))
         measured = {
             f"eval/{name}/step_{step}": float(value)
             for name, rows in result.measures.items()
@@ -169,7 +187,10 @@ class Evaluation:
     @staticmethod
     def _names(config: Config) -> list[str]:
         steps = range(evaluation_steps(config) + 1)
-        return [f"eval/{value}/step_{step}" for value in ("return", "return_interval") for step in steps]
+        names = [f"eval/{value}/step_{step}" for value in ("return", "return_interval") for step in steps]
+        trials = find_learner(config.learner).recurrent
+        episodes = shown_episodes(config.sampling.episodes) if trials else ()
+        return names + [f"eval/return/episode_{number}" for number in episodes]
 
     def close(self) -> None:
         """Close its environments."""

@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.spaces.utils import flatdim
 from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config
 from mamlrl.config.schema import require
+from mamlrl.errors import ConfigError
 from mamlrl.experiment import make_envs
 from mamlrl.policies.base import Policy
 from mamlrl.progress import progress_bar
@@ -21,19 +23,6 @@ from mamlrl.structs import Params
 
 MOST_ROWS = 10_000
 """Trials that are played side by side."""
-STEPS = (1, 2, 3, 5)
-"""Leading digits of the numbers of episodes that are shown where there are many."""
-
-
-def shown_episodes(episodes: int) -> list[int]:
-    """Numbers of the episodes, from 0, whose returns are shown: all of ten, of more the 1st, 2nd, 3rd, 5th, 10th, ...
-
-    And the last one.
-    """
-    if episodes <= 10:
-        return list(range(episodes))
-    counts = {step * 10**power for power in range(len(str(episodes))) for step in STEPS}
-    return sorted({count - 1 for count in counts if count <= episodes} | {episodes - 1})
 
 
 class Acting(NamedTuple):
@@ -79,7 +68,8 @@ def trial_returns(
         [M, B, E] for E episodes.
 
     Raises:
-        UserError: the environment cannot be made, refused a task, or returned a number that is not finite.
+        UserError: the environment cannot be made, does not fit the policy, refused a task, or returned a number that is
+            not finite.
     """
     require(episodes >= 1, "episodes", episodes, "at least 1")
     require(rollouts >= 1, "rollouts", rollouts, "at least 1")
@@ -91,11 +81,26 @@ def trial_returns(
     for number, part in enumerate(parts):
         envs = make_envs(config, len(part) * rollouts)
         try:
+            _check_fits(policy, envs, config)
             streams = Streams(seed).test().part(number).rollouts(0, 0)
             results.append(play_trials(envs, acting, part, streams, config))
         finally:
             envs.close()
     return np.concatenate(results)
+
+
+def _check_fits(policy: Policy, envs: VectorEnv, config: Config) -> None:
+    """The policy sees as many numbers as there are: a bandit has as many arms as in its training.
+
+    Raises:
+        ConfigError: it was trained on others.
+    """
+    seen, there = getattr(policy, "inputs", None), flatdim(envs.single_observation_space)
+    if seen not in (None, there):
+        raise ConfigError(
+            f"the policy was trained on observations of {seen} numbers (the environment's, the action before, its "
+            f"reward, the end of an episode); in {config.env} with {config.environment.kwargs} there are {there}"
+        )
 
 
 def play_trials(

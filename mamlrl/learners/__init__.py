@@ -243,6 +243,22 @@ def check_inner_loss(config: Config, chosen: Set[str]) -> None:
         raise ConfigError(f"adaptation.inner_loss is {given!r}; of learner {config.learner} it must be {fixed!r}")
 
 
+def check_trial_settings(config: Config, chosen: Set[str]) -> None:
+    """Settings of trials, if the user gave some, are those of a learner that has them.
+
+    Args:
+        config: of the run.
+        chosen: dotted names of what the user gave.
+
+    Raises:
+        ConfigError: the learner does not read one of them.
+    """
+    for name in ("episodes", "curriculum", "curriculum_iterations"):
+        if f"sampling.{name}" in chosen and not find_learner(config.learner).recurrent:
+            readers = ", ".join(other for other, row in LEARNERS.items() if row.recurrent)
+            raise ConfigError(f"sampling.{name} is not read by learner {config.learner}; learner {readers} reads it")
+
+
 def check_names(where: str, names: Iterable[str]) -> None:
     """Learners exist, as far as can be said without importing one from outside.
 

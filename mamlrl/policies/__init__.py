@@ -78,6 +78,8 @@ def make_policy(
         raise ConfigError(f"policy.network is {name!r}, but action space {action_space} needs {fitting!r}")
     if POLICIES[name].recurrent and not config.hidden_sizes:
         raise ConfigError(f"policy.hidden_sizes is []; of {name} it must hold at least one layer, the recurrent one")
+    if config.head != "linear" and not POLICIES[name].recurrent:
+        raise ConfigError(f"policy.head is {config.head!r}, which {name} has not; it must be linear")
     return POLICIES[name].make(config, observation_dim, num_actions)
 
 

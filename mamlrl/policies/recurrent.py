@@ -174,22 +174,24 @@ def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class RecurrentNetwork:
-    """Tanh layers, a recurrent layer, a linear layer.
+    """Tanh layers, a recurrent layer, a linear layer; or a linear layer for each state.
 
     Parameters are ``weight_0`` [O, H_0], ``bias_0``, ... of the layers before the recurrent one; ``input_weight``
     [I, G H], ``input_bias`` [G H], ``recurrent_weight`` [H, G H], ``recurrent_bias`` [G H] of that, for its G gates;
-    ``head_weight`` [H, Z] and ``head_bias`` [Z].
+    ``head_weight`` [H, Z] and ``head_bias`` [Z], of S states [H, S Z] and [S Z].
 
     Args:
         sizes: numbers of an observation, units of every hidden layer, numbers of an output; the last hidden layer is
             the recurrent one.
         cell: the recurrent layer.
         prefix: of the names of the parameters.
+        states: S, numbers at the beginning of an observation that weigh linear layers of their own; 0 for one layer.
     """
 
     sizes: tuple[int, ...]
     cell: Cell
     prefix: str = ""
+    states: int = 0
 
     @property
     def units(self) -> int:
@@ -208,7 +210,9 @@ class RecurrentNetwork:
         params["input_bias"] = self.cell.bias(units)
         params["recurrent_weight"] = torch.empty(units, gates).uniform_(-bound, bound, generator=generator)
         params["recurrent_bias"] = torch.zeros(gates)
-        params |= {"head_weight": _xavier((units, outputs), generator), "head_bias": torch.zeros(outputs)}
+        heads = max(self.states, 1)
+        weights = [_xavier((units, outputs), generator) for _ in range(heads)]
+        params |= {"head_weight": torch.cat(weights, dim=1), "head_bias": torch.zeros(heads * outputs)}
         return {f"{self.prefix}{name}": leaf.float() for name, leaf in params.items()}
 
     def initial_state(self, num_tasks: int, rollouts: int) -> State:
@@ -221,7 +225,7 @@ class RecurrentNetwork:
         shared = self._leaf(params, "head_weight").dim() == 2
         rows, *before = (leaf.flatten(0, 1) if shared else leaf for leaf in (observations, *state))
         after = self._advance(params, self._embedded(params, rows), tuple(before))
-        outputs = self._affine(params, "head", after[0])
+        outputs = self._of_state(self._affine(params, "head", after[0]), rows)
         if not shared:
             return outputs, after
         return outputs.unflatten(0, shape), tuple(leaf.unflatten(0, shape) for leaf in after)
@@ -253,16 +257,25 @@ class RecurrentNetwork:
         """Columns [T, I, N] by shared parameters, [T, H, N]."""
         return self._leaf(params, weight).t() @ columns + self._leaf(params, bias).unsqueeze(1)
 
-    def head(self, params: Params, features: Tensor) -> Tensor:
-        """Outputs of the linear layer, [M, B, T, H] -> [M, B, T, Z]."""
+    def head(self, params: Params, features: Tensor, observations: Tensor) -> Tensor:
+        """Outputs of the linear layer, [M, B, T, H] -> [M, B, T, Z], or of those of the states in the observations."""
         shape = features.shape[:3]
         if self._leaf(params, "head_weight").dim() == 2:
-            return self._affine(params, "head", features.reshape(shape.numel(), -1)).unflatten(0, shape)
-        return self._affine(params, "head", features.flatten(1, 2)).unflatten(1, shape[1:])
+            outputs = self._affine(params, "head", features.reshape(shape.numel(), -1)).unflatten(0, shape)
+        else:
+            outputs = self._affine(params, "head", features.flatten(1, 2)).unflatten(1, shape[1:])
+        return self._of_state(outputs, observations)
+
+    def _of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
+        """Outputs [..., S Z] of all states, added up with the weights that the observations [..., O] begin with."""
+        if not self.states:
+            return outputs
+        weights = observations[..., : self.states].unsqueeze(-1)
+        return (outputs.unflatten(-1, (self.states, -1)) * weights).sum(-2)
 
     def outputs(self, params: Params, observations: Tensor) -> Tensor:
         """Outputs on rollouts from their start, [M, B, T, O] -> [M, B, T, Z]; differentiable."""
-        return self.head(params, self.features(params, observations))
+        return self.head(params, self.features(params, observations), observations)
 
     def _unrolled(self, params: Params, rows: Tensor, shape: tuple[int, int], time: int) -> Tensor:
         """Outputs of the recurrent layer by time step, of rows that are those of all time steps, one after the other.
@@ -328,6 +341,11 @@ class RecurrentPolicy:
         self._scale, self._log_std = observation_scale, initial_log_std
         self._shapes = {name: tuple(leaf.shape) for name, leaf in self.init_params(torch.Generator()).items()}
 
+    @property
+    def inputs(self) -> int:
+        """Numbers of an observation, O."""
+        return self.network.sizes[0]
+
     def init_params(self, generator: torch.Generator) -> Params:
         """Those of the network, and the log standard deviations of a Gaussian policy."""
         params = self.network.init_params(generator)
@@ -362,13 +380,13 @@ class RecurrentPolicy:
         check_shapes(("observations", observations, "MBTO"))
         return self.network.features_once(params, self.scaled(observations))
 
-    def head(self, params: Params, features: Tensor) -> Tensor:
+    def head(self, params: Params, features: Tensor, observations: Tensor) -> Tensor:
         """Distribution parameters from these, [M, B, T, H] -> [M, B, T, Z]."""
-        return self._with_log_std(params, self.network.head(params, features))
+        return self._with_log_std(params, self.network.head(params, features, self.scaled(observations)))
 
     def outputs(self, params: Params, observations: Tensor) -> Tensor:
         """Distribution parameters [M, B, T, Z] on rollouts [M, B, T, O] from their start; differentiable."""
-        return self.head(params, self.features(params, observations))
+        return self.head(params, self.features(params, observations), observations)
 
     def linearize(self, params: Params, observations: Tensor) -> AutogradLinearization:
         """Distribution parameters with products of their derivatives, through all time steps."""
@@ -396,7 +414,7 @@ def gaussian_recurrent(config: PolicyConfig, observation_dim: int, action_dim: i
         action_dim: A.
         cell: a name in CELLS.
     """
-    network = RecurrentNetwork((observation_dim, *config.hidden_sizes, action_dim), CELLS[cell]())
+    network = _network(config, observation_dim, action_dim, cell)
     distribution = DiagonalGaussian(action_dim, config.min_std)
     return RecurrentPolicy(network, distribution, config.observation_scale, math.log(config.initial_std))
 
@@ -410,5 +428,11 @@ def categorical_recurrent(config: PolicyConfig, observation_dim: int, num_action
         num_actions: number of actions.
         cell: a name in CELLS.
     """
-    network = RecurrentNetwork((observation_dim, *config.hidden_sizes, num_actions), CELLS[cell]())
+    network = _network(config, observation_dim, num_actions, cell)
     return RecurrentPolicy(network, Categorical(num_actions), config.observation_scale)
+
+
+def _network(config: PolicyConfig, observation_dim: int, actions: int, cell: str) -> RecurrentNetwork:
+    """The network of a policy; what follows the environment's own observation are `actions` numbers and two more."""
+    states = observation_dim - actions - 2 if config.head == "per_state" else 0
+    return RecurrentNetwork((observation_dim, *config.hidden_sizes, actions), CELLS[cell](), states=max(states, 0))

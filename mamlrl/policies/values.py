@@ -21,7 +21,8 @@ class WithValues:
     """A recurrent policy with a value function, which acting does not need.
 
     Its parameters are those of the policy, and ``value_weight`` [H, 1] and ``value_bias`` [1] of a linear layer on the
-    policy's recurrent one, or those of a network of its own, with ``value_`` before their names.
+    policy's recurrent one ([H, S] and [S] where it has one for each state); or those of a network of its own, with
+    ``value_`` before their names.
 
     Args:
         policy: the policy.
@@ -39,6 +40,11 @@ class WithValues:
         return self._policy.distribution
 
     @property
+    def inputs(self) -> int:
+        """Numbers of an observation, O."""
+        return self._policy.inputs
+
+    @property
     def has_values(self) -> bool:
         """Whether there is a value function."""
         return self._kind != ""
@@ -47,8 +53,9 @@ class WithValues:
         """Those of the policy, and of a value function that begins at zero everywhere."""
         params = self._policy.init_params(generator)
         if self._kind == "value":
-            units = self._policy.network.units
-            return {**params, f"{PREFIX}weight": torch.zeros(units, 1).float(), f"{PREFIX}bias": torch.zeros(1).float()}
+            shape = self._policy.network.units, max(self._policy.network.states, 1)
+            zeros = torch.zeros(shape, dtype=torch.float32)
+            return {**params, f"{PREFIX}weight": zeros, f"{PREFIX}bias": zeros[0].clone()}
         if self._kind == "own_value":
             own = self._network.init_params(generator)
             return {**params, **own, f"{PREFIX}head_weight": torch.zeros_like(own[f"{PREFIX}head_weight"])}
@@ -80,10 +87,14 @@ class WithValues:
             observations: of rollouts from their start, [M, B, T, O].
         """
         features = self._policy.features_once(params, observations)
-        outputs = self._policy.head(params, features)
+        outputs = self._policy.head(params, features, observations)
         if self._kind == "value":
-            return outputs, (features @ params[f"{PREFIX}weight"] + params[f"{PREFIX}bias"]).squeeze(-1)
+            values = features @ params[f"{PREFIX}weight"] + params[f"{PREFIX}bias"]
+            if states := self._policy.network.states:
+                return outputs, (values * self._policy.scaled(observations)[..., :states]).sum(-1)
+            return outputs, values.squeeze(-1)
         if self._kind == "own_value":
-            own = self._network.features_once(params, self._policy.scaled(observations))
-            return outputs, self._network.head(params, own).squeeze(-1)
+            seen = self._policy.scaled(observations)
+            own = self._network.features_once(params, seen)
+            return outputs, self._network.head(params, own, seen).squeeze(-1)
         return outputs, outputs.new_zeros(outputs.shape[:-1])

@@ -21,7 +21,15 @@ from mamlrl.recording.panels import Panel
 from mamlrl.recording.pictures import Picture, fitted
 from mamlrl.recording.stage import Stage, draw
 from mamlrl.rounds import adaptation_rounds
-from mamlrl.sampler import TimeStep, collect, not_finite, one_math_thread, play, reset_to_tasks
+from mamlrl.sampler import (
+    TimeStep,
+    collect,
+    longest_rollout,
+    not_finite,
+    one_math_thread,
+    play,
+    reset_to_tasks,
+)
 from mamlrl.seeding import Streams
 from mamlrl.structs import MetaParams, Params, Rollouts
 
@@ -65,6 +73,8 @@ class Film(NamedTuple):
     """what a still shows, as the environment says"""
     target_speed: float | None
     """m/s, that the task wants"""
+    episodes: np.ndarray | None = None
+    """of a trial: number of the episode that each time step belongs to, [T, N]"""
 
 
 def adapt(
@@ -138,6 +148,7 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
 
     def picture() -> list[Panel]:
         pictures = [fitted(one, stage.first) for one in draw(envs)]
+        log.episode = getattr(envs, "episode", None)
         panels = log.panels(subject.steps, pictures, max(1, round(SPEED_WINDOW / stage.time_step)))
         show(panels)
         return panels
@@ -153,7 +164,7 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
         config,
     )
     time = 0
-    for step in progress_bar(rollout, "filming", config.horizon):
+    for step in progress_bar(rollout, "filming", longest_rollout(envs, config)):
         _check_finite(step, experiment.config.env, subject.task)
         log.add(step)
         time += 1
@@ -176,6 +187,7 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
         stage.time_step,
         envs.still,  # type: ignore[attr-defined]
         envs.target_speed(subject.task),  # type: ignore[attr-defined]
+        np.array(log.episodes) if log.episodes else None,
     )
 
 
@@ -191,11 +203,15 @@ class _Log:
         self.description = description
         self.observations = [start.reshape(len(start), -1)]
         self.speeds: list[np.ndarray] = []
+        self.episodes: list[np.ndarray] = []
+        self.episode: np.ndarray | None = None
         self.returns, self.lengths = np.zeros(len(start)), np.zeros(len(start), int)
         self._ended, self._succeeded_at = np.zeros(len(start), bool), np.zeros(len(start), int)
 
     def add(self, step: TimeStep) -> None:
         """Take a time step."""
+        if "episode" in step.infos and self.episode is not None:
+            self.episodes.append(step.infos["episode"])
         self.observations.append(step.next_observations.reshape(len(step.alive), -1))
         self.returns = self.returns + np.where(step.alive, step.rewards, 0.0)
         self.lengths = self.lengths + step.alive
@@ -215,6 +231,7 @@ class _Log:
                 self._mean_speed(row, window),
                 int(self.lengths[row]) if self._ended[row] else None,
                 int(self._succeeded_at[row]) or None,
+                "" if self.episode is None else f"episode {int(self.episode[row]) + 1}",
             )
             for row, picture in enumerate(pictures)
         ]

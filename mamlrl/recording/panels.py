@@ -38,6 +38,8 @@ class Panel(NamedTuple):
     """time steps after which the episode ended; None while it goes on"""
     success: int | None
     """time steps after which the environment first told of success; None until then"""
+    episode: str = ""
+    """which of a trial it is, in words; empty where there is none"""
 
 
 def color_of_steps(steps: int) -> str:
@@ -70,7 +72,15 @@ def _drawn(panel: Panel) -> Picture:
     canvas = ImageDraw.Draw(whole)
     canvas.rectangle((0, 0, picture.width, round(6 * unit)), fill=color_of_steps(panel.steps))
     right = "" if panel.speed is None else f"speed {panel.speed:.2f} m/s"
-    _line(canvas, picture.width, 34, 26, INK, steps_name(panel.steps), f"return {panel.episode_return:.1f}")
+    _line(
+        canvas,
+        picture.width,
+        34,
+        26,
+        INK,
+        panel.episode or steps_name(panel.steps),
+        f"return {panel.episode_return:.1f}",
+    )
     _line(canvas, picture.width, 66, 24, INK, " ".join(panel.task.split()), right)
     if badge := _outcome(panel):
         _badge(canvas, badge, whole.size, GREEN if panel.success is not None else INK)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,8 +12,11 @@ from matplotlib.figure import Figure
 from mamlrl.recording.films import Film
 from mamlrl.recording.panels import color_of_steps
 from mamlrl.run_folder.figures import legend_beneath, literal, steps_name
+from mamlrl.sampler import shown_episodes
 
 TARGET_COLOR = "#d1495b"
+MOST_LINES = 6
+"""Episodes of a trial whose lines are drawn."""
 
 
 def still(films: Sequence[Film]) -> Figure | None:
@@ -47,6 +51,32 @@ def still(films: Sequence[Film]) -> Figure | None:
     return canvas
 
 
+class _Line(NamedTuple):
+    """What a line of a panel shows: observations from one time step to before another."""
+
+    row: int
+    start: int
+    end: int
+    label: str
+    color: str
+
+
+def _lines(film: Film) -> list[_Line]:
+    """One for each number of gradient steps; of a trial one for each of some of its episodes."""
+    if film.episodes is None:
+        return [
+            _Line(row, 0, int(film.lengths[row]) + 1, steps_name(steps), color_of_steps(steps))
+            for row, steps in enumerate(film.steps)
+        ]
+    episodes = film.episodes[: film.lengths[0], 0]
+    shown = [number for number in shown_episodes(int(episodes.max()) + 1) if number < MOST_LINES]
+    ends = {number: np.flatnonzero(episodes == number)[[0, -1]] for number in shown}
+    return [
+        _Line(0, int(first), int(last) + 1, f"episode {number + 1}", color_of_steps(place))
+        for place, (number, (first, last)) in enumerate(ends.items())
+    ]
+
+
 def _reach(film: Film) -> float:
     """How far from the origin a panel of paths has to show, at least half a metre; with a margin."""
     paths = [film.observations[: length + 1, row, :2] for row, length in enumerate(film.lengths)]
@@ -56,9 +86,9 @@ def _reach(film: Film) -> float:
 
 def _draw_paths(axes: Axes, film: Film) -> None:
     start = film.observations[0, 0, :2]
-    for row, steps in enumerate(film.steps):
-        path = film.observations[: film.lengths[row] + 1, row, :2]
-        axes.plot(*path.T, ".-", color=color_of_steps(steps), markersize=4, label=steps_name(steps))
+    for line in _lines(film):
+        path = film.observations[line.start : line.end, line.row, :2]
+        axes.plot(*path.T, ".-", color=line.color, markersize=4, label=line.label)
     axes.plot(*start, "o", color="white", markeredgecolor="#5a6472", label="start")
     if len(film.task) == 2:
         axes.plot(*film.task, "*", color=TARGET_COLOR, markersize=13, label="goal")
@@ -69,9 +99,9 @@ def _draw_paths(axes: Axes, film: Film) -> None:
 def _draw_speeds(axes: Axes, film: Film) -> None:
     assert film.speeds is not None
     axes.axhline(0, color="black", linewidth=0.8, alpha=0.5)  # forwards above, backwards below
-    for row, steps in enumerate(film.steps):
-        speeds = film.speeds[: film.lengths[row], row]
+    for line in _lines(film):
+        speeds = film.speeds[line.start : min(line.end, film.lengths[line.row]), line.row]
         times = np.arange(1, len(speeds) + 1) * film.time_step
-        axes.plot(times, speeds, color=color_of_steps(steps), linewidth=1.2, label=steps_name(steps))
+        axes.plot(times, speeds, color=line.color, linewidth=1.2, label=line.label)
     if film.target_speed is not None:
         axes.axhline(film.target_speed, color=TARGET_COLOR, linestyle="--", linewidth=1.2, label="target")

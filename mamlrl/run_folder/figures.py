@@ -24,6 +24,8 @@ Published = dict[str, tuple[float, ...]]
 
 Color = tuple[float, float, float, float]
 
+MOST_MARKED = 50
+"""Points that a curve marks."""
 FEW = 5
 """So many runs at most are drawn one by one besides their mean."""
 
@@ -41,6 +43,12 @@ class Curve(NamedTuple):
     """what the interval is over: "40 tasks" or "3 seeds"; empty without one """
     runs: Sequence[Sequence[float]] = ()
     """mean of each run, where there are several, [runs, steps + 1]"""
+    used: Sequence[int] = ()
+    """episodes on the task that came before each of the means, where it is compared by these"""
+
+    def at(self) -> list[int]:
+        """Where the means are on the axis: at numbers of episodes, or of gradient steps."""
+        return list(self.used or range(len(self.means)))
 
 
 class Comparison(NamedTuple):
@@ -102,7 +110,8 @@ def figure(comparison: Comparison) -> Figure:
     canvas = Figure(figsize=(6.4, 4.4), layout="constrained")
     axes = canvas.add_subplot()
     curves, unmarked = comparison.curves, dict(comparison.published)
-    last = max(len(curve.means) for curve in curves) - 1
+    by_episodes = any(curve.used for curve in curves)
+    last = max(curve.at()[-1] for curve in curves)
     several = len({curve.over for curve in curves}) > 1
     handles: list[Line2D] = []
     colors = colors_of([curve.learner for curve in curves])
@@ -114,7 +123,9 @@ def figure(comparison: Comparison) -> Figure:
         _draw_published(axes, unmarked.pop(curve.learner, ())[: last + 1], color)
     if len(unmarked) < len(comparison.published):
         handles.append(Line2D([], [], color="black", label="published", **BAR))
-    axes.set(xlabel="gradient steps", ylabel=f"mean {comparison.quantity}", xticks=range(last + 1))
+    axes.set(xlabel="episodes used" if by_episodes else "gradient steps", ylabel=f"mean {comparison.quantity}")
+    if not by_episodes:
+        axes.set_xticks(range(last + 1))
     margin = max(0.2, 0.04 * last)  # a published bar is wider than a dot
     axes.set_xlim(-margin, last + margin)
     axes.set_ylim(*_limits(comparison, last))
@@ -127,17 +138,17 @@ def figure(comparison: Comparison) -> Figure:
 
 def _draw_curve(axes: Axes, curve: Curve, last: int, color: Color, depth: float) -> Line2D:
     """Draw one method; returns its line."""
-    steps, means, bounds = np.arange(len(curve.means)), np.array(curve.means), np.array(curve.bounds).T
+    steps, means, bounds = np.array(curve.at()), np.array(curve.means), np.array(curve.bounds).T
     if len(steps) == 1:
         steps, means, bounds = np.array([0, last] if last else [-0.1, 0.1]), means.repeat(2), bounds.repeat(2, axis=1)
-    marker = "o" if len(curve.means) > 1 else ""
+    marker = "o" if 1 < len(curve.means) <= MOST_MARKED else ""
     (line,) = axes.plot(steps, means, color=color, marker=marker, markersize=5, zorder=depth)
     if len(curve.runs) != 2:
         axes.fill_between(steps, *bounds, color=color, alpha=0.18, linewidth=0, zorder=1)
     if len(curve.runs) <= FEW:
         dots = {"color": color, "markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.5, "zorder": 4}
         for returns in curve.runs:
-            axes.plot(range(len(returns)), returns, ".", **dots)
+            axes.plot(curve.at(), returns, ".", **dots)
     return line
 
 

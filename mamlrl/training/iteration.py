@@ -17,13 +17,12 @@ from mamlrl.distributed import gather, share_of
 from mamlrl.distributions import DiagonalGaussian
 from mamlrl.envs.trials import TrialVector
 from mamlrl.evaluation.held_out import AdaptationResult, joined, result_of
-from mamlrl.evaluation.trials import shown_episodes
 from mamlrl.experiment import Experiment, draw_tasks
 from mamlrl.learners import batches_of, training_steps
 from mamlrl.learners.base import LearnerState, undone
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import Round, adaptation_rounds
-from mamlrl.sampler import collect, episode_returns
+from mamlrl.sampler import collect, shown_episodes
 from mamlrl.seeding import Stream
 from mamlrl.statistics import Estimate, Estimates, interval, nan_mean
 from mamlrl.structs import MetaBatch, Metrics, Params, Rollouts
@@ -89,7 +88,7 @@ def meta_iteration(
     return new_state if seen.acts else state, IterationOutcome(
         metrics={
             **round_metrics(seen.result, returns),
-            **trial_metrics(seen, config.sampling),
+            **trial_metrics(seen.result.episodes, config.sampling),
             **policy_metrics(seen),
             "baseline/explained_variance": _mean(seen.explained_variance),
             **update.metrics(),
@@ -113,16 +112,18 @@ def trial_score(mean_return: float, envs: VectorEnv, sampling: SamplingConfig) -
     return -math.inf if shorter else mean_return
 
 
-def trial_metrics(seen: Seen, sampling: SamplingConfig) -> dict[str, float | None]:
-    """Mean return of some episodes of trials, by their numbers; None of those that shorter trials do not have."""
-    if seen.episode_returns is None:
+def trial_metrics(episodes: np.ndarray | None, sampling: SamplingConfig) -> dict[str, float | None]:
+    """Mean return of some episodes of trials, by their numbers; None of those that shorter trials do not have.
+
+    Args:
+        episodes: returns by number of the episode and task, [E, M]; None where rollouts are no trials.
+        sampling: says how long whole trials are.
+    """
+    if episodes is None:
         return {}
-    returns = torch.from_numpy(seen.episode_returns).mean((0, 1))
-    shown = shown_episodes(sampling.episodes)
-    values = {
-        f"return/episode_{number}": float(returns[number]) if number < seen.episodes else None for number in shown
-    }
-    return {**values, "trial/episodes": float(seen.episodes)}
+    means, shown = episodes.mean(1), shown_episodes(sampling.episodes)
+    values = {f"return/episode_{number}": float(means[number]) if number < len(means) else None for number in shown}
+    return {**values, "trial/episodes": float(len(means))}
 
 
 class Seen(NamedTuple):
@@ -141,18 +142,13 @@ class Seen(NamedTuple):
     env_steps: int
     acts: bool
     """whether the new policy can act"""
-    episode_returns: np.ndarray | None
-    """[M, B, E] of the trials of the query round; None where rollouts are single episodes"""
-    episodes: int
-    """of the longest trial; 0 likewise"""
 
 
 @torch.no_grad()
 def seen_in(rounds: Sequence[Round], policy: Policy, config: Config, acts: bool) -> Seen:
     """What was seen in this rank's rounds."""
     first, distribution = rounds[0], policy.distribution
-    query = rounds[-1].rollouts
-    is_trial, scale = query.episodes is not None, config.environment.action_scale
+    scale = config.environment.action_scale
     outputs, alive = policy.outputs(first.params, first.rollouts.observations[:, :1]), first.rollouts.mask[:, :1].bool()
     actions = first.rollouts.actions[first.rollouts.mask.bool()]
     is_gaussian = isinstance(distribution, DiagonalGaussian)
@@ -164,14 +160,12 @@ def seen_in(rounds: Sequence[Round], policy: Policy, config: Config, acts: bool)
         (int((actions.abs() > scale).sum()), actions.numel()) if is_gaussian else (0, 0),
         sum(int(one.rollouts.mask.sum()) for one in rounds),
         acts,
-        episode_returns(query, config.sampling.episodes).cpu().numpy() if is_trial else None,
-        int(query.episodes.max()) + 1 if query.episodes is not None else 0,
     )
 
 
 def seen_by_all(parts: Sequence[Seen]) -> Seen:
     """What was seen by all ranks, in the order of tasks."""
-    results, explained, entropies, stds, saturated, env_steps, acts, returns, episodes = zip(*parts, strict=True)
+    results, explained, entropies, stds, saturated, env_steps, acts = zip(*parts, strict=True)
     return Seen(
         joined(results),
         np.concatenate(explained),
@@ -180,8 +174,6 @@ def seen_by_all(parts: Sequence[Seen]) -> Seen:
         (sum(beyond for beyond, _ in saturated), sum(all_of for _, all_of in saturated)),
         sum(env_steps),
         all(acts),
-        None if returns[0] is None else np.concatenate(returns),
-        max(episodes),
     )
 
 

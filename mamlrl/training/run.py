@@ -39,6 +39,7 @@ from mamlrl.learners import (
     check_inner_loss,
     check_names,
     check_outer_settings,
+    check_trial_settings,
     evaluation_steps,
     find_learner,
     training_steps,
@@ -120,6 +121,7 @@ def run(
         )
     check_outer_settings(command.config, command.chosen)
     check_inner_loss(command.config, command.chosen)
+    check_trial_settings(command.config, command.chosen)
     check_names("a key of learners in --config", command.learners)
     keep_freed_memory()
     config = dataclasses.replace(command.config, threads=num_threads(command.config))  # the same wherever it goes on

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from gymnasium import spaces
 from torch import Tensor
 
 from mamlrl.config import PolicyConfig
+from mamlrl.errors import ConfigError
 from mamlrl.policies import make_policy
 from mamlrl.policies.recurrent import GRU, LSTM, RecurrentNetwork, RecurrentPolicy
 from mamlrl.policies.values import WithValues
@@ -113,3 +115,36 @@ def test_the_unrolled_gru_and_its_derivative_are_those_of_the_loop(sizes, genera
         torch.autograd.grad(features, list(params.values()), cotangent) for features in (by_loop, unrolled)
     )
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "categorical"])
+def test_a_head_for_each_state_is_that_of_the_state(kind, generator: torch.Generator) -> None:
+    """Three one-hot numbers, then those that tell of actions and rewards."""
+    states, actions = 3, 2
+    space = spaces.Box(-1.0, 1.0, (actions,)) if kind == "gaussian" else spaces.Discrete(actions)
+    seen = spaces.Box(-1.0, 1.0, (states + actions + 2,))
+    config = PolicyConfig(hidden_sizes=(4,), head="per_state")
+    policy = make_policy(config, seen, space, recurrent=True)
+    assert isinstance(policy, RecurrentPolicy)
+    params = random_params(policy, generator)
+    assert params["head_weight"].shape == (4, states * actions)
+    rest = torch.randn(*SHAPE, actions + 2, generator=generator)
+    state = torch.randint(states, SHAPE, generator=generator)
+    observations = torch.cat([torch.nn.functional.one_hot(state, states).double(), rest], dim=-1)
+    features = policy.features(params, observations)
+    weights, biases = params["head_weight"].unflatten(1, (states, -1)), params["head_bias"].unflatten(0, (states, -1))
+    expected = torch.einsum("mbth,hmbtz->mbtz", features, weights[:, state]) + biases[state]
+    torch.testing.assert_close(policy.outputs(params, observations)[..., :actions], expected)
+    first, _ = policy.step(params, observations[:, :, 0], policy.initial_state(*SHAPE[:2]))
+    torch.testing.assert_close(first[..., :actions], expected[:, :, 0])
+    with_values = WithValues(policy, "value")
+    own = random_params(with_values, generator)
+    values = with_values.outputs_and_values(own, observations)[1]
+    picked = own["value_weight"][:, state].permute(1, 2, 3, 0)
+    features = policy.features(own, observations)
+    torch.testing.assert_close(values, (features * picked).sum(-1) + own["value_bias"][state])
+
+
+def test_a_feed_forward_network_has_one_head() -> None:
+    with pytest.raises(ConfigError, match=r"policy\.head is 'per_state', which categorical_mlp has not"):
+        make_policy(PolicyConfig(head="per_state"), observation_space(), action_space("categorical"))
