@@ -12,10 +12,14 @@ from collections.abc import Sequence
 from mamlrl import api
 from mamlrl.commands import make_callable, run_command
 from mamlrl.distributed import is_first
+from mamlrl.errors import ConfigError
 from mamlrl.evaluation.protocols import eval_settings
 from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
 from mamlrl.statistics import INTERVALS
+
+NOT_OF_TRIALS = ("steps", "rollouts", "shots", "queries", "step_size_schedule", "random")
+"""Options that protocol rl2 has no use for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,10 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "runs", nargs="+", type=usable_path, metavar="RUN", help="Run folder, checkpoint, or folder of runs."
+        "runs",
+        nargs="*",
+        type=usable_path,
+        metavar="RUN",
+        help="Run folder, checkpoint, or folder of runs; --protocol rl2 needs none.",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="Gradient steps on each task (3).")
-    parser.add_argument("--tasks", type=int, metavar="N", help="Held-out tasks (40).")
+    parser.add_argument("--tasks", type=int, metavar="N", help="Held-out tasks (40; rl2: 10000).")
     parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per task and gradient step (20).")
     parser.add_argument("--shots", type=int, metavar="N", help="Examples that supervised tasks are adapted to on.")
     parser.add_argument("--queries", type=int, metavar="N", help="Examples that the error is measured on.")
@@ -51,7 +59,19 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="Seed of the held-out tasks and of all noise (1)."
     )
-    parser.add_argument("--protocol", choices=("paper",), help="Tasks, data and step sizes of the MAML paper.")
+    parser.add_argument(
+        "--protocol",
+        choices=("paper", "rl2"),
+        help="Tasks, data and step sizes of the MAML paper; or the tables of the RL2 paper, with all their algorithms.",
+    )
+    parser.add_argument(
+        "--cell",
+        action="append",
+        metavar="CELL",
+        help="Of protocol rl2: bandit:n=100,k=10 or tabular-mdp:n=25, with any sizes, or bandit alone for all of the "
+        "paper's; more than once for several (those of the runs; without runs all of the paper's).",
+    )
+    parser.add_argument("--tune", action="store_true", help="Of protocol rl2: find the algorithms' parameters anew.")
     parser.add_argument(
         "--interval",
         choices=INTERVALS,
@@ -68,7 +88,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(argv: Sequence[str]) -> int:
-    options = build_parser().parse_args(list(argv))
+    parser = build_parser()
+    options = parser.parse_args(list(argv))
+    if options.protocol == "rl2":
+        return _evaluate_trials(options)
+    for name in ("cell", "tune"):
+        if getattr(options, name):
+            parser.error(f"--{name} is of --protocol rl2")
+    if not options.runs:
+        parser.error("the following arguments are required: RUN")
     names = ("steps", "tasks", "rollouts", "shots", "queries", "step_size_schedule", "seed", "device", "threads")
     given = {name: getattr(options, name) for name in names}
     eval_settings(given, options.protocol, prefix="--")  # what is wrong is said before anything is read
@@ -93,6 +121,20 @@ def _evaluate(argv: Sequence[str]) -> int:
         comparison.write_results(folder, results, comparisons, fits_figure(entries, plan))
     finally:  # what took minutes is seen although the disk is full
         print(f"\n{comparison.report(comparisons)}\n")
+    print(f"results: {folder}", flush=True)
+    return 0
+
+
+def _evaluate_trials(options: argparse.Namespace) -> int:
+    """The tables of the RL2 paper."""
+    refused = [name for name in NOT_OF_TRIALS if getattr(options, name)]
+    if refused:
+        raise ConfigError(f"--protocol rl2 excludes {', '.join(f'--{name}' for name in refused)}")
+    from mamlrl.evaluation.trial_tables import TrialPlan, carry_out, results_folder
+
+    plan = TrialPlan(options.cell or [], options.tasks, options.seed, options.tune, options.device, options.threads)
+    folder = options.out or results_folder()
+    print(carry_out(options.runs, plan, folder))
     print(f"results: {folder}", flush=True)
     return 0
 
