@@ -2,6 +2,7 @@
 # (MuJoCo comes without type stubs.)
 """Families out of anyone's model: a small arm, and what is said where the table or the functions are wrong."""
 
+import csv
 import pickle
 from pathlib import Path
 
@@ -72,6 +73,17 @@ def test_an_arm_trains(tmp_path):
     tiny = "--iterations 1 --sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 5 --threads 1".split()
     # with tasks that change within an episode
     assert main(["--env", ID, *tiny, "--environment.kwargs.change_at", "3", "--out", str(tmp_path / "run")]) == 0
+
+
+def test_simulations_that_diverge_are_counted_and_do_not_end_the_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # MuJoCo logs its warnings to a file
+    arm = family({"strength": Factor("actuator_gear", "shoulder", base=1e8, span=2.0)})
+    gymnasium.register("my/WildArm-v0", entry_point=arm, vector_entry_point=arm.vector_class, max_episode_steps=5)
+    arguments = "--env my/WildArm-v0 --iterations 1 --sampling.tasks 8 --sampling.rollouts 2 --environment.horizon 5"
+    metrics = ["--environment.metrics", "[diverged:max]"]
+    assert main([*arguments.split(), *metrics, "--eval.every", "0", "--threads", "1", "--out", "run"]) == 0
+    (row,) = csv.DictReader(Path("run/metrics.csv").open())
+    assert 0 < float(row["diverged/step_0"]) < 1 and 0 < float(row["diverged/step_1"]) < 1
 
 
 def family(tasks, **kwargs):
