@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 name=${1:?name a configuration, such as navigation-paper}
 folder=${2:-runs/reproduced/$name}
-seeds=1
+seeds=1 one_seed=""
 case $name in
 navigation-paper) learners="maml fomaml context multitask oracle" seeds="1 2 3" evaluation="--protocol paper --random" ;;
 cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protocol paper --random" ;;
@@ -18,6 +18,12 @@ cheetah-vel-paper) learners="maml multitask oracle" evaluation="--protocol paper
 navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol paper" ;;
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
 cheetah-vel | cheetah-dir | navigation) learners=maml evaluation="--tasks 200" ;;
+sinusoid)
+    learners="maml cavia recurrent cnp multitask oracle" seeds="1 2 3" one_seed="cavia recurrent cnp multitask oracle"
+    evaluation="--protocol paper --random"
+    ;;
+sinusoid-frequency) learners="metasgd" evaluation="--tasks 600" ;;
+glyphs) learners="maml protonet" evaluation="--tasks 600" ;;
 *)
     echo "error: no results of $name; there are some of the configurations named in docs/results.md" >&2
     exit 2
@@ -26,6 +32,7 @@ esac
 
 for seed in $seeds; do
     for learner in $learners; do
+        if [ "$seed" != 1 ] && [[ " $one_seed " == *" $learner "* ]]; then continue; fi
         run=$folder/$learner/seed-$seed
         if [ -e "$run/config.yaml" ]; then
             python -m mamlrl.train --resume "$run"

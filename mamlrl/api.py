@@ -23,7 +23,7 @@ from mamlrl.messages import silence
 from mamlrl.options import usable_path
 
 if TYPE_CHECKING:
-    from mamlrl.deploy import AdaptedPolicy
+    pass
 
 AnyPath = str | PathLike[str]
 Callback = Callable[[int, dict[str, float | None]], bool | None]
@@ -248,11 +248,14 @@ def load(path: AnyPath) -> Any:
     return load_policy(_path("path", path))
 
 
-def load_adapted(path: AnyPath) -> AdaptedPolicy:
-    """An adapted policy, as `AdaptedPolicy.save` wrote it.
+def load_adapted(path: AnyPath) -> Any:
+    """An adapted policy or predictor, as `AdaptedPolicy.save` or `Predictor.save` wrote it.
 
     Args:
         path: the file.
+
+    Returns:
+        A `mamlrl.deploy.AdaptedPolicy` or a `mamlrl.deploy.Predictor`.
 
     Raises:
         mamlrl.errors.UserError: it is no such file, or damaged.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -17,12 +16,12 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike
 
 from mamlrl.config import Config
-from mamlrl.config.files import to_settings
 from mamlrl.deployment.environment import check_environment, checked_task, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
 from mamlrl.deployment.predictor import MetaPredictor, Predictor, untrained_predictor
 from mamlrl.deployment.remembering import Agent, RememberingPolicy, untrained_remembering
+from mamlrl.deployment.saved import adapted_params, read_spaces, write_adapted
 from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, UserError, said, shown
@@ -36,13 +35,11 @@ from mamlrl.run_folder.checkpoints import (
     ADAPTED,
     CheckpointError,
     config_of,
-    plain,
     read_archive,
     restore,
-    write_archive,
 )
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
-from mamlrl.run_folder.spaces import from_plain, of_policy, to_plain
+from mamlrl.run_folder.spaces import from_plain, to_plain
 from mamlrl.sampler import collect, join, to_environment_actions
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import MetaParams, Params, Rollouts
@@ -316,22 +313,17 @@ class AdaptedPolicy:
             UserError: there is a file already, or not the folder that it is to be in.
             OSError: the file cannot be written.
         """
-        if not Path(path).parent.is_dir():
-            raise UserError(f"{os.fspath(path)}: there is no folder {Path(path).parent}")
-        if os.path.lexists(path) and not overwrite:
-            raise UserError(f"{os.fspath(path)} is there already; overwrite=True takes its place")
         origin = self.origin
-        content = {
-            "format": ADAPTED,
-            "config": to_settings(origin.config),
-            "spaces": of_policy(origin.observation_space, origin.action_space),
-            "meta": plain(origin.meta),
-            "params": plain(self.params),
-            "action_space": to_plain(self.action_space),
-            "returns": [torch.from_numpy(returns) for returns in self.returns],
-            "seed": self.seed,
-        }
-        write_archive(Path(path), content)
+        write_adapted(
+            path,
+            overwrite,
+            origin.config,
+            (origin.observation_space, origin.action_space),
+            (origin.meta, self.params),
+            action_space=to_plain(self.action_space),
+            returns=[torch.from_numpy(returns) for returns in self.returns],
+            seed=self.seed,
+        )
 
 
 def load_policy(path: str | PathLike[str]) -> MetaPolicy | MetaPredictor | RememberingPolicy:
@@ -345,7 +337,7 @@ def load_policy(path: str | PathLike[str]) -> MetaPolicy | MetaPredictor | Remem
             f"{checkpoints[0]}: the policy of learner {trained.config.learner} sees the task and never adapts"
         )
     saved = trained.spaces
-    observation_space, action_space = _made_spaces(trained) if saved is None else _spaces(saved, trained.path)
+    observation_space, action_space = _made_spaces(trained) if saved is None else read_spaces(saved, trained.path)
     if find_task_set(trained.config.env):
         return _predictor(trained, observation_space, action_space)
     if find_learner(trained.config.learner).recurrent:
@@ -361,7 +353,7 @@ def _predictor(trained: Trained, input_space: spaces.Space, target_space: spaces
     return dataclasses.replace(predictor, meta=trained.meta(state))
 
 
-def load_adapted(path: str | PathLike[str]) -> AdaptedPolicy:
+def load_adapted(path: str | PathLike[str]) -> AdaptedPolicy | Predictor:
     """See `mamlrl.load_adapted`."""
     path = Path(path)
     if path.is_dir():
@@ -369,15 +361,20 @@ def load_adapted(path: str | PathLike[str]) -> AdaptedPolicy:
     content = read_archive(path)
     if content.get("format") != ADAPTED:
         raise UserError(f"{path} is no adapted policy; mamlrl.load reads the checkpoint of a training")
-    origin, state_like = _untrained(config_of(content, path), *_spaces(content.get("spaces"), path))
+    config, both = config_of(content, path), read_spaces(content.get("spaces"), path)
+    of_examples = find_task_set(config.env)
+    origin, state_like = untrained_predictor(config, *both) if of_examples else _untrained(config, *both)
     try:
         meta = restore(content["meta"], state_like.meta, "meta")
-        params = _adapted_params(content["params"], origin.learner.start(meta))
+        origin = dataclasses.replace(origin, meta=meta)
+        params = adapted_params(content["params"], origin.learner.start(meta), meta)
+        if isinstance(origin, MetaPredictor):
+            return Predictor(origin, params, int(content["steps"]))
         returns = tuple(returns.numpy() for returns in content["returns"])
         action_space, seed = from_plain(content["action_space"]), int(content["seed"])
     except Exception as error:  # whatever content of another kind leads to
         raise CheckpointError(f"{path} is damaged: {said(error)}") from error
-    return AdaptedPolicy(dataclasses.replace(origin, meta=meta), params, action_space, returns, seed)
+    return AdaptedPolicy(origin, params, action_space, returns, seed)
 
 
 def _untrained(
@@ -393,19 +390,6 @@ def _made_anew(
 ) -> MetaPolicy:
     origin, _ = _untrained(config, observation_space, action_space)
     return dataclasses.replace(origin, meta=meta)
-
-
-def _adapted_params(saved: Params, start: Params) -> Params:
-    """Parameters that fit those before adaptation, stacked for one task or shared.
-
-    Raises:
-        ValueError: one has another shape.
-    """
-    params = {name: saved[name].to(leaf.dtype) for name, leaf in start.items()}
-    for name, leaf in params.items():
-        if leaf.shape not in (start[name].shape, (1, *start[name].shape)):
-            raise ValueError(f"{name} is {list(leaf.shape)}, here it is {list(start[name].shape)}")
-    return params
 
 
 def _made_spaces(trained: Trained) -> tuple[spaces.Space, spaces.Space]:
@@ -426,14 +410,6 @@ def _made_spaces(trained: Trained) -> tuple[spaces.Space, spaces.Space]:
         ) from error
     envs.close()
     return envs.single_observation_space, envs.single_action_space
-
-
-def _spaces(saved: Any, path: Path) -> tuple[spaces.Space, spaces.Space]:
-    try:
-        by_name = dict(saved)
-        return from_plain(by_name["observation"]), from_plain(by_name["action"])
-    except Exception as error:  # whatever content of another kind leads to
-        raise CheckpointError(f"{path} is damaged: {said(error)}") from error
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:

@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,16 +18,20 @@ from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from gymnasium.vector import VectorEnv
+    from matplotlib.figure import Figure
 
-    from mamlrl.recording import films
+    from mamlrl.recording import writers
     from mamlrl.run_folder.pretrained import Trained
+    from mamlrl.supervised.base import TaskDistribution
 
 STILL = "still.png"
-DEFAULT_STEPS = "0,1,3"
 MAX_PANELS, MAX_STEPS = 8, 1000
+STEPS, STEPS_OF_FITS = (0, 1, 3), (0, 1, 10)
+"""Numbers of gradient steps where none are given."""
 RANGES = {
     "tasks": (1, 100),
     "rollouts": (1, 10_000),
@@ -60,9 +64,8 @@ def build_parser() -> argparse.ArgumentParser:
     choice.add_argument("--tasks", type=int, default=3, metavar="N", help="Held-out tasks, a film each (3).")
     parser.add_argument(
         "--steps",
-        default=DEFAULT_STEPS,
         metavar="K,K,...",
-        help=f"Numbers of gradient steps ({DEFAULT_STEPS}; of a learner that takes none 0).",
+        help="Numbers of gradient steps (0,1,3; of a function that is fitted 0,1,10; of a learner that takes none 0).",
     )
     parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per gradient step (those of training).")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="Seed of tasks and of all noise (1).")
@@ -78,31 +81,38 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _record(argv: Sequence[str]) -> int:
     options = build_parser().parse_args(list(argv))
-    steps = parse_steps(options.steps)
+    given = None if options.steps is None else parse_steps(options.steps)
     _check_ranges(options)
-    trained, steps = _read_policy(options, steps)
+    trained = _read_policy(options)
+    from mamlrl.learners import find_learner
+    from mamlrl.supervised import find_task_set
+
+    row, of_examples = find_learner(trained.config.learner), find_task_set(trained.config.env) is not None
+    steps = given or list(STEPS_OF_FITS if of_examples else (0,) if row.recurrent else STEPS)
+    if (row.observes_task or row.recurrent) and steps[-1] > 0:
+        told = ",".join(map(str, steps))
+        raise ConfigError(f"--steps is {told}, but learner {trained.config.learner} does not adapt; give --steps 0")
     num_tasks = 1 if options.task else options.tasks
     folder = options.out or run_folder.results_folder("recordings", trained.config)
     paths = [folder / f"task-{number}.{options.format}" for number in range(1, num_tasks + 1)]
     for path in (*paths, folder / STILL):
         run_folder.check_results(folder, path.name)
-    from mamlrl.recording.stills import still
     from mamlrl.run_folder.figures import save_figure
 
-    figure = still(_write_films(options, trained, steps, paths))
+    figure = (_write_fits if of_examples else _write_films)(options, trained, steps, paths)
     if figure is not None:
         save_figure(figure, folder / STILL)
         print(folder / STILL)
     return 0
 
 
-def _read_policy(options: argparse.Namespace, steps: list[int]) -> tuple[Trained, list[int]]:
-    """The one policy that is to be recorded, with the settings that the command line changes, and its gradient steps.
+def _read_policy(options: argparse.Namespace) -> Trained:
+    """The one policy that is to be recorded, with the settings that the command line changes.
 
     Raises:
-        UserError: there are several, or it does not adapt in so many steps.
+        UserError: there are several.
     """
-    from mamlrl.learners import find_learner  # imports torch, which takes seconds: --help has answered by now
+    # imports torch, which takes seconds: --help has answered by now
     from mamlrl.run_folder.pretrained import find_checkpoints, read_trained
 
     checkpoints = find_checkpoints(options.run)
@@ -110,36 +120,29 @@ def _read_policy(options: argparse.Namespace, steps: list[int]) -> tuple[Trained
         raise ConfigError(f"{options.run} holds {len(checkpoints)} policies; name one, such as {checkpoints[0]}")
     trained = read_trained(checkpoints[0])
     config = trained.config
-    row = find_learner(config.learner)
-    if row.recurrent and options.steps == DEFAULT_STEPS:
-        steps = [0]
-    if (row.observes_task or row.recurrent) and steps[-1] > 0:
-        raise ConfigError(f"--steps is {options.steps}, but learner {config.learner} does not adapt; give --steps 0")
     sampling = dataclasses.replace(
         config.sampling,
         tasks=1 if options.task else options.tasks,
         rollouts=options.rollouts or config.sampling.rollouts,
     )
     config = dataclasses.replace(config, device=options.device, threads=options.threads, sampling=sampling)
-    return trained._replace(config=config), steps
+    return trained._replace(config=config)
 
 
 def _write_films(
     options: argparse.Namespace, trained: Trained, steps: list[int], paths: Sequence[Path]
-) -> list[films.Film]:
-    """A film of each task, into a file each; a line says what it shows."""
+) -> Figure | None:
+    """A film of each task, into a file each; a line says what it shows. Returns the still."""
     import torch
 
     from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
-    from mamlrl.recording import films, writers
+    from mamlrl.recording import films
     from mamlrl.recording.panels import compose
     from mamlrl.recording.stage import open_stage
+    from mamlrl.recording.stills import still
     from mamlrl.seeding import Stream, Streams
 
-    write_film = writers.write_gif
-    if options.format == "mp4":
-        writers.check_ffmpeg()
-        write_film = writers.write_mp4
+    write_film = _writer(options)
     torch.set_num_threads(num_threads(trained.config))
     experiment = make_experiment(trained.config)
     made = []
@@ -158,7 +161,62 @@ def _write_films(
                 print(f"{path}: {film.description}, return (steps) {returns}", flush=True)
     finally:
         experiment.envs.close()
-    return made
+    return still(made)
+
+
+def _write_fits(options: argparse.Namespace, trained: Trained, steps: list[int], paths: Sequence[Path]) -> Figure:
+    """The same of functions that are fitted, with every gradient step up to the last; the still shows those given.
+
+    Raises:
+        ConfigError: the tasks are no functions of one number, or an option is one of environments.
+    """
+    import torch
+
+    from mamlrl.evaluation.comparison import supervised_entry
+    from mamlrl.evaluation.fits import draw_fits, fits_of, is_function_of_one_number
+    from mamlrl.experiment import num_threads
+    from mamlrl.recording.fitting import film_of_fit
+    from mamlrl.recording.writers import FRAMES_PER_SECOND
+    from mamlrl.seeding import Stream, Streams
+
+    if options.rollouts is not None:
+        raise ConfigError(f"--rollouts is {options.rollouts}, but {trained.config.env} is learned from examples")
+    held_out = dataclasses.replace(trained.config.eval, steps=max(steps[-1], 1))
+    experiment, meta = supervised_entry(dataclasses.replace(trained.config, eval=held_out, device="cpu"), trained)
+    if not is_function_of_one_number(experiment.tasks):
+        raise ConfigError(
+            f"there are films of functions of one number, which the inputs and targets of {trained.config.env} with "
+            f"learner {trained.config.learner} are not; python -m mamlrl.evaluate draws what it makes of images"
+        )
+    write_film, streams = _writer(options), Streams(options.seed).test()
+    torch.set_num_threads(num_threads(trained.config))
+    tasks = experiment.tasks.sample_tasks(len(paths), streams.numpy(Stream.TASKS, 0))
+    if options.task:
+        tasks = check_task(np.array([options.task]), tasks, experiment.tasks)
+    fits = fits_of(experiment, meta, tasks, range(steps[-1] + 1), streams)
+    for path, task, fit in zip(paths, tasks, fits, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        name = f"task {' '.join(f'{number:.2f}' for number in task)}"
+        with write_film(path, FRAMES_PER_SECOND) as write:
+            film_of_fit(fit, name, write, options.speed)
+        errors = ", ".join(f"{fit.error(count):.3f} ({count})" for count in steps)
+        print(f"{path}: {name}, error (steps) {errors}", flush=True)
+    chosen = [fit._replace(predicted={count: fit.predicted[count] for count in steps}) for fit in fits]
+    return draw_fits([(trained.config.learner, chosen)])
+
+
+def _writer(options: argparse.Namespace) -> Callable[[Path, float], AbstractContextManager[writers.Write]]:
+    """What writes films of the format that is asked for.
+
+    Raises:
+        UserError: there is no ffmpeg for it.
+    """
+    from mamlrl.recording import writers
+
+    if options.format == "gif":
+        return writers.write_gif
+    writers.check_ffmpeg()
+    return writers.write_mp4
 
 
 def _check_ranges(options: argparse.Namespace) -> None:
@@ -193,7 +251,7 @@ def parse_steps(text: str) -> list[int]:
     return steps
 
 
-def check_task(task: np.ndarray, drawn: np.ndarray, envs: VectorEnv) -> np.ndarray:
+def check_task(task: np.ndarray, drawn: np.ndarray, envs: VectorEnv | TaskDistribution) -> np.ndarray:
     """The task [1, P] given on the command line, if the environment has such tasks.
 
     Raises:

@@ -165,6 +165,15 @@ def on_device(meta: MetaParams, device: str) -> MetaParams:
     return MetaParams(moved(meta.init), tuple(moved(sizes) for sizes in meta.step_sizes))
 
 
+def cloned(meta: MetaParams) -> MetaParams:
+    """The same, every leaf in memory of its own."""
+
+    def copied(params: Params) -> Params:
+        return {name: leaf.clone() for name, leaf in params.items()}
+
+    return MetaParams(copied(meta.init), tuple(copied(sizes) for sizes in meta.step_sizes))
+
+
 def flatten(meta: MetaParams, like: MetaParams) -> Tensor:
     """One vector [D] of all leaves, whatever their order, in the order of `like`.
 

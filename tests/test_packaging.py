@@ -106,7 +106,7 @@ def test_evaluation_commands_of_the_documentation_are_valid(arguments: str) -> N
 @pytest.mark.parametrize("arguments", calls_of("record"))
 def test_recording_commands_of_the_documentation_are_valid(arguments: str) -> None:
     options = record.build_parser().parse_args(shlex.split(arguments, comments=True))
-    record.parse_steps(options.steps)
+    assert options.steps is None or record.parse_steps(options.steps)
 
 
 @pytest.mark.parametrize("arguments", calls_of("compare"))

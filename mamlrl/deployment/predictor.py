@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from itertools import repeat
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from mamlrl.config import Config
+from mamlrl.deployment.saved import write_adapted
 from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.errors import ConfigError, UserError, shown
 from mamlrl.learners import step_scale
@@ -136,6 +138,21 @@ class Predictor:
     def module(self) -> PredictorModule:
         """The predictor as a `torch.nn.Module`, from inputs [N, O] to outputs [N, Z]: numbers, or logits."""
         return PredictorModule(self.origin.policy, self.params)
+
+    def save(self, path: str | PathLike[str], overwrite: bool = False) -> None:
+        """Write the predictor to a file of plain tensors and numbers, for `mamlrl.load_adapted`.
+
+        Args:
+            path: the file.
+            overwrite: whether it may take the place of a file that is there.
+
+        Raises:
+            UserError: there is a file already, or not the folder that it is to be in.
+            OSError: the file cannot be written.
+        """
+        origin = self.origin
+        both = (origin.input_space, origin.target_space)
+        write_adapted(path, overwrite, origin.config, both, (origin.meta, self.params), steps=self.steps)
 
     def _outputs(self, x: ArrayLike) -> Tensor:
         inputs = torch.from_numpy(self._inputs(x))

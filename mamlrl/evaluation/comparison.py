@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 from mamlrl.config import Config, EvalConfig, SamplingConfig
 from mamlrl.config.files import differences
 from mamlrl.errors import ConfigError
-from mamlrl.evaluation.examples import evaluate_supervised, nearest_neighbour
+from mamlrl.evaluation.examples import evaluate_supervised, held_out_tasks, nearest_neighbour
 from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
 from mamlrl.evaluation.methods import environment_settings, group_methods
 from mamlrl.evaluation.protocols import paper_settings
@@ -239,15 +239,14 @@ def _evaluate_supervised(
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The tasks [M, P], and what was measured of them after every gradient step."""
     experiment, meta = supervised_entry(config, trained)
-    streams = Streams(seed).test()
-    tasks = experiment.tasks.sample_tasks(config.eval.tasks, streams.numpy(Stream.TASKS, 0))
+    tasks, streams = held_out_tasks(experiment, seed)
     return tasks, evaluate_supervised(experiment, meta, tasks, streams)
 
 
 def _nearest_neighbour(config: Config, seed: int) -> Evaluated:
     """What is to be had without learning, on the same tasks and examples."""
-    experiment, streams = make_supervised(config, "test"), Streams(seed).test()
-    tasks = experiment.tasks.sample_tasks(config.eval.tasks, streams.numpy(Stream.TASKS, 0))
+    experiment = make_supervised(config, "test")
+    tasks, streams = held_out_tasks(experiment, seed)
     return Evaluated("nearest neighbour", "", 0, tasks, nearest_neighbour(experiment, tasks, streams))
 
 

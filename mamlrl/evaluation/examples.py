@@ -115,6 +115,17 @@ def nearest_neighbour(experiment: SupervisedExperiment, tasks: np.ndarray, strea
     return {"accuracy": 100 * found.double().mean(1).cpu().numpy()[None]}
 
 
+def held_out_tasks(experiment: SupervisedExperiment, seed: int) -> tuple[np.ndarray, Streams]:
+    """The tasks [M, P] of an evaluation, and its streams: the same whatever is evaluated on them.
+
+    Args:
+        experiment: of the split "test".
+        seed: of the evaluation.
+    """
+    streams = Streams(seed).test()
+    return experiment.tasks.sample_tasks(experiment.config.eval.tasks, streams.numpy(Stream.TASKS, 0)), streams
+
+
 def held_out_examples(
     experiment: SupervisedExperiment, tasks: np.ndarray, streams: Streams, rows: slice = ALL
 ) -> tuple[Examples, Examples]:

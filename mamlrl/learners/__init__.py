@@ -27,7 +27,8 @@ from mamlrl.learners.maml import (
 )
 from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp, with_anneal_iterations
 from mamlrl.learners.promp import ProMPSettings, make_promp
-from mamlrl.learners.protonet import make_protonet
+from mamlrl.learners.protonet import make_matching, make_protonet
+from mamlrl.learners.reading import ReadingSettings, make_recurrent, make_set
 from mamlrl.learners.reptile import make_reptile
 from mamlrl.learners.rl2 import RL2Settings, make_rl2
 from mamlrl.learners.rl2 import with_anneal_iterations as with_anneal_iterations_of_entropy
@@ -173,6 +174,19 @@ LEARNERS = {
     ),
     "protonet": LearnerRow(
         make_protonet, outers=("adam", "sgd", "trust_region"), examples_only="it compares with examples of each class"
+    ),
+    "matching": LearnerRow(
+        make_matching, outers=("adam", "sgd", "trust_region"), examples_only="it compares with examples of each class"
+    ),
+    # Networks that read the examples, and need no gradient to adapt ("black box"):
+    "cnp": LearnerRow(
+        make_set, ReadingSettings, ("adam", "sgd", "trust_region"), examples_only="it reads inputs with their targets"
+    ),
+    "recurrent": LearnerRow(
+        make_recurrent,
+        ReadingSettings,
+        ("adam", "sgd", "trust_region"),
+        examples_only="it reads inputs with their targets",
     ),
     # Baselines of Finn et al. (2017), section 5.3. One policy for all tasks ("pretrained" in the paper):
     "multitask": LearnerRow(make_plain, adapts_in_training=False),

@@ -80,6 +80,7 @@ class LearnedSteps(GradientSteps):
         per_parameter: a step size for each parameter (Meta-SGD); else one for each leaf (MAML++).
         entries: inner steps with step sizes of their own; later ones share the last.
         first_order: take the derivative of each step in the parameters as the identity.
+        leaves: the parameters that adapt; None for all.
     """
 
     def __init__(
@@ -89,8 +90,9 @@ class LearnedSteps(GradientSteps):
         per_parameter: bool,
         entries: int = 1,
         first_order: bool = False,
+        leaves: Set[str] | None = None,
     ):
-        super().__init__(policy, settings, first_order)
+        super().__init__(policy, settings, first_order, leaves)
         self._per_parameter, self._entries = per_parameter, entries
 
     def init(self, params: Params) -> MetaParams:
@@ -98,6 +100,7 @@ class LearnedSteps(GradientSteps):
         sizes = {
             name: torch.full_like(leaf if self._per_parameter else leaf.new_empty(()), self._step_size)
             for name, leaf in params.items()
+            if self._leaves is None or name in self._leaves
         }
         return MetaParams(params, (sizes,) * self._entries)
 

@@ -22,10 +22,10 @@ from mamlrl.learners.objective import (
     draw_share,
     surrogate,
 )
-from mamlrl.objectives import EXAMPLE_LOSSES, Loss, clipped_loss
+from mamlrl.objectives import EXAMPLE_LOSSES, Loss, clipped_loss, with_derivatives_of
 from mamlrl.outer import OuterStep, make_outer
 from mamlrl.policies.base import Policy, tells_factors
-from mamlrl.structs import Batch, Data, MetaBatch, MetaParams, Params, flatten, unflatten
+from mamlrl.structs import Batch, Data, MetaBatch, MetaParams, Params, cloned, flatten, unflatten
 
 LossesOf = Callable[[LearnerState, MetaBatch], Losses]
 """What a learner lowers, given its state and the data."""
@@ -116,7 +116,8 @@ class GradientLearner:
         point, memory, outcome = self._outer.step(objective, state.optimiser)
         if self._refuse and not outcome.not_finite and (reason := self._refuse(objective.path)):
             return state, Refused(reason)
-        return LearnerState(unflatten(point, state.meta), memory), outcome
+        # in memory of its own, as that of a resumed run is: last bits of a product depend on where its factors begin
+        return LearnerState(cloned(unflatten(point, state.meta)), memory), outcome
 
 
 def gradient_learner(
@@ -176,7 +177,7 @@ def query_loss(config: Config) -> RoundLoss:
     """
     of_examples = EXAMPLE_LOSSES.get(config.adaptation.inner_loss)
     if of_examples is not None:
-        return partial(_as_round_loss, loss=of_examples)
+        return with_derivatives_of(of_examples, partial(_as_round_loss, loss=of_examples))
     return partial(clipped_surrogate, clip=config.adam.clip) if config.outer == "adam" else surrogate
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
-from mamlrl.adaptation import InnerStep
-from mamlrl.config import Config
+from mamlrl.adaptation import InnerStep, LossAtPoint
+from mamlrl.config import AdaptationConfig, Config
 from mamlrl.config.schema import require
-from mamlrl.distributions import Distribution
 from mamlrl.learners.adaptations import LearnedSteps
 from mamlrl.learners.base import LearnerState, Outcome
 from mamlrl.learners.gradient import GradientLearner, gradient_learner, query_loss
 from mamlrl.learners.maml import step_sizes
-from mamlrl.learners.objective import Losses, RoundLoss
+from mamlrl.learners.objective import Losses, weighted
 from mamlrl.outer import adam, sgd
 from mamlrl.outer.descent import cosine
 from mamlrl.policies.base import Policy
+from mamlrl.policies.stepwise import StepwisePolicy
 from mamlrl.structs import Data, MetaBatch, MetaParams, Params
 
 
@@ -38,6 +38,10 @@ class MAMLPPSettings:
     """Meta-updates over which it falls; afterwards it stays. 0 takes the `iterations` that the run begins with, which
     it stores."""
 
+    stepwise_normalization: bool = True
+    """Whether scales and shifts of batch normalisation, where a network has them, are others after each inner step:
+    meta-learned, and not adapted."""
+
     def __post_init__(self) -> None:
         for name in ("multi_step_iterations", "first_order_iterations", "anneal_iterations"):
             value = getattr(self, name)
@@ -52,6 +56,83 @@ def step_weights(steps: int, iterations: int, done: int) -> list[float]:
     """
     earlier = max(0.0, 1 - done / iterations) / steps if iterations else 0.0
     return [earlier] * (steps - 1) + [1 - (steps - 1) * earlier]
+
+
+class StepwiseNormalization(LearnedSteps):
+    """Gradient steps on all leaves but those of batch normalisation, which take other values after each step.
+
+    Antoniou et al. 2019, section 4, per-step batch normalisation weights and biases.
+
+    Args:
+        policy: holds those values.
+        settings: initial step size and inner loss.
+        entries: inner steps with step sizes of their own.
+        first_order: take the derivative of each step in the parameters as the identity.
+    """
+
+    def __init__(self, policy: StepwisePolicy, settings: AdaptationConfig, entries: int, first_order: bool):
+        held = {name for name in policy.init_params(torch.Generator()) if name.partition(".")[0] in policy.names}
+        adapting = frozenset(policy.init_params(torch.Generator())) - held
+        super().__init__(policy, settings, False, entries, first_order, adapting)
+        self._stepwise = policy
+
+    def adapt(self, meta: MetaParams, params: Params, batch: Data, step: int = 0, scale: float = 1.0) -> InnerStep:
+        """One gradient step on every task, and the next values of normalisation."""
+        return SwitchedStep(super().adapt(meta, params, batch, step, scale), self._stepwise.after(step))
+
+
+@dataclass(frozen=True)
+class SwitchedStep:
+    """An inner step after which some leaves take the values of others.
+
+    Args:
+        step: the step.
+        source: by leaf the name of that whose value it takes.
+    """
+
+    step: InnerStep
+    source: Mapping[str, str]
+
+    @property
+    def start(self) -> Params:
+        """Phi."""
+        return self.step.start
+
+    @property
+    def loss(self) -> LossAtPoint:
+        """The inner loss at phi."""
+        return self.step.loss
+
+    @property
+    def first_order(self) -> bool:
+        """Whether the derivative of the step is taken as the identity."""
+        return getattr(self.step, "first_order", False)
+
+    @property
+    def params(self) -> Params:
+        """Phi'."""
+        return self._switched(self.step.params)
+
+    def pushforward(self, tangent: Params, size_tangent: Params | None = None) -> Params:
+        """How phi' follows a change of phi and of the step sizes."""
+        return self._switched(self.step.pushforward(tangent, size_tangent))
+
+    def pullback(self, cotangent: Params) -> Params:
+        """The transpose of `pushforward` in phi, per task."""
+        return self.step.pullback(self._back(cotangent))
+
+    def pullback_to_sizes(self, cotangent: Params) -> Params:
+        """The transpose of `pushforward` in the step sizes, per task."""
+        return self.step.pullback_to_sizes(self._back(cotangent))
+
+    def _switched(self, params: Params) -> Params:
+        return {name: params[self.source.get(name, name)] for name in params}
+
+    def _back(self, cotangent: Params) -> Params:
+        result = {name: torch.zeros_like(leaf) if name in self.source else leaf for name, leaf in cotangent.items()}
+        for name, source in self.source.items():
+            result[source] = result[source] + cotangent[name]
+        return result
 
 
 class MAMLPP:
@@ -104,7 +185,10 @@ def updates_done(state: LearnerState) -> int:
 
 
 def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAMLPP:
-    """Step sizes per leaf and inner step, annealed multi-step loss, annealed first order, annealed outer step."""
+    """Step sizes per leaf and inner step, annealed multi-step loss, annealed first order, annealed outer step.
+
+    Where the network has batch normalisation, its scales and shifts are others after each inner step.
+    """
     query, steps = query_loss(config), config.adaptation.steps
     horizon = with_anneal_iterations(settings, config).anneal_iterations
 
@@ -116,8 +200,14 @@ def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAM
             weighted(query, last), [None, *(weighted(query, weight) if weight else None for weight in earlier)]
         )
 
+    names = getattr(policy, "normalization", frozenset()) if settings.stepwise_normalization else frozenset()
+    stepwise = StepwisePolicy(policy, names, steps) if names else None
+
     def learner(first_order: bool) -> GradientLearner:
-        adaptation = LearnedSteps(policy, config.adaptation, False, steps, first_order)
+        if stepwise is None:
+            adaptation = LearnedSteps(policy, config.adaptation, False, steps, first_order)
+        else:
+            adaptation = StepwiseNormalization(stepwise, config.adaptation, steps, first_order)
         return gradient_learner(adaptation, config, losses, annealed, step_sizes)
 
     outer = adam(config) if config.outer == "adam" else sgd(config)
@@ -125,12 +215,3 @@ def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAM
         outer, rate=lambda done: cosine(outer.rate(done), settings.final_rate, horizon, done)
     )
     return MAMLPP(learner(True), learner(False), settings.first_order_iterations)
-
-
-def weighted(loss: RoundLoss, weight: float) -> RoundLoss:
-    """A loss times a number."""
-
-    def times(distribution: Distribution, outputs: Tensor, batch: Data, built: Tensor) -> Tensor:
-        return weight * loss(distribution, outputs, batch, built)
-
-    return times

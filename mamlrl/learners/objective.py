@@ -25,7 +25,7 @@ from mamlrl.distributed import means_over_tasks
 from mamlrl.distributions import Distribution
 from mamlrl.learners.adaptations import Adapts
 from mamlrl.learners.kronecker import KroneckerPreconditioner
-from mamlrl.objectives import likelihood_ratio_loss, mean_kl
+from mamlrl.objectives import likelihood_ratio_loss, mean_kl, with_derivatives_of
 from mamlrl.policies.base import Factored, Linearization, Policy
 from mamlrl.structs import AnyData, Batch, Data, MetaBatch, MetaParams, Params, flatten, unflatten
 
@@ -36,6 +36,15 @@ RoundLoss = Callable[[Distribution, Tensor, Any, Tensor], Tensor]
 def surrogate(distribution: Distribution, outputs: Tensor, batch: Batch, built: Tensor) -> Tensor:
     """TRPO's surrogate, `likelihood_ratio_loss`, as a `RoundLoss`."""
     return likelihood_ratio_loss(distribution, outputs, batch)
+
+
+def weighted(loss: RoundLoss, weight: float) -> RoundLoss:
+    """A loss times a number."""
+
+    def times(distribution: Distribution, outputs: Tensor, batch: Data, built: Tensor) -> Tensor:
+        return weight * loss(distribution, outputs, batch, built)
+
+    return times
 
 
 class Losses(NamedTuple):
@@ -180,7 +189,7 @@ class AdaptedObjective:
         loss, built = self._losses.of_round(number, len(self._meta_batch.support)), self._built[number]
         if loss is None or linearization is None or built is None:
             return None
-        bound = partial(_without_built, loss=loss, built=built.outputs)
+        bound = with_derivatives_of(loss, partial(_without_built, loss=loss, built=built.outputs))
         return loss_on(linearization, self._learner.policy, self._meta_batch.measured(number), bound)
 
     @cached_property

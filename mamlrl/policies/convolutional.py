@@ -27,7 +27,13 @@ EPSILON = 1e-3
 def normalized(values: Tensor, scale: Tensor, shift: Tensor, dims: tuple[int, ...]) -> Tensor:
     """Batch normalisation: mean 0 and variance 1 over some dimensions, then a learned scale and shift."""
     centred = values - values.mean(dims, keepdim=True)
-    return scale * centred / (centred.square().mean(dims, keepdim=True) + EPSILON).sqrt() + shift
+    factor = scale * (centred.square().mean(dims, keepdim=True) + EPSILON).rsqrt()  # small: no division of all values
+    return torch.addcmul(shift, centred, factor)
+
+
+def normalization_of(layers: int) -> tuple[str, ...]:
+    """Names of the scales and shifts of so many layers."""
+    return tuple(f"{name}_{layer}" for layer in range(layers) for name in ("scale", "shift"))
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,11 @@ class ConvNet:
     num_outputs: int
     stride: bool = False
     head = ("weight", "bias")
+
+    @property
+    def normalization(self) -> tuple[str, ...]:
+        """Names of the parameters of batch normalisation."""
+        return normalization_of(len(self.filters))
 
     @property
     def features_size(self) -> int:
@@ -117,6 +128,11 @@ class NormalizedMLP:
 
     sizes: tuple[int, ...]
     head = ("weight", "bias")
+
+    @property
+    def normalization(self) -> tuple[str, ...]:
+        """Names of the parameters of batch normalisation."""
+        return normalization_of(len(self.sizes) - 2)
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Xavier-uniform weights, scales of 1, shifts and bias of 0, float32."""

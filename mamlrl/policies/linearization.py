@@ -12,6 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from mamlrl.policies.base import Linearization
 from mamlrl.structs import Params
 
 
@@ -100,3 +101,36 @@ def _gradient(outputs: Tensor, params: Params, cotangent: Tensor, create_graph: 
             materialize_grads=True,
         )
     return dict(zip(params, gradients, strict=True))
+
+
+class WithIdle:
+    """A network at fixed parameters and inputs, with further parameters of which its outputs are no function.
+
+    Args:
+        network: the network there.
+        idle: those parameters, stacked.
+
+    Attributes:
+        outputs: [M, B, T, Z].
+    """
+
+    def __init__(self, network: Linearization, idle: Params):
+        self._network, self.outputs = network, network.outputs
+        self._zeros = {name: leaf.new_zeros(()).expand_as(leaf) for name, leaf in idle.items()}
+
+    def pushforward(self, tangent: Params) -> Tensor:
+        """Jacobian-vector product, [M, B, T, Z]."""
+        return self._network.pushforward({name: leaf for name, leaf in tangent.items() if name not in self._zeros})
+
+    def pullback(self, cotangent: Tensor) -> Params:
+        """Vector-Jacobian product per task, stacked Params."""
+        return {**self._network.pullback(cotangent), **self._zeros}
+
+    def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
+        """Hessian of a loss on the outputs: that of the network."""
+        product = self._network.hessian(cotangent, output_hessian)
+        zeros = self._zeros
+        return lambda tangent: {
+            **product({name: leaf for name, leaf in tangent.items() if name not in zeros}),
+            **zeros,
+        }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import torch
 from torch import Tensor
@@ -35,15 +35,23 @@ class NetworkPolicy:
         return frozenset(getattr(self.network, "head", ()))
 
     @property
+    def normalization(self) -> frozenset[str]:
+        """Names of the parameters of batch normalisation, where the network says which they are."""
+        return frozenset(getattr(self.network, "normalization", ()))
+
+    @property
     def tells_factors(self) -> bool:
         """Whether its linearization has `factors`."""
         return tells_factors(self.network)
 
     @property
     def features(self) -> Callable[[Params, Tensor], Tensor] | None:
-        """(params, observations) -> what the last layer sees [M, B * T, E], where the network tells it."""
+        """(params, observations) -> what the last layer sees [M, B * T, E], where the network tells it.
+
+        The parameters need not hold the last layer.
+        """
         tell = getattr(self.network, "features", None)
-        return tell and (lambda params, observations: tell(*self._inputs(params, observations)))
+        return tell and (lambda params, observations: tell(*self._inputs(params, observations, self.head)))
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Those of the network."""
@@ -68,12 +76,13 @@ class NetworkPolicy:
         """Distribution parameters with products of their derivatives."""
         return linearize(self.network, *self._inputs(params, observations))
 
-    def _inputs(self, params: Params, observations: Tensor) -> tuple[Params, Tensor]:
+    def _inputs(self, params: Params, observations: Tensor, without: Set[str] = frozenset()) -> tuple[Params, Tensor]:
         """Stacked parameters, and the observations as the network sees them."""
         known = {"O": len(self._scale)} if self._scale else {}
         check_shapes(("observations", observations, "MBTO"), **known)
         scaled = observations * observations.new_tensor(self._scale) if self._scale else observations
-        return stack(params, len(observations), self._shapes), scaled
+        shapes = {name: shape for name, shape in self._shapes.items() if name not in without}
+        return stack(params, len(observations), shapes), scaled
 
 
 def linearize(network: Network, params: Params, observations: Tensor) -> Linearization:

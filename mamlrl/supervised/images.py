@@ -88,7 +88,7 @@ class ImageTasks:
             inputs = np.ascontiguousarray(pictures[:, :, part])
             return Drawn(
                 inputs.reshape(len(tasks), -1, inputs.shape[-1]),
-                np.ascontiguousarray(targets[..., part]).reshape(len(tasks), -1),
+                np.array(targets[..., part]).reshape(len(tasks), -1),
             )
 
         return drawn(slice(shots)), drawn(slice(shots, None))

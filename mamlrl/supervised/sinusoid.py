@@ -65,7 +65,7 @@ def make_sinusoid(
     Raises:
         ConfigError: a range is none.
     """
-    return Sinusoid(_range("amplitude", amplitude), _range("phase", phase), _range("inputs", inputs))
+    return _made(amplitude=amplitude, phase=phase, inputs=inputs)
 
 
 def make_sinusoid_frequency(
@@ -80,12 +80,11 @@ def make_sinusoid_frequency(
     Raises:
         ConfigError: a range is none.
     """
-    return Sinusoid(
-        _range("amplitude", amplitude),
-        _range("phase", phase),
-        _range("inputs", inputs),
-        _range("frequency", frequency),
-    )
+    return _made(amplitude=amplitude, phase=phase, inputs=inputs, frequency=frequency)
+
+
+def _made(**ranges: Sequence[float]) -> Sinusoid:
+    return Sinusoid(**{name: _range(name, given) for name, given in ranges.items()})
 
 
 def _range(name: str, given: Sequence[float]) -> tuple[float, float]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mamlrl.distributed import gather, share_of
-from mamlrl.evaluation.examples import estimates_of, joined, measure, metrics_of
+from mamlrl.evaluation.examples import Measured, estimates_of, joined, measure, metrics_of
 from mamlrl.experiment import SupervisedExperiment, draw_examples
 from mamlrl.learners import training_steps
 from mamlrl.learners.base import LearnerState, Outcome
@@ -31,12 +31,13 @@ def supervised_iteration(
     """
     config, row, watch = experiment.config, TASK_SETS[experiment.config.env], Stopwatch()
     first, updates, outcomes = iteration * config.data.updates, config.data.updates, list[Outcome]()
-    with watch("measure"):
-        meta_batch = draw_meta_batch(experiment, first)
-        measured = joined(gather(measure(experiment, state.meta, meta_batch.support, meta_batch.query)))
+    measured: Measured = {}
     for number in range(first, first + updates):
         with watch("sample"):
             meta_batch = draw_meta_batch(experiment, number)
+        if number == first:
+            with watch("measure"):
+                measured = joined(gather(measure(experiment, state.meta, meta_batch.support, meta_batch.query)))
         with watch("update"):
             generator = experiment.streams.torch(Stream.CURVATURE, number)
             state, outcome = experiment.learner.meta_step(state, meta_batch, generator)

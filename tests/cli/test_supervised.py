@@ -5,11 +5,14 @@ from __future__ import annotations
 import csv
 import math
 import pickle
+from itertools import pairwise
 from pathlib import Path
 
+import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import mamlrl
 from mamlrl.diagnose import main as diagnose
@@ -26,10 +29,10 @@ FEW = (
     "--threads 1 --eval.every 2 --eval.tasks 4 --eval.queries 6 --eval.steps 3 --checkpoint.every 1"
 ).split()
 """A run whose iterations take milliseconds."""
+OF_CLASSES = ("protonet", "matching")
 LEARNERS_HERE = [
-    name for name, row in LEARNERS.items() if row.trained and not row.rollouts_only and not row.examples_only
+    name for name, row in LEARNERS.items() if row.trained and not row.rollouts_only and name not in OF_CLASSES
 ]
-"""Those of images have tests of their own."""
 
 
 @pytest.fixture
@@ -132,12 +135,35 @@ def test_commands_that_need_an_environment_say_so(
 ) -> None:
     assert few("--iterations 1 --out run").code == 0
     command(*SMALL, "--iterations 1 --out policy")
-    for main, flags in ((record, "run --out films"), (diagnose, "run --out films")):
-        assert_fails(runner(main, capsys)(flags), 2, "mamlrl/Sinusoid-v0", "supervised tasks")
+    assert_fails(runner(diagnose, capsys)("run --out films"), 2, "mamlrl/Sinusoid-v0", "supervised tasks")
     assert_fails(evaluated("run --rollouts 2 --out results"), 2, "eval.rollouts is 2")
     assert_fails(evaluated("policy --shots 2 --out results"), 2, "eval.shots is 2")
     assert_fails(evaluated("run policy --out results"), 2, "another environment", "Sinusoid")
     assert not Path("films").exists() and not Path("results").exists()
+
+
+def test_a_film_shows_every_gradient_step_of_a_fit(few: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    few("--iterations 1 --out run")
+    recorded = runner(record, capsys)
+    outcome = recorded("run --tasks 2 --steps 0,2 --speed 4 --format gif --out films --threads 1")
+    assert outcome.code == 0, outcome.err
+    assert {path.name for path in Path("films").iterdir()} == {"task-1.gif", "task-2.gif", "still.png"}
+    assert "error (steps)" in outcome.out and "(2)" in outcome.out
+    pictures = imageio.imread("films/task-1.gif")
+    assert pictures.shape[1:] == (220, 320, 3) and len(pictures) == 3  # one after the other, at half the size
+    assert all((one != other).any() for one, other in pairwise(pictures))
+    outcome = recorded("run --task 2.0 0.5 --speed 20 --out one --threads 1")
+    assert outcome.code == 0 and "task 2.00 0.50" in outcome.out, outcome.err
+    assert len(imageio.imread("one/task-1.mp4", plugin="FFMPEG")) >= 11  # 10 steps by default
+    few("--iterations 1 --learner oracle --out oracle")
+    for flags, words in (
+        ("run --rollouts 2", ["--rollouts is 2", "learned from examples"]),
+        ("run --task 2.0", ["--task has 1 number; a task here has 2"]),
+        ("oracle --steps 1", ["--steps is 1", "oracle does not adapt"]),
+        ("oracle --steps 0", ["films of functions of one number"]),
+    ):
+        assert_fails(recorded(f"{flags} --out none"), 2, *words)
+    assert not Path("none").exists()
 
 
 def test_a_run_is_repeated_by_its_own_settings_and_differs_by_seed(few: Command, command: Command) -> None:
@@ -205,6 +231,13 @@ def test_a_loaded_predictor_adapts_to_points_as_the_evaluation_does(few: Command
     np.testing.assert_array_equal(again.predict(x), adapted.predict(x))
     by_hand = one_step_by_hand(predictor, x, y)
     np.testing.assert_allclose(predictor.adapt(x, y, steps=1).predict(x), by_hand, rtol=1e-4, atol=1e-5)
+    adapted.save("adapted.pt")
+    loaded = mamlrl.load_adapted("adapted.pt")
+    assert repr(loaded) == repr(adapted)
+    for one, other in ((adapted, loaded), (adapted.adapt(x, y), loaded.adapt(x, y))):
+        np.testing.assert_array_equal(one.predict(x), other.predict(x))
+    with pytest.raises(UserError, match=r"adapted\.pt is there already"):
+        adapted.save("adapted.pt")
     module = torch.export.export(adapted.module(), (torch.zeros(8, 1),)).module()
     np.testing.assert_allclose(module(torch.tensor(x[:, None]).float())[:, 0].detach(), adapted.predict(x), rtol=1e-5)
 
@@ -269,7 +302,15 @@ GLYPHS = (
 
 
 @pytest.mark.parametrize(
-    "flags", ["", "--learner protonet", "--policy.network mlp_norm", "--learner anil --policy.network conv"]
+    "flags",
+    [
+        "",
+        "--learner protonet",
+        "--learner matching",
+        "--policy.network mlp_norm",
+        "--learner anil --policy.network conv",
+        "--learner recurrent --policy.network mlp --learner_settings.hidden_sizes [5,4]",
+    ],
 )
 def test_glyphs_are_learned_resumed_and_evaluated_beside_the_nearest_neighbour(
     command: Command, evaluated: Command, flags: str
@@ -286,12 +327,15 @@ def test_glyphs_are_learned_resumed_and_evaluated_beside_the_nearest_neighbour(
     assert "nearest neighbour" in outcome.out and "diverged" not in outcome.out
     rows = rows_of("results/evaluation.csv")
     assert len(rows) == 4 * 3 + 4 and {"accuracy", "loss", "task_4"} <= rows[0].keys()
-    assert not Path("results/fits.png").exists()
+    with Image.open("results/fits.png") as figure:
+        assert min(figure.size) > 100
     predictor = mamlrl.load("run")
     images = np.random.default_rng(0).random((5, 784))
     adapted = predictor.adapt(images, np.arange(5), steps=1)
     assert adapted.predict(images).dtype.kind == "i"
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(adapted)).predict(images), adapted.predict(images))
+    adapted.save("adapted.pt")
+    np.testing.assert_array_equal(mamlrl.load_adapted("adapted.pt").predict(images), adapted.predict(images))
     np.testing.assert_allclose(adapted.probabilities(images).sum(1), 1, rtol=1e-5)
     with pytest.raises(UserError, match="y holds what is no class; classes are 0 to 4"):
         predictor.adapt(images, np.arange(5) + 1)
@@ -311,6 +355,11 @@ def test_glyphs_are_learned_resumed_and_evaluated_beside_the_nearest_neighbour(
         ("--eval.queries 20", ["eval.shots 1 and eval.queries 20 are 21 images of a class, of which there are 20"]),
         ("--learner oracle", ["learner oracle sees the task as numbers"]),
         ("--learner protonet --policy.network mlp", ["protonet", "such as conv"]),
+        ("--learner cnp", ["learner cnp needs a network whose first layer is linear", "such as mlp"]),
+        (
+            "--learner cnp --policy.network mlp --learner_settings.hidden_sizes []",
+            ["learner_settings.hidden_sizes is []"],
+        ),
         ("--policy.hidden_sizes []", ["policy.hidden_sizes is []", "from 1 to 4 layers"]),
         ("--adam.final_rate 1e-4", ["adam.anneal_updates is 0", "positive where adam.final_rate is"]),
     ],

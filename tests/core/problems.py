@@ -16,14 +16,14 @@ from torch import Tensor
 
 from mamlrl.config import AdaptationConfig, Config, PolicyConfig, TrustRegionConfig
 from mamlrl.learners.adaptations import Adaptation
-from mamlrl.learners.base import Learner
+from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.learners.gradient import GradientLearner
 from mamlrl.learners.maml import MAMLSettings
 from mamlrl.learners.maml import make_maml as make_maml_of
 from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss, mean_kl
 from mamlrl.policies import make_policy as make_policy_for
 from mamlrl.policies.base import Policy
-from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, unflatten
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, flatten, unflatten
 
 OBSERVATION, ACTIONS, ROLLOUTS, TIME = 4, 3, 3, 5
 STEP_SIZE = 0.3
@@ -55,6 +55,18 @@ def random_params(policy: Policy, generator: torch.Generator, num_tasks: int | N
         name: leaf.double() + 0.2 * torch.randn((*lead, *leaf.shape), generator=generator)
         for name, leaf in policy.init_params(generator).items()
     }
+
+
+def random_state(learner: Any, generator: torch.Generator) -> LearnerState:
+    """A state with noise on all that is meta-learned: step sizes differ from each other and from the configured one."""
+    state = learner.init(random_params(learner.policy, generator))
+    point = flatten(state.meta, state.meta)
+    return state._replace(meta=unflatten(point + 0.05 * torch.rand(point.shape, generator=generator), state.meta))
+
+
+def is_first_order(objective: Any) -> bool:
+    """Whether it takes the derivative of an inner step as the identity."""
+    return any(getattr(step, "first_order", False) for step in objective.path.steps)
 
 
 def random_like(params: Params, generator: torch.Generator) -> Params:

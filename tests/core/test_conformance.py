@@ -41,12 +41,14 @@ from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, Rollouts, flatt
 from tests.core.problems import (
     Rule,
     central_difference,
+    is_first_order,
     observation_space,
     one_task,
     padded,
     random_batch,
     random_mask,
     random_params,
+    random_state,
     reference_adapt,
     sample_meta_batch,
     select,
@@ -177,12 +179,8 @@ class Problem:
         self.config = dataclasses.replace(case.config(), trust_region=trust_region)
         self.learner = case.make(self.config)
         generator = torch.Generator().manual_seed(0)
-        state = self.learner.init(random_params(self.learner.policy, generator))
-        point = flatten(
-            state.meta, state.meta
-        )  # learned step sizes differ from each other, and from the configured one
-        self.meta = unflatten(point + 0.05 * torch.rand(point.shape, generator=generator), state.meta)
-        self.state = state._replace(meta=self.meta)
+        self.state = random_state(self.learner, generator)
+        self.meta = self.state.meta
         steps = training_steps(self.config)
         self.meta_batch, self.adapted = sample_meta_batch(self.learner, self.meta, TASKS, steps, generator)
         self.generator = generator
@@ -205,7 +203,7 @@ class Problem:
 
     @property
     def first_order(self) -> bool:
-        return any(getattr(step, "first_order", False) for step in self.objective.path.steps)
+        return is_first_order(self.objective)
 
 
 make_problem = cache(Problem)

@@ -73,7 +73,8 @@ def test_every_baseline_fine_tunes_by_the_same_inner_step(generator):
 
 def test_a_row_takes_its_outer_steps_by_name_and_the_first_of_them_by_default():
     defaults = {name: row.outer(CONFIG) for name, row in LEARNERS.items()}
-    others = {"promp": "adam", "mamlpp": "adam", "imaml": "adam", "reptile": "sgd", "protonet": "adam"}
+    others = {"promp": "adam", "mamlpp": "adam", "imaml": "adam", "reptile": "sgd"}
+    others |= dict.fromkeys(("protonet", "matching", "cnp", "recurrent", "rl2"), "adam")
     assert defaults == {**dict.fromkeys(LEARNERS, "trust_region"), **others}
     for row in LEARNERS.values():
         for outer in row.outers:

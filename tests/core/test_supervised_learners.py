@@ -22,7 +22,7 @@ from mamlrl.learners.base import LearnerState
 from mamlrl.learners.mamlpp import step_weights
 from mamlrl.policies.predictors import make_predictor
 from mamlrl.structs import Examples, MetaBatch, MetaParams, Params, flatten, unflatten
-from tests.core.problems import central_difference, random_params
+from tests.core.problems import central_difference, is_first_order, random_state
 
 TASKS, SHOTS, QUERIES, STEP_SIZE = 3, 4, 5, 0.1
 TARGETS: dict[str, spaces.Space] = {
@@ -31,6 +31,7 @@ TARGETS: dict[str, spaces.Space] = {
 }
 LEARNER_NAMES = [name for name, row in LEARNERS.items() if not (row.rollouts_only or row.examples_only)]
 OWN: dict[str, list[dict[str, Any]]] = {
+    "cavia": [{}, {"earlier_steps": 0.7}],
     "mamlpp": [{}, {"first_order_iterations": 0}],
     "imaml": [{"iterations": 100, "tolerance": 1e-10, "cg_iterations": 40, "cg_tolerance": 1e-22}],
 }
@@ -74,10 +75,8 @@ class Problem:
         policy = make_predictor(self.config.policy, spaces.Box(-1.0, 1.0, (3,)), TARGETS[case.loss])
         own = row.settings(**OWN.get(case.learner, [{}])[case.own])
         self.learner: Any = row.build(policy, self.config, own)
-        state = self.learner.init(random_params(self.learner.policy, generator))
-        point = flatten(state.meta, state.meta)
-        self.meta = unflatten(point + 0.05 * torch.rand(point.shape, generator=generator), state.meta)
-        self.state: LearnerState = state._replace(meta=self.meta)
+        self.state: LearnerState = random_state(self.learner, generator)
+        self.meta = self.state.meta
         support, query = (self._examples(count, generator) for count in (SHOTS, QUERIES))
         steps = training_steps(self.config)
         self.meta_batch = MetaBatch((support,) * steps, query, (query,) * steps)
@@ -95,7 +94,7 @@ class Problem:
 
     @property
     def first_order(self) -> bool:
-        return any(getattr(step, "first_order", False) for step in self.objective.path.steps)
+        return is_first_order(self.objective)
 
 
 make_problem = cache(Problem)
@@ -177,6 +176,8 @@ def test_loss_and_meta_gradient_are_those_of_autograd_through_adaptation_by_hand
     weights = [0.0] * (len(path) - 1) + [1.0]
     if problem.case.learner == "mamlpp":  # the query loss after every step counts
         weights = [0.0, *step_weights(2, 20, 0)]
+    elif problem.case.learner == "cavia" and problem.case.own:
+        weights = [0.0, 0.7, 1.0]
     losses = [
         weight * loss_by_hand(problem.case.loss, learner.policy.outputs(params, query.observations), query)
         for weight, params in zip(weights, path, strict=True)
