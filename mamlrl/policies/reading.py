@@ -73,8 +73,7 @@ class RecurrentReader:
 
     def read(self, params: Params, pairs: Tensor, weights: Tensor) -> Tensor:
         """The last output; all pairs weigh alike."""
-        features = self._network.features(params, pairs.unsqueeze(1))
-        return self._network.head(params, features[:, :, -1:])[:, 0, 0]
+        return self._network.outputs(params, pairs.unsqueeze(1))[:, 0, -1]
 
 
 class ReadingPolicy(ContextPolicy):
