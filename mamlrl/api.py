@@ -88,7 +88,7 @@ def train(
         env: a short name such as "cheetah-vel", or a Gymnasium id with its module.
         config: YAML file of settings.
         out: run folder in place of ``runs/<name>/<learner>/seed-<seed>-<time>``.
-        resume: run folder to go on with.
+        resume: run folder to go on with; "auto" goes on with `out` if it holds a run, and else begins one there.
         callback: (iterations done, metrics of the last one by name) -> whether to stop. What it raises ends the run,
             which can be resumed, and is raised here.
         progress: whether to print what the command prints.

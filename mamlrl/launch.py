@@ -24,7 +24,8 @@ from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined] # documented there
 
 from mamlrl import distributed
-from mamlrl.errors import ConfigError, RankFailure, UserError, cut, described, said
+from mamlrl.envs.errors import EnvironmentFailure
+from mamlrl.errors import ConfigError, LearnerFailure, RankFailure, UserError, cut, described, said
 from mamlrl.messages import say, silence
 from mamlrl.run_folder.folder import versions
 
@@ -164,9 +165,10 @@ class GlooRanks:
         with contextlib.suppress(RuntimeError):  # the store may be gone
             if not isinstance(error, RankFailure):
                 unexpected = not isinstance(error, UserError | SystemExit | KeyboardInterrupt)
-                user_traceback = getattr(error, "user_traceback", "")
-                text = f"{user_traceback}\n{''.join(traceback.format_exception(error))}" if unexpected else None
-                message = said(error) if isinstance(error, UserError) or user_traceback else described(error)
+                own = getattr(error, "user_traceback", "")
+                text = f"{own}\n{''.join(traceback.format_exception(error))}" if unexpected else None
+                tells = isinstance(error, UserError | EnvironmentFailure | LearnerFailure)
+                message = said(error) if tells else described(error)
                 reason = json.dumps([self.rank, message, _exit_code(error), text])
                 self._store.compare_set(FAILURE, "", reason)
             if first:
@@ -243,7 +245,7 @@ def check_same(ranks: distributed.Ranks) -> None:
     Raises:
         UserError: they were not, or have not.
     """
-    *installed, processor = versions().splitlines()
+    *installed, processor, _ = versions().splitlines()
     rows = ranks.gather((sys.argv[1:], installed, processor))
     command, packages, model = rows[0]
     for rank, (words, others, _) in enumerate(rows):

@@ -40,10 +40,16 @@ from mamlrl.options import OptionParser, usable_path
 RUN_FLAGS = {
     "config": ("FILE", "YAML file of settings; they go over those of a short name, and flags over them."),
     "out": ("DIR", "Run folder in place of runs/<name>/<learner>/seed-<seed>-<time>."),
-    "resume": ("RUN_DIR", "Run folder to go on with; --iterations may extend the run."),
+    "resume": (
+        "RUN_DIR|auto",
+        "Run folder to go on with; --iterations may extend the run. auto goes on with --out DIR if it holds a run, and "
+        "else begins one there.",
+    ),
 }
 """Flags that are no settings: value and help."""
 PRINT = "print_config"
+AUTO = Path("auto")
+"""In place of a run folder to resume: start anew or resume, whichever fits."""
 METAVARS = {int: "N", float: "X", bool: "true|false", str: "TEXT", Literal: "WORD", tuple: "[...]", dict: "{...}"}
 """What stands for a value in the help."""
 
@@ -85,11 +91,15 @@ def make_command(given: Settings, config_file: Path | None, out: Path | None, re
         given: settings, as flags give them.
         config_file: settings that they go over.
         out: run folder in place of the default one.
-        resume: run folder to go on with.
+        resume: run folder to go on with, or AUTO.
 
     Raises:
         ConfigError: a setting or a file is wrong.
     """
+    if resume == AUTO:
+        if out is None:
+            raise ConfigError("--resume auto needs --out, the folder that it begins a run in or goes on with")
+        out, resume = (None, out) if (out / CONFIG_FILE).is_file() else (out, None)
     if out is not None and resume is not None:
         raise ConfigError("--out and --resume exclude each other: a resumed run stays in its folder")
     named = "env" in given
@@ -132,7 +142,7 @@ def build_parser(env: str = "", own: type | None = None) -> OptionParser:
         description="Meta-train a policy on a family of tasks.",
         epilog=f"Short names for --env: {', '.join(shipped_names())}. With one of them --help shows its defaults, "
         "with --learner NAME also that learner's own settings.",
-        usage="%(prog)s --env NAME|module:Id [--config FILE] [--out DIR] [--resume RUN_DIR] [--FIELD VALUE ...]",
+        usage="%(prog)s --env NAME|module:Id [--config FILE] [--out DIR] [--resume RUN_DIR|auto] [--FIELD VALUE ...]",
         allow_abbrev=False,
     )
     run = parser.add_argument_group("The run")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mamlrl.config import Config
 from mamlrl.config.files import CONFIG_FILE, to_yaml
+from mamlrl.distributed import size
 from mamlrl.errors import ConfigError
 from mamlrl.messages import say
 from mamlrl.run_folder.files import keep_aside, write_whole
@@ -125,7 +126,7 @@ def reopen(folder: Path, config: Config, iteration: int) -> None:
     begun = f"{recorded}\nresumed after iteration {iteration}\n" if recorded else ""
     write_whole(path, f"{begun}{versions()}".encode())
     if recorded:
-        say("note: versions or processor differ from before (see versions.txt); results may differ too")
+        say("note: versions, processor or ranks differ from before (see versions.txt); results may differ too")
 
 
 def write_error(folder: Path, traceback: str) -> bool:
@@ -148,11 +149,11 @@ def remove_error(folder: Path) -> None:
 
 
 def versions() -> str:
-    """What the results depend on: the commit of the checkout, if any, versions of the packages, the processor."""
+    """What the results depend on: the commit of the checkout, if any, versions of the packages, processor, ranks."""
     packages = ("mamlrl", "torch", "numpy", "mujoco", "gymnasium")
     lines = [f"commit {git_commit()}", f"python {platform.python_version()}"]
     lines += [f"{name} {metadata.version(name)}" for name in packages]
-    return "\n".join([*lines, f"processor {processor()}"]) + "\n"
+    return "\n".join([*lines, f"processor {processor()}", f"ranks {size()}"]) + "\n"
 
 
 def processor() -> str:

@@ -124,7 +124,7 @@ def run(
     check_trial_settings(command.config, command.chosen)
     check_names("a key of learners in --config", command.learners)
     keep_freed_memory()
-    config = dataclasses.replace(command.config, threads=num_threads(command.config))  # the same wherever it goes on
+    config = dataclasses.replace(command.config, threads=threads_of(command))
     torch.set_num_threads(config.threads)
     # Signals are handled before environments fork processes of their own.
     with interrupts or StopRequest() as stop, contextlib.ExitStack() as stack:
@@ -148,6 +148,14 @@ def run(
                 run_folder.remove_error(folder)
             report(shown, progress, experiment.config)
         return Ended(folder, progress, stop.exit_code)
+
+
+def threads_of(command: Command) -> int:
+    """Those that the run began with, wherever it goes on; fewer where ranks would have more than the processors."""
+    threads = num_threads(command.config)
+    if command.resume is None or size() == 1 or "threads" in command.chosen:
+        return threads
+    return min(threads, num_threads(dataclasses.replace(command.config, threads=0)))
 
 
 def prepare(config: Config, notes: Iterable[str], stack: contextlib.ExitStack) -> Work:
