@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined] # documented there
@@ -56,6 +57,8 @@ def together(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int
     """
     ranks = meet()
     first = ranks.rank == 0
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % torch.cuda.device_count())
     try:
         with distributed.over(ranks), silence(not first), _speaking(first):
             check_same(ranks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from mamlrl.experiment import initial_state, make_experiment, make_supervised
 from mamlrl.learners import LEARNERS
 from mamlrl.learners.base import LearnerState
 from mamlrl.learners.objective import draw_rollouts, draw_steps
-from mamlrl.structs import Batch
+from mamlrl.structs import Batch, Metrics
 from mamlrl.training.examples import supervised_iteration
 from mamlrl.training.iteration import meta_iteration
 from tests.golden.record import CASES, COMMON, double
@@ -125,7 +126,9 @@ def iterate(config: Config, iterations: int) -> tuple[LearnerState, list[dict[st
     return state, [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
 
 
-def assert_same(found: tuple[LearnerState, list], expected: tuple[LearnerState, list], tolerance: float) -> None:
+def assert_same(
+    found: tuple[LearnerState, Sequence[Metrics]], expected: tuple[LearnerState, Sequence[Metrics]], tolerance: float
+) -> None:
     """Same metrics and same state, to a relative tolerance."""
     assert [row.keys() for row in found[1]] == [row.keys() for row in expected[1]]
     for ours, theirs in zip(found[1], expected[1], strict=True):
@@ -158,11 +161,11 @@ def test_a_learner_that_needs_all_tasks_at_once_says_so():
 
 
 SUPERVISED = [name for name, row in LEARNERS.items() if row.trained and not row.rollouts_only]
+"""Protonet's glyphs are drawn once for all tests, which takes some seconds."""
 
 
-@pytest.mark.parametrize("learner", SUPERVISED)
-def test_ranks_give_the_numbers_of_one_process_on_supervised_tasks(learner):
-    """In float32, in which examples are: sums over five tasks are added up in another order."""
+def supervised_settings(learner: str) -> Config:
+    """A few tasks of a few examples."""
     changes = {
         "learner": learner,
         "sampling": {"tasks": 5},
@@ -172,7 +175,13 @@ def test_ranks_give_the_numbers_of_one_process_on_supervised_tasks(learner):
         "seed": 3,
     }
     env = "glyphs" if learner in ("protonet", "matching") else "sinusoid"
-    config = make_config(merge(shipped_settings(env, learner), changes))
+    return make_config(merge(shipped_settings(env, learner), changes))
+
+
+@pytest.mark.parametrize("learner", SUPERVISED)
+def test_ranks_give_the_numbers_of_one_process_on_supervised_tasks(learner):
+    """In float32, in which examples are: sums over five tasks are added up in another order."""
+    config = supervised_settings(learner)
 
     def of_rank() -> tuple[LearnerState, list[dict[str, Any]]]:
         experiment = make_supervised(config)

@@ -83,4 +83,5 @@ def _invert(layer: LayerFactors, damping: float) -> InvertedLayer:
 
 def _damped_inverse(factor: Tensor, damping: float) -> Tensor:
     """(F + damping I)^-1 of a symmetric positive semidefinite factor [N, N]."""
-    return torch.cholesky_inverse(torch.linalg.cholesky(factor + damping * torch.eye(len(factor), dtype=factor.dtype)))
+    identity = torch.eye(len(factor), dtype=factor.dtype, device=factor.device)
+    return torch.cholesky_inverse(torch.linalg.cholesky(factor + damping * identity))

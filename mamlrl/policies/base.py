@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -10,6 +11,12 @@ from torch import Tensor
 
 from mamlrl.distributions import Distribution
 from mamlrl.structs import Params
+
+
+@functools.lru_cache(maxsize=64)
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers as a tensor, made once for a device: a copy to a GPU at every time step would be waited for."""
+    return torch.tensor(values, dtype=dtype, device=device)
 
 
 class LayerFactors(NamedTuple):

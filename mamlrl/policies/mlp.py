@@ -22,10 +22,12 @@ Activation = Literal["tanh", "relu"]
 
 
 def tanh_(values: Tensor) -> Tensor:
-    """The hyperbolic tangent, 2 sigmoid(2 x) - 1, in place where autograd does not watch.
+    """The hyperbolic tangent, in place where autograd does not watch.
 
-    On a CPU ten times as fast as torch.tanh, and equal to rounding.
+    On a CPU as 2 sigmoid(2 x) - 1: ten times as fast as torch.tanh, and equal to rounding.
     """
+    if values.device.type != "cpu":
+        return values.tanh() if torch.is_grad_enabled() else values.tanh_()
     if torch.is_grad_enabled():
         return torch.sigmoid(2 * values) * 2 - 1
     return values.mul_(2).sigmoid_().mul_(2).sub_(1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mamlrl.distributions import Distribution
-from mamlrl.policies.base import Linearization, Network, tells_factors
+from mamlrl.policies.base import Linearization, Network, constant, tells_factors
 from mamlrl.policies.linearization import AutogradLinearization
 from mamlrl.structs import Params, check_shapes, stack
 
@@ -80,9 +80,10 @@ class NetworkPolicy:
         """Stacked parameters, and the observations as the network sees them."""
         known = {"O": len(self._scale)} if self._scale else {}
         check_shapes(("observations", observations, "MBTO"), **known)
-        scaled = observations * observations.new_tensor(self._scale) if self._scale else observations
+        if self._scale:
+            observations = observations * constant(tuple(self._scale), observations.dtype, observations.device)
         shapes = {name: shape for name, shape in self._shapes.items() if name not in without}
-        return stack(params, len(observations), shapes), scaled
+        return stack(params, len(observations), shapes), observations
 
 
 def linearize(network: Network, params: Params, observations: Tensor) -> Linearization:

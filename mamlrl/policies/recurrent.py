@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical, DiagonalGaussian, Distribution
+from mamlrl.policies.base import constant
 from mamlrl.policies.linearization import AutogradLinearization
 from mamlrl.policies.mlp import tanh_
 from mamlrl.structs import Params, check_shapes, stack
@@ -367,6 +368,7 @@ class RecurrentPolicy:
         if state[0].shape[:2] != observations.shape[:2]:
             theirs, ours = (" x ".join(map(str, leaf.shape[:2])) for leaf in (state[0], observations))
             raise ValueError(f"the memory is of {theirs} rollouts, the observations are of {ours}")
+        state = tuple(leaf.to(observations.device) for leaf in state)  # that of the start is made on the CPU
         means, state = self.network.step(params, self.scaled(observations), state)
         return self._with_log_std(params, means), state
 
@@ -394,7 +396,9 @@ class RecurrentPolicy:
 
     def scaled(self, observations: Tensor) -> Tensor:
         """Observations as the network sees them."""
-        return observations * observations.new_tensor(self._scale) if self._scale else observations
+        if not self._scale:
+            return observations
+        return observations * constant(tuple(self._scale), observations.dtype, observations.device)
 
     def _with_log_std(self, params: Params, means: Tensor) -> Tensor:
         if self._log_std is None:

@@ -39,7 +39,10 @@ class RankWalk(Walk):
                 raise ValueError("the model has a hole")
             if os.environ[HOW] == "nan":
                 return np.full(2, np.nan), 0.0, False, False, {}
-            os.kill(os.getpid(), getattr(signal, os.environ[HOW]))
+            if os.environ[HOW] != "once":
+                os.kill(os.getpid(), getattr(signal, os.environ[HOW]))
+            elif os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+                os.kill(os.getpid(), signal.SIGKILL)
             RankWalk.steps = -(10**6)
         return super().step(action)
 
