@@ -36,6 +36,8 @@ class HeldOut(NamedTuple):
     """how good the state is, the larger the better"""
     estimates: Estimates = {}  # noqa: RUF012 (never written to)
     """of the metrics, those that are drawn with their intervals"""
+    episodes: Sequence[Estimate] = ()
+    """return of each episode of trials, where there are some"""
 
 
 class AdaptationResult(NamedTuple):
@@ -182,7 +184,9 @@ class Evaluation:
         }
         returns = [Estimate(*pair) for pair in zip(means.tolist(), half_widths, strict=True)]
         score = float((means[1:] if len(means) > 1 else means).mean())
-        return HeldOut({**metrics, **measured}, score, {"return": returns})
+        rows = () if result.episodes is None else result.episodes
+        episodes = [Estimate(float(row.mean()), interval(row)) for row in rows]
+        return HeldOut({**metrics, **measured}, score, {"return": returns}, episodes)
 
     @staticmethod
     def _names(config: Config) -> list[str]:

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from mamlrl.envs.trials import TrialVector
 from mamlrl.errors import NonFiniteError
 from mamlrl.experiment import Experiment
 from mamlrl.learners import step_scale
+from mamlrl.policies.base import Policy
 from mamlrl.progress import progress_bar
 from mamlrl.recording.panels import Panel
 from mamlrl.recording.pictures import Picture, fitted
@@ -160,7 +162,7 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
         subject.params,
         start,
         num_rows,
-        lambda outputs, _: policy.distribution.mode(outputs),
+        _chooser(policy, stage, subject.seed),
         config,
     )
     time = 0
@@ -189,6 +191,18 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
         envs.target_speed(subject.task),  # type: ignore[attr-defined]
         np.array(log.episodes) if log.episodes else None,
     )
+
+
+def _chooser(policy: Policy, stage: Stage, seed: int) -> Callable[[torch.Tensor, int], torch.Tensor]:
+    """How actions are chosen: the likeliest ones; in a trial sampled ones, without which it may find out nothing."""
+    distribution, generator = policy.distribution, torch.Generator().manual_seed(seed)
+
+    def sampled(outputs: torch.Tensor, t: int) -> torch.Tensor:
+        draw = torch.randn if distribution.noise == "normal" else torch.rand
+        noise = draw(*outputs.shape[:2], *distribution.noise_shape, generator=generator, dtype=outputs.dtype)
+        return distribution.sample(outputs, noise)
+
+    return sampled if isinstance(stage.envs, TrialVector) else lambda outputs, t: distribution.mode(outputs)
 
 
 class _Log:

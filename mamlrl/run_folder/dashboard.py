@@ -15,7 +15,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from mamlrl.config import Config
 from mamlrl.config.files import flat_settings, to_yaml
-from mamlrl.learners import evaluation_steps, training_steps
+from mamlrl.learners import evaluation_steps, find_learner, training_steps
 from mamlrl.run_folder.figures import Comparison, Curve, figure, steps_name
 from mamlrl.statistics import INTERVALS, Estimate, Estimates
 from mamlrl.supervised import find_task_set, quantity_of
@@ -37,6 +37,8 @@ def arrange(config: Config) -> dict[str, dict[str, list[Any]]]:
 
     def by_steps(tag: str, steps: int) -> dict[str, list[Any]]:
         charts: dict[str, list[Any]] = {"by adaptation step": ["Multiline", [rf"{tag}/step_\d+$"]]}
+        if find_learner(config.learner).recurrent:
+            charts = {"by episode of a trial": ["Multiline", [rf"{tag}/episode_\d+$"]]}
         for step in reversed(range(steps + 1)):  # TensorBoard shows charts with bands last one first
             bounds = [f"{tag}_band/step_{step}/{bound}" for bound in ("lower", "upper")]
             charts[f"{steps_name(step)}, 95% interval over tasks"] = ["Margin", [f"{tag}/step_{step}", *bounds]]
@@ -108,9 +110,9 @@ def bands(estimates: Estimates, prefix: str = "") -> Iterator[tuple[str, float]]
                 yield f"{band}/upper", mean + half_width
 
 
-def adaptation_figure(quantity: str, estimates: Sequence[Estimate], iteration: int) -> Figure:
-    """A quantity on held-out tasks against gradient steps."""
+def adaptation_figure(quantity: str, estimates: Sequence[Estimate], iteration: int, used: Sequence[int] = ()) -> Figure:
+    """A quantity on held-out tasks against gradient steps, or against the episodes that were used before."""
     bounds = [(mean - half_width, mean + half_width) for mean, half_width in estimates]
-    curve = Curve("mean", "", [mean for mean, _ in estimates], bounds, "tasks")
+    curve = Curve("mean", "", [mean for mean, _ in estimates], bounds, "tasks", used=used)
     title = f"Held-out tasks after iteration {iteration}"
     return figure(Comparison(title, INTERVALS["student"], [curve], {}, quantity))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -18,7 +19,7 @@ from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer
 from mamlrl.run_folder.files import keep_aside, naming, write_whole
 from mamlrl.run_folder.folder import METRICS_FILE
 from mamlrl.run_folder.metrics_table import Table, Written
-from mamlrl.statistics import Estimates
+from mamlrl.statistics import Estimate, Estimates
 from mamlrl.structs import Metrics
 
 
@@ -71,7 +72,12 @@ class MetricsLog:
             dashboard.describe(self._tensorboard, config, iteration)
 
     def write(
-        self, iteration: int, metrics: Metrics, training: Estimates | None = None, held_out: Estimates | None = None
+        self,
+        iteration: int,
+        metrics: Metrics,
+        training: Estimates | None = None,
+        held_out: Estimates | None = None,
+        episodes: Sequence[Estimate] = (),
     ) -> None:
         """Write the row of an iteration, at once visible to others.
 
@@ -80,6 +86,7 @@ class MetricsLog:
             metrics: the row.
             training: metrics of training tasks that TensorBoard shows with their intervals.
             held_out: those of held-out tasks, shown as a figure against inner steps besides.
+            episodes: return of each episode of trials on held-out tasks, which takes the place of the first figure.
         """
         cells = {name: "" if value is None else str(value) for name, value in metrics.items()}
         with naming(self._path):
@@ -90,7 +97,8 @@ class MetricsLog:
                 if value is not None:
                     self._tensorboard.add_scalar(name, value, iteration)
             for quantity, estimates in (held_out or {}).items():
-                evaluated = dashboard.adaptation_figure(quantity, estimates, iteration)
+                shown, used = (episodes, range(len(episodes))) if episodes else (estimates, ())
+                evaluated = dashboard.adaptation_figure(quantity, shown, iteration, used)
                 self._tensorboard.add_figure(f"adaptation/{quantity}", evaluated, iteration)
             self._tensorboard.flush()
 

@@ -79,7 +79,7 @@ def meta_train(
             counted = {"env_steps": progress.env_steps} if progress.env_steps else {}
             ours = {"update/nonfinite": float(outcome.not_finite), **counted}
             metrics = {**outcome.metrics, **ours, **held_out.metrics}
-            log.write(progress.iteration, metrics, outcome.estimates, held_out.estimates)
+            log.write(progress.iteration, metrics, outcome.estimates, held_out.estimates, held_out.episodes)
             logged = progress
             if hooks.record:
                 hooks.record(progress.state, progress.iteration)
