@@ -26,6 +26,7 @@ FAMILIES = (
     ("mamlrl/AntGoal-v0", "ant", "AntGoalEnv", "AntGoalVectorEnv", 100),
     ("mamlrl/Bandit-v0", "bandit", "BanditEnv", "BanditVectorEnv", 100),
     ("mamlrl/TabularMDP-v0", "tabular_mdp", "TabularMDPEnv", "TabularMDPVectorEnv", 10),
+    ("mamlrl/Maze-v0", "maze", "MazeEnv", "MazeVectorEnv", 250),
     ("mamlrl/HalfCheetahDynamics-v0", "dynamics", "HalfCheetahDynamicsEnv", "HalfCheetahDynamicsVectorEnv", 100),
     ("mamlrl/HopperDynamics-v0", "dynamics", "HopperDynamicsEnv", "HopperDynamicsVectorEnv", 100),
     ("mamlrl/Walker2DDynamics-v0", "dynamics", "Walker2DDynamicsEnv", "Walker2DDynamicsVectorEnv", 100),

@@ -18,6 +18,7 @@ SAID = {
     "mamlrl/AntDir-v0": ([-1.0], "direction -1", "speed", None),
     "mamlrl/AntGoal-v0": ([2.0, -1.0], "goal (2.00, -1.00)", "speed", None),
     "mamlrl/Bandit-v0": ([0.1, 0.2, 0.9, 0.4, 0.5], "best of 5 arms: 2, 0.90", None, None),
+    "mamlrl/Maze-v0": ([0.0] * 40 + [4, 2, 0, 1, 3], "target (4, 2), start (0, 1)", None, None),
     "mamlrl/TabularMDP-v0": ([-1.25] + [0.5] * 49 + [0.1] * 500, "10 states, mean rewards -1.25 to 0.50", None, None),
     "mamlrl/HalfCheetahDynamics-v0": (
         [0.8] + [1.0] * 5 + [1.2] + [1.1] * 7 + [0.9] * 6 + [0.7],

@@ -193,6 +193,11 @@ def test_import_is_light_and_make_needs_no_import_of_ours(tmp_path):
         ("mamlrl/Bandit-v0", {"reward": "beta"}, "reward is 'beta'; it must be one of 'bernoulli', 'gaussian'"),
         ("mamlrl/TabularMDP-v0", {"states": 0}, "states is 0; it must be a whole number of at least 1"),
         ("mamlrl/TabularMDP-v0", {"actions": 2.5}, "actions is 2.5; it must be a whole number of at least 2"),
+        ("mamlrl/Maze-v0", {"size": 1}, "size is 1; it must be a whole number of at least 2"),
+        ("mamlrl/Maze-v0", {"loops": 2}, "loops is 2; it must be a probability, between 0 and 1"),
+        ("mamlrl/Maze-v0", {"split": "dev"}, "split is 'dev'; it must be one of 'all', 'train', 'test'"),
+        ("mamlrl/Maze-v0", {"move": 0}, "move is 0; it must be above 0 and at most 0.5 cells"),
+        ("mamlrl/Maze-v0", {"turn": -1}, "turn is -1; it must be above 0 and at most 180 degrees"),
         ("mamlrl/AntDir-v0", {"healthy_z_range": (1, 0.2)}, "healthy_z_range is (1, 0.2); it must be (low, high)"),
     ],
 )

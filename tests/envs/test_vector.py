@@ -22,6 +22,7 @@ VARIANTS = [
     ("mamlrl/Bandit-v0", {"arms": 3}),
     ("mamlrl/Bandit-v0", {"reward": "gaussian"}),
     ("mamlrl/TabularMDP-v0", {"states": 4, "actions": 3}),
+    ("mamlrl/Maze-v0", {"size": 3, "height": 4, "width": 5, "max_episode_steps": 100}),
     ("mamlrl/HalfCheetahDynamics-v0", {"span": 2.0, "change_at": 40}),
     ("mamlrl/AntVel-v0", {**RLLAB, "body": "rllab", "healthy_z_range": (0.35, 0.7)}),
     ("mamlrl/AntPayload-v0", {}),

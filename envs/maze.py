@@ -1,0 +1,275 @@
+"""Mazes seen from within: find a target, and remember the way to it.
+
+Source: Duan et al. (2016), "RL^2: Fast Reinforcement Learning via Slow Reinforcement Learning", section 3.3.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+
+from .arguments import check_count
+from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv
+from .maze_layouts import is_test_layout, reachable, spanning_trees
+from .maze_pictures import View, draw_maze
+
+LEFT, RIGHT, FORWARD = range(3)
+MARGIN = 0.15
+"""How near one comes to a wall that is ahead, in cells."""
+REACH = 0.4
+"""How near one has to come to the target, in cells."""
+
+Split = Literal["all", "train", "test"]
+
+
+class MazeSpace(TaskSpace):
+    """Mazes with a target and a start, as task vectors.
+
+    A vector holds whether there is a wall between cells that are next to each other, first in rows [S, S - 1], then in
+    columns [S - 1, S]; row and column of the target; row and column of the start; and the direction at the start in
+    quarter turns: 0 along the columns, 1 along the rows.
+
+    Args:
+        size: S, cells of a side.
+        loops: probability that a wall which is not needed for a perfect maze is left out.
+        split: of which layouts tasks are drawn.
+    """
+
+    def __init__(self, size: int, loops: float, split: Split):
+        self.size, self._loops, self._split = size, loops, split
+        self.inner = 2 * size * (size - 1)
+        last = size - 1
+        super().__init__(np.zeros(self.inner + 5), np.concatenate([np.ones(self.inner), [last] * 4, [3]]))
+
+    def walls(self, tasks: Array) -> tuple[Mask, Mask]:
+        """Where there are walls, the outer ones too.
+
+        Returns:
+            Of tasks [N, P] those that bound cells to the left and right, [N, S, S + 1], and above and below,
+            [N, S + 1, S].
+        """
+        n, size = len(tasks), self.size
+        upright, level = np.ones((n, size, size + 1), bool), np.ones((n, size + 1, size), bool)
+        half = self.inner // 2
+        upright[:, :, 1:-1] = tasks[:, :half].reshape(n, size, size - 1) > 0.5
+        level[:, 1:-1] = tasks[:, half : self.inner].reshape(n, size - 1, size) > 0.5
+        return upright, level
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n tasks, [n, P]: a layout of the split, and two different cells and a direction, all equally likely."""
+        found = np.zeros((0, self.inner))
+        while len(found) < n:
+            walls = spanning_trees(2 * n, self.size, rng)
+            walls &= rng.random(walls.shape) >= self._loops
+            test = is_test_layout(walls)
+            wanted = {"all": test | ~test, "train": ~test, "test": test}[self._split]
+            found = np.concatenate([found, walls[wanted].astype(np.float64)])
+        cells = self.size**2
+        target = rng.integers(cells, size=n)
+        start = (target + rng.integers(1, cells, size=n)) % cells
+        places = np.stack([*divmod(target, self.size), *divmod(start, self.size), rng.integers(4, size=n)], axis=1)
+        return np.concatenate([found[:n], places.astype(np.float64)], axis=1)
+
+    def accepts(self, tasks: Array) -> Mask:
+        """Which of the tasks [N, P] are mazes whose target can be reached from another cell, the start, [N]."""
+        whole = super().accepts(tasks) & (tasks == np.floor(tasks)).all(axis=1)
+        usable = np.where(whole[:, None], tasks, 0.0)
+        places = usable[:, self.inner :].astype(np.intp)
+        from_start = reachable(*self.walls(usable), places[:, 2], places[:, 3])
+        apart = (places[:, 0] != places[:, 2]) | (places[:, 1] != places[:, 3])
+        return whole & apart & from_start[np.arange(len(tasks)), places[:, 0], places[:, 1]]
+
+    def contains(self, x: Any) -> bool:
+        """Whether x is such a maze."""
+        return super().contains(x) and bool(self.accepts(np.asarray(x)[None])[0])
+
+    def sample(self, mask: None = None, probability: None = None) -> Array:
+        """Draw a task, as `draw`."""
+        return self.draw(1, self.np_random)[0]
+
+    def __repr__(self) -> str:
+        return f"MazeSpace({self.size} x {self.size})"
+
+
+class MazeVectorEnv(TaskVectorEnv):
+    """N mazes in lock step; see `MazeEnv` for the environment.
+
+    Attributes:
+        picture_shape: height, width and colours of the picture that an observation is.
+    """
+
+    task_space: MazeSpace
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        num_threads: int = 0,  # of a simulator; numpy needs none
+        *,
+        size: int = 5,
+        loops: float = 0.2,
+        split: Split = "train",
+        height: int = 15,
+        width: int = 20,
+        move: float = 0.5,
+        turn: float = 30.0,
+    ):
+        for name, value, least in (("size", size, 2), ("height", height, 1), ("width", width, 2)):
+            check_count(name, value, least)
+        if not 0 <= loops <= 1:
+            raise ValueError(f"loops is {loops}; it must be a probability, between 0 and 1")
+        if split not in get_args(Split):
+            raise ValueError(f"split is {split!r}; it must be one of {', '.join(map(repr, get_args(Split)))}")
+        if not 0 < move <= 0.5:
+            raise ValueError(f"move is {move}; it must be above 0 and at most 0.5 cells")
+        if not 0 < turn <= 180:
+            raise ValueError(f"turn is {turn}; it must be above 0 and at most 180 degrees")
+        self.picture_shape = height, width, 3
+        super().__init__(
+            observation_space=spaces.Box(0.0, 1.0, (height * width * 3,), np.float64),
+            action_space=spaces.Discrete(3),
+            task_space=MazeSpace(size, loops, split),
+            num_envs=num_envs,
+            max_episode_steps=max_episode_steps,
+            render_mode=render_mode,
+        )
+        self._move, self._turn, self._view = move, np.deg2rad(turn), View(height, width)
+        self._upright, self._level = self.task_space.walls(np.zeros((num_envs, self.task_space.inner + 5)))
+        self._targets, self._positions = np.zeros((2, num_envs, 2))  # x along the columns, y along the rows
+        self._headings = np.zeros(num_envs)
+        self._pictures = np.zeros((num_envs, height * width * 3))
+        self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n mazes, as `MazeSpace.draw`, [n, P]."""
+        return self.task_space.draw(n, rng)
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """Where the target and the start are, in rows and columns from 0."""
+        row, column, start_row, start_column, _ = np.ravel(task)[self.task_space.inner :].astype(int)
+        return f"target ({row}, {column}), start ({start_row}, {start_column})"
+
+    def _start_rows(self, rows: NDArray[np.intp]) -> None:
+        tasks = self.tasks[rows]
+        self._upright[rows], self._level[rows] = self.task_space.walls(tasks)
+        row, column, start_row, start_column, quarter = tasks[:, self.task_space.inner :].T
+        self._targets[rows] = np.stack([column, row], axis=1) + 0.5
+        self._positions[rows] = np.stack([start_column, start_row], axis=1) + 0.5
+        self._headings[rows] = quarter * np.pi / 2
+        self._take_pictures(rows)
+        if self.render_mode is not None:
+            for one in rows:
+                self._paths[one] = [self._positions[one].copy()]
+
+    def _advance(self, actions: NDArray[Any], rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
+        some = np.arange(self.num_envs) if rows is None else rows
+        hit, reached = np.zeros((2, self.num_envs), bool)
+        self._headings[some] += self._turn * (1.0 * (actions[some] == RIGHT) - (actions[some] == LEFT))
+        walking = some[actions[some] == FORWARD]
+        hit[walking] = self._walk(walking)
+        offsets = self._positions - self._targets
+        reached[some] = (np.square(offsets).sum(axis=1) < REACH**2)[some]
+        self._take_pictures(some)
+        if self.render_mode is not None:
+            for one in some:
+                self._paths[one].append(self._positions[one].copy())
+        return reached - 0.04 - 0.001 * hit, reached, {"success": reached.astype(np.float64)}
+
+    def _walk(self, rows: NDArray[np.intp]) -> Mask:
+        """Move rows [R] forward as far as walls let them, along x and then along y; whether they hit one, [R]."""
+        heading = self._headings[rows]
+        x, y = self._positions[rows].T
+        wanted_x = x + self._move * np.cos(heading)
+        new_x = _stopped(x, wanted_x, self._upright[rows, y.astype(np.intp)])
+        wanted_y = y + self._move * np.sin(heading)
+        columns = np.take_along_axis(self._level[rows], new_x.astype(np.intp)[:, None, None], axis=2)[:, :, 0]
+        new_y = _stopped(y, wanted_y, columns)
+        self._positions[rows] = np.stack([new_x, new_y], axis=1)
+        return (new_x != wanted_x) | (new_y != wanted_y)
+
+    def _take_pictures(self, rows: NDArray[np.intp]) -> None:
+        walls = self._upright[rows], self._level[rows]
+        views = self._view.take(*walls, self._positions[rows], self._headings[rows], self._targets[rows])
+        self._pictures[rows] = views.reshape(len(rows), self._pictures.shape[1])
+
+    def _observe(self) -> Array:
+        return self._pictures.copy()
+
+    def _draw_row(self, row: int) -> NDArray[np.uint8]:
+        return draw_maze(
+            self._pictures[row].reshape(self.picture_shape),
+            (self._upright[row], self._level[row]),
+            np.array(self._paths[row]),
+            float(self._headings[row]),
+            self._targets[row],
+        )
+
+
+def _stopped(start: Array, wanted: Array, walls: Mask) -> Array:
+    """Where moves of less than a cell along an axis end, [R].
+
+    Args:
+        start: before the move, [R].
+        wanted: after it, if nothing is in the way, [R].
+        walls: at each of the lines between cells along the axis, [R, S + 1].
+    """
+    rows, cell = np.arange(len(start)), start.astype(np.intp)
+    ahead = walls[rows, cell + 1] & (wanted > start)
+    behind = walls[rows, cell] & (wanted < start)
+    # One who has come along a wall may be nearer to it already.
+    wanted = np.where(ahead, np.minimum(wanted, np.maximum(cell + 1 - MARGIN, start)), wanted)
+    return np.where(behind, np.maximum(wanted, np.minimum(cell + MARGIN, start)), wanted)
+
+
+class MazeEnv(TaskEnv):
+    """Find a target in a maze that is seen from within.
+
+    ## Description
+    One stands in a maze of square cells and sees a small picture of what is ahead: walls, whose colours tell places
+    apart, and a green pillar, the target, if no wall hides it. Tasks differ in the layout, and in where target and
+    start are. In the RL^2 paper a trial has two episodes: who remembers the way is faster in the second.
+
+    ## Action Space
+    `Discrete(3)`
+
+    | Num | Action |
+    |---|---|
+    | 0 | turn left |
+    | 1 | turn right |
+    | 2 | walk ahead, as far as walls let one; along a wall one slides |
+
+    ## Observation Space
+    `Box(0, 1, (height * width * 3,), float64)`: a picture [height, width, 3], row by row, of red, green and blue.
+
+    ## Rewards
+    -0.04 in each time step, another -0.001 for hitting a wall, and 1 for reaching the target.
+    `info["success"]` is 1 when it is reached.
+
+    ## Starting State
+    The middle of the start's cell, in the direction of the task.
+
+    ## Episode End
+    Terminated within 0.4 cells of the target. Truncated after 250 time steps by `gymnasium.make`.
+
+    ## Arguments
+    | Parameter | Type | Default | Description |
+    |---|---|---|---|
+    | `size` | int | 5 | cells of a side (S) |
+    | `loops` | float | 0.2 | probability that a wall which a perfect maze has is left out; 0 for perfect mazes |
+    | `split` | str | `"train"` | layouts that tasks are drawn of: `"train"`, `"test"` (a fifth of all) or `"all"` |
+    | `height`, `width` | int | 15, 20 | of the picture (pixels) |
+    | `move` | float | 0.5 | length of a step (cells) |
+    | `turn` | float | 30 | angle of a turn (degrees) |
+
+    The task is a vector [2 S (S - 1) + 5], given by `reset(options={"task": task})`, as `MazeSpace` describes it. Any
+    layout is accepted in which the target can be reached.
+
+    ## Version History
+    * v0: first version.
+    """
+
+    vector_class = MazeVectorEnv

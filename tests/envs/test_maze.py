@@ -1,0 +1,186 @@
+"""Mazes: layouts, walking, and what is seen, against slow computations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mamlrl.envs.maze import FORWARD, LEFT, MARGIN, REACH, RIGHT, MazeSpace
+from mamlrl.envs.maze_layouts import is_test_layout, reachable, spanning_trees
+from mamlrl.envs.maze_pictures import CEILING, FLOOR, GREEN, View, nearest_walls
+from tests.envs.making import make, make_vec
+
+OPEN = np.zeros(12)
+"""No walls within 3 x 3 cells."""
+
+
+def maze(walls: np.ndarray, target: tuple[int, int], start: tuple[int, int], quarter: int = 0) -> np.ndarray:
+    return np.concatenate([walls, target, start, [quarter]])
+
+
+def walled(*numbers: int) -> np.ndarray:
+    """Some of the walls within 3 x 3 cells: 0 to 5 to the right of (0, 0), (0, 1), (1, 0), ..., 6 to 11 below cells."""
+    walls = OPEN.copy()
+    walls[list(numbers)] = 1.0
+    return walls
+
+
+def started(task: np.ndarray, **kwargs: object):
+    env = make("mamlrl/Maze-v0", size=3, **kwargs).unwrapped
+    env.reset(seed=0, options={"task": task})
+    return env
+
+
+def place(env) -> list[float]:
+    return env._rows._positions[0].tolist()
+
+
+@pytest.mark.parametrize("size", [2, 5, 9])
+def test_perfect_mazes_have_one_way_between_any_two_cells(size):
+    walls = spanning_trees(50, size, np.random.default_rng(0))
+    assert ((~walls).sum(axis=1) == size**2 - 1).all()  # a graph that is connected with as few edges is a tree
+    tasks = np.concatenate([walls.astype(np.float64), np.zeros((50, 5))], axis=1)
+    upright, level = MazeSpace(size, 0.0, "all").walls(tasks)
+    assert reachable(upright, level, np.zeros(50, int), np.zeros(50, int)).all()
+    assert len(np.unique(walls, axis=0)) > (30 if size > 2 else 3)
+
+
+def test_loops_are_walls_left_out():
+    rng = np.random.default_rng(0)
+    space = MazeSpace(5, 0.25, "all")
+    kept = space.draw(400, rng)[:, : space.inner].sum(axis=1)
+    assert kept.mean() == pytest.approx(0.75 * (40 - 24), abs=0.3)
+    assert not MazeSpace(5, 1.0, "all").draw(5, rng)[:, :40].any()
+
+
+def test_layouts_of_training_and_test_are_apart():
+    rng = np.random.default_rng(0)
+    train, test, both = (MazeSpace(3, 0.1, split).draw(600, rng)[:, :12] for split in ("train", "test", "all"))
+    assert not is_test_layout(train > 0).any() and is_test_layout(test > 0).all()
+    assert is_test_layout(both > 0).mean() == pytest.approx(0.2, abs=0.08)
+    assert not {row.tobytes() for row in train} & {row.tobytes() for row in test}
+
+
+def test_which_tasks_are_mazes():
+    space = MazeSpace(3, 0.0, "all")
+    good = maze(OPEN, (2, 2), (0, 0), 3)
+    closed = maze(walled(0, 6), (2, 2), (0, 0))  # around the start
+    wrong = [
+        closed,
+        maze(OPEN, (1, 1), (1, 1)),
+        maze(OPEN + 0.5, (2, 2), (0, 0)),
+        maze(OPEN, (3, 0), (0, 0)),
+        good * np.nan,
+    ]
+    assert space.accepts(np.stack([good, *wrong])).tolist() == [True] + [False] * 5
+    assert space.accepts(space.draw(200, np.random.default_rng(0))).all()
+    with pytest.raises(ValueError, match=r"of row 0 is not in the task space MazeSpace\(3 x 3\)"):
+        started(closed)
+
+
+def test_walking_and_turning():
+    env = started(maze(OPEN, (2, 2), (0, 0)), move=0.4, turn=90.0)
+    assert place(env) == [0.5, 0.5]
+    _, reward, terminated, _, info = env.step(FORWARD)
+    np.testing.assert_allclose(place(env), [0.9, 0.5])
+    assert (reward, terminated, info["success"]) == (pytest.approx(-0.04), False, 0.0)
+    env.step(RIGHT)  # from along the columns to along the rows, which go down
+    env.step(FORWARD)
+    np.testing.assert_allclose(place(env), [0.9, 0.9])
+    for _ in range(2):
+        env.step(LEFT)
+    reward = [env.step(FORWARD)[1] for _ in range(3)][-1]
+    np.testing.assert_allclose(place(env), [0.9, MARGIN])
+    assert reward == pytest.approx(-0.041)
+
+
+def test_walls_are_slid_along_and_stop_one():
+    env = started(maze(walled(0), (2, 2), (0, 0)), move=0.5, turn=45.0)
+    assert env.step(FORWARD)[1] == pytest.approx(-0.041)
+    np.testing.assert_allclose(place(env), [1 - MARGIN, 0.5])
+    env.step(RIGHT)
+    env.step(FORWARD)
+    np.testing.assert_allclose(place(env), [1 - MARGIN, 0.5 + np.sqrt(0.125)])
+    env.step(FORWARD)  # the wall still
+    env.step(FORWARD)  # past it
+    assert place(env)[0] > 1
+
+
+def test_nobody_walks_through_walls():
+    envs = make_vec("mamlrl/Maze-v0", num_envs=200, size=5, height=1, width=2, turn=37.0)
+    envs.reset(seed=0)
+    rows, rng = envs.unwrapped, np.random.default_rng(0)
+    cells = rows._positions.astype(int)
+    moved = 0
+    for _ in range(120):
+        envs.step(rng.choice(3, p=[0.15, 0.15, 0.7], size=200))
+        reached = rows._positions.astype(int)
+        assert (rows._positions > 0).all() and (rows._positions < 5).all()
+        for n in np.flatnonzero((reached != cells).any(axis=1)):
+            (x, y), (new_x, new_y) = cells[n], reached[n]
+            assert abs(new_x - x) <= 1 and abs(new_y - y) <= 1
+            assert new_x == x or not rows._upright[n, y, max(x, new_x)]
+            assert new_y == y or not rows._level[n, max(y, new_y), new_x]
+            moved += 1
+        cells = reached
+    assert moved > 1000
+
+
+def test_the_target_ends_the_episode():
+    env = started(maze(OPEN, (0, 2), (0, 0)), move=0.5)
+    steps = [env.step(FORWARD) for _ in range(4)]
+    assert [step[1] for step in steps] == pytest.approx([-0.04, -0.04, -0.04, 0.96])
+    assert [step[2] for step in steps] == [False, False, False, True] and steps[-1][4]["success"] == 1.0
+    assert REACH < 0.5  # the third step ends half a cell before it
+
+
+def test_rays_meet_the_walls_that_small_steps_meet():
+    rng = np.random.default_rng(0)
+    space = MazeSpace(4, 0.2, "all")
+    upright, level = space.walls(space.draw(6, rng))
+    positions, angles = rng.uniform(0.2, 3.8, (6, 2)), rng.uniform(0, 2 * np.pi, (6, 7))
+    rays = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+    found, colors = nearest_walls(upright, level, positions, rays)
+    assert colors.shape == (6, 7, 3) and (found < 6).all()
+    step = 1e-3
+    for n in range(6):
+        for ray in range(7):
+            place, walked = positions[n], 0.0
+            while True:
+                onward = place + step * rays[n, ray]
+                (x, y), (new_x, new_y) = np.floor(place).astype(int), np.floor(onward).astype(int)
+                if (new_x != x and upright[n, y, max(x, new_x)]) or (new_y != y and level[n, max(y, new_y), x]):
+                    break
+                place, walked = onward, walked + step
+            assert found[n, ray] == pytest.approx(walked, abs=2 * step)
+
+
+def test_what_is_seen():
+    view = View(15, 21)
+    upright, level = MazeSpace(3, 0.0, "all").walls(np.stack([maze(OPEN, (1, 2), (1, 0))] * 4))
+    upright[1, 1, 1] = True  # right in front of it
+    positions, targets = np.full((4, 2), (0.5, 1.5)), np.full((4, 2), (2.5, 1.5))
+    headings = np.array([0.0, 0.0, np.pi, np.pi / 2])
+    pictures = view.take(upright, level, positions, headings, targets)
+    assert pictures.shape == (4, 15, 21, 3) and pictures.min() >= 0 and pictures.max() <= 1
+
+    def is_green(picture):
+        return np.abs(picture / picture.max() - GREEN / GREEN.max()).max() < 0.01
+
+    assert [is_green(picture[7, 10]) for picture in pictures] == [True, False, False, False]
+    assert not is_green(pictures[0, 7, 0]) and not is_green(pictures[0, 0, 10])
+    np.testing.assert_allclose(pictures[0, :, ::-1], pictures[0], atol=0.5)  # the walls' colours alone differ
+
+    def height(picture):  # of the wall in the middle column
+        return ((picture[:, 10] != CEILING) & (picture[:, 10] != FLOOR)).all(axis=-1).sum()
+
+    assert height(pictures[1]) > height(pictures[3]) > 0  # half a cell away, and a cell and a half
+
+
+def test_only_rows_that_move_are_seen_anew():
+    envs = make_vec("mamlrl/Maze-v0", num_envs=3, size=3)
+    first, _ = envs.reset(seed=0)
+    moved = envs.step(np.array([LEFT, RIGHT, LEFT]))[0]
+    assert (moved != first).any(axis=1).all()
+    again, _ = envs.reset(options={"reset_mask": np.array([True, False, True]), "task": envs.unwrapped.tasks})
+    np.testing.assert_array_equal(again, np.stack([first[0], moved[1], first[2]]))
