@@ -17,6 +17,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined] # documente
 
 from mamlrl import launch
 from mamlrl.errors import ConfigError, UserError
+from mamlrl.learners.base import LearnerState, Updated
+from mamlrl.structs import MetaParams
+from tests.cli.toy_learners import Reptile
 from tests.golden.walk import Walk
 
 from ..cli.conftest import SMALL, reproducible
@@ -25,6 +28,14 @@ from .processes import Ended, Running, start
 WALK = ("--env tests.faults.test_ranks:faults/RankWalk-v0 --sampling.tasks 4 --sampling.rollouts 2",)
 WALK += ("--environment.horizon 6 --environment.vectorization sync --policy.hidden_sizes [4] --threads 1",)
 FAILING_RANK, HOW = "TEST_FAILING_RANK", "TEST_HOW_IT_FAILS"
+
+
+class Alone(Reptile):
+    """A learner that averages over the tasks of its own rank."""
+
+    def meta_step(self, state, meta_batch, generator):
+        phi = self.adapt(state.meta, self.start(state.meta), meta_batch.query).params
+        return LearnerState(MetaParams({name: leaf.mean(0) for name, leaf in phi.items()})), Updated()
 
 
 class RankWalk(Walk):
@@ -150,6 +161,14 @@ def test_updates_that_are_refused_end_all_with_one_message(ranks: Start) -> None
     first, other = ended(ranks(*SMALL, flags))
     assert first.code == other.code == 1 and other.err == ""
     assert "3 meta-updates in a row were refused" in first.err and len(first.err.splitlines()) == 1
+
+
+def test_a_learner_that_averages_by_itself_is_told_apart(ranks: Start) -> None:
+    flags = "--learner tests.faults.test_ranks:Alone --learner_settings.rate 1 --out run"
+    first, other = ended(ranks(*SMALL, flags))
+    assert (first.code, other.code) == (1, 1) and other.err == ""
+    assert "error: rank 1: the meta-update differs from that of rank 0, by " in first.err
+    assert "must go through mamlrl.objectives.mean_over_tasks" in first.err and first.err.count("\n") == 1
 
 
 def test_what_is_wrong_with_the_command_is_told_once(ranks: Start) -> None:
