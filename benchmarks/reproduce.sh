@@ -19,10 +19,9 @@ navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol pa
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
 cheetah-vel | cheetah-dir | navigation) learners=maml evaluation="--tasks 200" ;;
 sinusoid)
-    learners="maml cavia recurrent cnp multitask oracle" seeds="1 2 3" one_seed="cavia recurrent cnp multitask oracle"
+    learners="maml cavia" seeds="1 2" one_seed=cavia
     evaluation="--protocol paper --random"
     ;;
-sinusoid-frequency) learners="metasgd" evaluation="--tasks 600" ;;
 glyphs) learners="maml protonet" evaluation="--tasks 600" ;;
 *)
     echo "error: no results of $name; there are some of the configurations named in docs/results.md" >&2

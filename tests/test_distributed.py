@@ -135,7 +135,8 @@ def assert_same(
         for name, value in theirs.items():
             assert ours[name] == pytest.approx(value, rel=tolerance, abs=1e-12, nan_ok=True), name
     for name, leaf in expected[0].meta.init.items():
-        torch.testing.assert_close(found[0].meta.init[name], leaf, rtol=tolerance, atol=1e-12)
+        # of weights near 0 the rounding is that of the others: with thousands of them one is as small as 1e-6
+        torch.testing.assert_close(found[0].meta.init[name], leaf, rtol=tolerance, atol=1e-4 * tolerance)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
