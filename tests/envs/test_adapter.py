@@ -118,15 +118,15 @@ def test_what_is_missing_is_named(env_id, kwargs, message):
         (
             "mamlrl/HalfCheetahVel-v0",
             "goal_rnage",
-            "'goal_rnage'; did you mean goal_range? it takes ctrl_cost_weight, f",
+            "'goal_rnage'; did you mean goal_range? it takes change_at, ctrl_cost_w",
         ),
         (
             "mamlrl/AntVel-v0",
             "malus",
-            "'malus'; it takes contact_cost_weight, contact_forces, ctrl_cost_weight, frame_sk",
+            "'malus'; it takes change_at, contact_cost_weight, contact_forces, ctrl_cost_wei",
         ),
         ("mamlrl/AntDir-v0", "task_space", "'task_space'; "),
-        ("mamlrl/Navigation2D-v0", "num_threads", "'num_threads'; it takes goal_radius, goal_range, max_step"),
+        ("mamlrl/Navigation2D-v0", "num_threads", "'num_threads'; it takes change_at, goal_radius, goal_range, max_step"),
         ("mamlrl/Navigation2D-v0", "max_episode_steps", "'max_episode_steps'; "),
         (COUNTDOWN, "bnous", "'bnous'; did you mean bonus? it takes bonus"),
         ("tests.envs.third_party:NoTasks-v0", "bonus", "'bonus'; it takes none"),
