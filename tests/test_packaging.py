@@ -146,7 +146,7 @@ def test_the_readmes_test_command_sets_up_and_tests() -> None:
     assert steps == [
         ["python3", "-m", "venv", ".venv"],
         [".venv/bin/pip", "install", "-c", "constraints.txt", "-e", ".[test]"],
-        [".venv/bin/pytest", "-n", "logical", "--dist", "worksteal"], # a process for each processor
+        [".venv/bin/pytest", "-n", "logical", "--dist", "worksteal"],  # a process for each processor
     ]
 
 
