@@ -123,7 +123,7 @@ def test_what_is_missing_is_named(env_id, kwargs, message):
         (
             "mamlrl/AntVel-v0",
             "malus",
-            "'malus'; it takes change_at, contact_cost_weight, ",
+            "'malus'; it takes body, change_at, contact_cost_weight, ",
         ),
         ("mamlrl/AntDir-v0", "task_space", "'task_space'; "),
         (
