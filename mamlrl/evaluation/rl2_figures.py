@@ -69,7 +69,7 @@ def _draw(axes: Axes, result: Result, place: int, method: str) -> None:
 def _finish(axes: Axes, cell: Cell, known: Result | None) -> None:
     if cell.family == "bandit":
         axes.set(xlabel="pulls" if cell.horizon == 1 else "episodes", ylabel="cumulative regret")
-        axes.set(xscale="log", yscale="log")
+        axes.set_xscale("log")
     else:
         axes.set(xlabel="episode", ylabel="return")
         if known:
