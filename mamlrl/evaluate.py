@@ -127,9 +127,14 @@ def _evaluate(argv: Sequence[str]) -> int:
 
 def _evaluate_trials(options: argparse.Namespace) -> int:
     """The tables of the RL2 paper."""
-    refused = [name for name in NOT_OF_TRIALS if getattr(options, name)]
+    given = {name: getattr(options, name) for name in NOT_OF_TRIALS}
+    refused = [name for name, value in given.items() if value is not None and value is not False]
+    if options.interval != "student":  # its tables have the standard error
+        refused.append("interval")
     if refused:
         raise ConfigError(f"--protocol rl2 excludes {', '.join(f'--{name}' for name in refused)}")
+    if not is_first():  # the others have no share in it
+        return 0
     from mamlrl.evaluation.trial_tables import TrialPlan, carry_out, results_folder
 
     plan = TrialPlan(options.cell or [], options.tasks, options.seed, options.tune, options.device, options.threads)

@@ -183,7 +183,8 @@ def test_tuning_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--protocol", "rl2", "--steps", "3"], "--protocol rl2 excludes --steps"),
+        (["--protocol", "rl2", "--steps", "0"], "--protocol rl2 excludes --steps"),
+        (["--protocol", "rl2", "--interval", "bootstrap"], "--protocol rl2 excludes --interval"),
         (["--protocol", "rl2", "--tasks", "1"], "--tasks is 1; it must be at least 2"),
         (["--protocol", "rl2", "--seed", "-1"], "--seed is -1; it must be at least 0"),
         (["--protocol", "rl2", "--cell", "maze:n=1"], "there is no family 'maze'"),
