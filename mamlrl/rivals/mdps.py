@@ -161,9 +161,11 @@ MDPS: dict[str, MDPRow] = {
     "eps-greedy": MDPRow(epsilon_greedy, "epsilon", EPSILONS),
     "greedy": MDPRow(greedy),
     "psrl (true prior)": MDPRow(psrl, prior_mean=1.0),
-    "beb (true prior)": MDPRow(beb, "beta", (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0), prior_mean=1.0),
 }
-"""Algorithms by name, in the order of the paper's table; last those that believe in the means' true distribution."""
+"""Algorithms by name, in the order of the paper's table; the last believes in the means' true distribution.
+
+With BEB a prior mean that is lower by 1 and a bonus that is larger by 1 are the same.
+"""
 
 
 class MDPPlayer:
