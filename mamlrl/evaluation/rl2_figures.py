@@ -75,7 +75,7 @@ def _finish(axes: Axes, cell: Cell, known: Result | None) -> None:
         if known:
             axes.axhline(known.returns[0], color="0.5", linestyle="--", linewidth=1, label=KNOWN)
             axes.annotate(
-                KNOWN, (1, known.returns[0]), xytext=(2, 3), textcoords="offset points", fontsize=8, color="0.4"
+                KNOWN, (1, known.returns[0]), xytext=(2, -10), textcoords="offset points", fontsize=8, color="0.4"
             )
     axes.set_title(cell.name, fontsize=10)
     axes.grid(alpha=0.3)
