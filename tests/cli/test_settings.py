@@ -252,7 +252,8 @@ def test_the_two_paper_configurations_have_the_same_task_and_the_same_adaptation
     how_it_is_learned = {
         *("name", "iterations", "eval.every", "adaptation.inner_loss", "policy.activation", "policy.initial_std"),
         *("policy.min_std", "policy.observation_scale", "sampling.gae_lambda"),
-        *("trust_region.max_kl", "trust_region.curvature_fraction"),
+        *("trust_region.max_kl", "trust_region.curvature_fraction", "trust_region.preconditioner"),
+        *("trust_region.cg_iterations", "trust_region.cg_damping"),
     }
     assert set(changed) <= how_it_is_learned
     papers = {"policy.initial_std": 1.0, "policy.min_std": 1e-6, "policy.observation_scale": []}
