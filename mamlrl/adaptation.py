@@ -167,7 +167,7 @@ class GradientStep:
     def _params(self) -> Params:
         self._check_sizes()
         return {
-            name: self._less(name, leaf, self.gradient[name]) if name in self.step_sizes else leaf
+            name: leaf - self._size(name) * self.gradient[name] if name in self.step_sizes else leaf
             for name, leaf in self.start.items()
         }
 
@@ -183,7 +183,7 @@ class GradientStep:
         if not self.first_order:
             bent = self._hessian(tangent)
             result = {
-                name: self._less(name, leaf, bent[name]) if name in self.step_sizes else leaf
+                name: leaf - self._size(name) * bent[name] if name in self.step_sizes else leaf
                 for name, leaf in result.items()
             }
         for name, change in (size_tangent or {}).items():
@@ -195,10 +195,6 @@ class GradientStep:
         """The transpose of `pushforward` in phi, per task: u - H (a * u)."""
         if self.first_order:
             return cotangent
-        size = self._common_size
-        if size is not None:  # H is linear: u - a * H u
-            bent = self._hessian(cotangent)
-            return {name: torch.sub(leaf, bent[name], alpha=size) for name, leaf in cotangent.items()}
         scaled = {
             name: self._size(name) * leaf if name in self.step_sizes else torch.zeros_like(leaf)
             for name, leaf in cotangent.items()
@@ -217,18 +213,6 @@ class GradientStep:
 
     def _size(self, name: str) -> float | Tensor:
         return self.scale * self.step_sizes[name]
-
-    @property
-    def _common_size(self) -> float | None:
-        """The number that is the step size of all leaves, if there is one."""
-        sizes = set(self.step_sizes.values()) if len(self.step_sizes) == len(self.start) else ()
-        (size,) = sizes if len(sizes) == 1 else (None,)
-        return None if size is None or isinstance(size, Tensor) else self.scale * size
-
-    def _less(self, name: str, leaf: Tensor, change: Tensor) -> Tensor:
-        """Leaf - a * change."""
-        size = self._size(name)
-        return leaf - size * change if isinstance(size, Tensor) else torch.sub(leaf, change, alpha=size)
 
     def _check_sizes(self) -> None:
         for name, size in self.step_sizes.items():

@@ -111,7 +111,10 @@ def test_a_function_of_parts_from_outside_is_told_to_name_its_outer_steps(genera
         row.build(make_policy("gaussian"), CONFIG, row.settings())
 
 
-@pytest.mark.parametrize("name", [name for name, row in LEARNERS.items() if row.trained and not row.examples_only])
+@pytest.mark.parametrize(
+    "name",  # those with a memory learn from trials: tests/core/test_rl2.py
+    [name for name, row in LEARNERS.items() if row.trained and not (row.examples_only or row.recurrent)],
+)
 def test_what_a_learner_tells_of_an_update_are_numbers(name, generator):
     """One that has no number of a kind, such as reptile of a KL, leaves it out."""
     config = dataclasses.replace(CONFIG, learner=name)
@@ -140,10 +143,11 @@ def test_a_row_says_how_often_its_learner_adapts(name):
     config = dataclasses.replace(CONFIG, learner=name, adaptation=dataclasses.replace(CONFIG.adaptation, steps=2))
     row = LEARNERS[name]
     assert training_steps(config) == (2 if row.adapts_in_training else 0)
-    assert evaluation_steps(config) == (0 if row.observes_task else config.eval.steps)
+    assert evaluation_steps(config) == (0 if row.observes_task or row.recurrent else config.eval.steps)
     assert (row.adapts_in_training, row.observes_task, row.trained) == {
         "multitask": (False, False, True),
         "oracle": (False, True, True),
+        "rl2": (False, False, True),
         "random": (True, False, False),
     }.get(name, (True, False, True))
 
