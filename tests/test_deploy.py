@@ -503,7 +503,12 @@ def test_a_policy_pickles(kind: str, policy_of: Callable[[str], MetaPolicy]) -> 
 
 
 @pytest.mark.parametrize(
-    "learner", [name for name, row in LEARNERS.items() if row.trained and not (row.observes_task or row.examples_only)]
+    "learner",
+    [
+        name
+        for name, row in LEARNERS.items()
+        if row.trained and not (row.observes_task or row.examples_only or row.recurrent)
+    ],
 )
 def test_the_policy_of_every_learner_pickles(learner: str) -> None:
     spaces_ = Navigation2DEnv().observation_space, Navigation2DEnv().action_space
@@ -512,6 +517,13 @@ def test_the_policy_of_every_learner_pickles(learner: str) -> None:
     adapted = policy.unadapted().adapt(environment("box"), rollouts=2)
     again = pickle.loads(pickle.dumps(policy)).unadapted().adapt(environment("box"), rollouts=2)
     assert_same(again.params, adapted.params)
+
+
+def test_a_policy_with_a_memory_pickles() -> None:
+    trained = mamlrl.load(Path(__file__).parents[1] / "runs/pretrained/bandit")
+    agent, again = trained.start(), pickle.loads(pickle.dumps(trained)).start()
+    pulls = [(np.zeros(1), 0.0, False), (np.zeros(1), 1.0, True), (np.zeros(1), 0.0, True)]
+    assert [agent.act(*pull) for pull in pulls] == [again.act(*pull) for pull in pulls]
 
 
 def test_what_was_not_adapted_is_saved_too_and_bounds_of_the_environment_are_kept(
