@@ -16,6 +16,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike
 
 from mamlrl.config import Config
+from mamlrl.deployment.acting import choose
 from mamlrl.deployment.environment import check_environment, checked_task, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
@@ -179,20 +180,14 @@ class AdaptedPolicy:
         Raises:
             UserError: the observation has another shape than those of training, or holds a number that is not finite.
         """
-        policy, distribution = self.origin.policy, self.origin.policy.distribution
+        policy = self.origin.policy
         rows, single = self._observation_rows(observation)
         count = rows.shape[1]
         if self._memory is None or self._memory[0] != count:
             self._memory = (count, policy.initial_state(1, count))
         outputs, memory = policy.step(self.params, rows, self._memory[1])
         self._memory = (count, memory)
-        if deterministic:
-            chosen = distribution.mode(outputs)
-        else:
-            draw = self._rng.standard_normal if distribution.noise == "normal" else self._rng.random
-            noise = draw((1, count, *distribution.noise_shape), np.float32)
-            chosen = distribution.sample(outputs, torch.from_numpy(noise))
-        actions = self._in_environment_units(chosen[0].numpy())
+        actions = self._in_environment_units(choose(policy.distribution, outputs, deterministic, self._rng))
         if not single:
             return actions
         return int(actions[0]) if isinstance(self.action_space, spaces.Discrete) else actions[0]

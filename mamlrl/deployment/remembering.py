@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike
 
 from mamlrl.config import Config, PolicyConfig
+from mamlrl.deployment.acting import choose
 from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.envs.trials import action_numbers, action_size, trial_inputs
 from mamlrl.errors import UserError, shown
@@ -133,15 +134,9 @@ class Agent:
         else:
             told = np.stack([_of_rows("reward", reward, count), _of_rows("done", done, count)])
         inputs = torch.from_numpy(trial_inputs(rows, self._actions, *told).astype(np.float32))
-        policy, distribution = self.origin.policy, self.origin.policy.distribution
+        policy = self.origin.policy
         outputs, self._memory = policy.step(self.origin.params, inputs.unsqueeze(0), self._memory)
-        if deterministic:
-            chosen = distribution.mode(outputs)
-        else:
-            draw = self._rng.standard_normal if distribution.noise == "normal" else self._rng.random
-            noise = draw((1, count, *distribution.noise_shape), np.float32)
-            chosen = distribution.sample(outputs, torch.from_numpy(noise))
-        actions = self._in_environment_units(chosen[0].numpy())
+        actions = self._in_environment_units(choose(policy.distribution, outputs, deterministic, self._rng))
         self._actions = action_numbers(actions, self.origin.action_space)
         if not single:
             return actions
