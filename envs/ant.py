@@ -22,9 +22,10 @@ from .base import (
     Mask,
     TaskEnv,
     TaskSpace,
+    VelocityTasks,
     direction_in_words,
     goal_in_words,
-    speed_in_words,
+    velocity_space,
 )
 from .mujoco_vector import (
     MujocoTaskVectorEnv,
@@ -178,7 +179,7 @@ class AntVectorEnv(MujocoTaskVectorEnv):
         return np.concatenate(parts, axis=1)
 
 
-class AntVelVectorEnv(AntVectorEnv):
+class AntVelVectorEnv(VelocityTasks, AntVectorEnv):
     """N ants, each with its own wanted velocity; see `AntVelEnv` for the environment."""
 
     def __init__(
@@ -188,22 +189,7 @@ class AntVelVectorEnv(AntVectorEnv):
         healthy_reward: float = 1.05,
         **kwargs: Any,
     ):
-        low, high = goal_range
-        if not low < high:
-            raise ValueError(f"goal_range is {goal_range}; it must be (low, high) with low < high")
-        super().__init__(TaskSpace(low, high), healthy_reward, *args, **kwargs)
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n velocities, uniform in the goal range, [n, 1]."""
-        return rng.uniform(self.task_space.low, self.task_space.high, (n, 1))
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """The wanted velocity, in words."""
-        return speed_in_words(task)
-
-    def target_speed(self, task: ArrayLike) -> float:
-        """The wanted velocity along x, m/s."""
-        return float(np.ravel(task)[0])
+        super().__init__(velocity_space(goal_range), healthy_reward, *args, **kwargs)
 
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity[:, 0] - self.tasks[:, 0])

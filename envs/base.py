@@ -61,6 +61,36 @@ class TaskSpace(spaces.Box):
         return np.all((tasks >= self.low) & (tasks <= self.high) & np.isfinite(tasks), axis=1)
 
 
+def velocity_space(goal_range: tuple[float, float]) -> TaskSpace:
+    """The wanted velocities of a range (low, high).
+
+    Raises:
+        ValueError: low is not below high.
+    """
+    low, high = goal_range
+    if not low < high:
+        raise ValueError(f"goal_range is {goal_range}; it must be (low, high) with low < high")
+    return TaskSpace(low, high)
+
+
+class VelocityTasks:
+    """Tasks that are wanted velocities along x; a base that goes before the vector environment."""
+
+    task_space: TaskSpace
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n velocities, uniform in the goal range, [n, 1]."""
+        return rng.uniform(self.task_space.low, self.task_space.high, (n, 1))
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """The wanted velocity, in words."""
+        return speed_in_words(task)
+
+    def target_speed(self, task: ArrayLike) -> float:
+        """The wanted velocity along x, m/s."""
+        return float(np.ravel(task)[0])
+
+
 class DirectionSpace(TaskSpace):
     """The two directions -1 (backward) and +1 (forward), as task vectors of one number."""
 

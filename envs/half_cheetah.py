@@ -13,7 +13,17 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .base import Array, DirectionSpace, Infos, Mask, TaskEnv, TaskSpace, direction_in_words, speed_in_words
+from .base import (
+    Array,
+    DirectionSpace,
+    Infos,
+    Mask,
+    TaskEnv,
+    TaskSpace,
+    VelocityTasks,
+    direction_in_words,
+    velocity_space,
+)
 from .mujoco_vector import (
     MujocoTaskVectorEnv,
     add_torso_sensors,
@@ -100,26 +110,11 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
         return np.concatenate(parts, axis=1)
 
 
-class HalfCheetahVelVectorEnv(HalfCheetahVectorEnv):
+class HalfCheetahVelVectorEnv(VelocityTasks, HalfCheetahVectorEnv):
     """N half-cheetahs, each with its own wanted velocity; see `HalfCheetahVelEnv` for the environment."""
 
     def __init__(self, *args: Any, goal_range: tuple[float, float] = (0.0, 2.0), **kwargs: Any):
-        low, high = goal_range
-        if not low < high:
-            raise ValueError(f"goal_range is {goal_range}; it must be (low, high) with low < high")
-        super().__init__(TaskSpace(low, high), *args, **kwargs)
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n velocities, uniform in the goal range, [n, 1]."""
-        return rng.uniform(self.task_space.low, self.task_space.high, (n, 1))
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """The wanted velocity, in words."""
-        return speed_in_words(task)
-
-    def target_speed(self, task: ArrayLike) -> float:
-        """The wanted velocity along x, m/s."""
-        return float(np.ravel(task)[0])
+        super().__init__(velocity_space(goal_range), *args, **kwargs)
 
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity - self.tasks[:, 0])

@@ -10,7 +10,7 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .base import Array, Infos, Mask, TaskEnv, TaskSpace, speed_in_words
+from .base import Array, Infos, Mask, TaskEnv, TaskSpace, VelocityTasks, velocity_space
 from .mujoco_vector import Camera, MujocoTaskVectorEnv, load_model
 
 ANY = (-np.inf, np.inf)
@@ -168,26 +168,11 @@ def _is_within(values: Array, bounds: tuple[float, float]) -> Mask:
     return (bounds[0] < values) & (values < bounds[1])
 
 
-class RunnerVelVectorEnv(RunnerVectorEnv):
+class RunnerVelVectorEnv(VelocityTasks, RunnerVectorEnv):
     """N runners, each with its own wanted velocity."""
 
     def __init__(self, *args: Any, goal_range: tuple[float, float] = (0.0, 2.0), **kwargs: Any):
-        low, high = goal_range
-        if not low < high:
-            raise ValueError(f"goal_range is {goal_range}; it must be (low, high) with low < high")
-        super().__init__(TaskSpace(low, high), *args, **kwargs)
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n velocities, uniform in the goal range, [n, 1]."""
-        return rng.uniform(self.task_space.low, self.task_space.high, (n, 1))
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """The wanted velocity, in words."""
-        return speed_in_words(task)
-
-    def target_speed(self, task: ArrayLike) -> float:
-        """The wanted velocity along x, m/s."""
-        return float(np.ravel(task)[0])
+        super().__init__(velocity_space(goal_range), *args, **kwargs)
 
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity[:, 0] - self.tasks[:, 0])
