@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mamlrl.config import SamplingConfig
+from mamlrl.distributed import sum_over_ranks
 from mamlrl.structs import Batch, Rollouts, check_shapes
 
 RIDGE = 1e-5
@@ -17,6 +19,15 @@ RIDGE = 1e-5
 CONSTANT = 1e-10
 """Variance of returns, relative to their mean square, below which they count as constant: what is left is the error of
 the regularised fit, of which no share can be explained."""
+
+
+Total = Callable[[Tensor], Tensor]
+"""From sums over the tasks that are here, [M, ...] each for itself, to those of all that is fitted together."""
+
+
+def of_each_task(sums: Tensor) -> Tensor:
+    """Every task for itself: the sums as they are."""
+    return sums
 
 
 class Advantages(NamedTuple):
@@ -52,15 +63,15 @@ def baseline_features(observations: Tensor) -> Tensor:
     return torch.cat([clipped, clipped.square(), powers.expand(*clipped.shape[:2], -1, -1)], dim=-1)
 
 
-def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+def fit_baseline(features: Tensor, returns: Tensor, mask: Tensor, total: Total = of_each_task) -> Tensor:
     """Values [M, B, T] of a ridge regression of the returns on the features, one per task, over valid rows.
 
     Solves (X^T X + ridge I) w = X^T y by Cholesky factorisation, which the ridge keeps possible whatever the rows.
     """
     valid = (features * mask.unsqueeze(-1)).flatten(1, 2)
-    gram = valid.mT @ valid
+    gram = total(valid.mT @ valid)
     gram.diagonal(dim1=-2, dim2=-1).add_(RIDGE)
-    moments = valid.mT @ returns.flatten(1).unsqueeze(-1)
+    moments = total(valid.mT @ returns.flatten(1).unsqueeze(-1))
     weights = torch.cholesky_solve(moments, torch.linalg.cholesky(gram))
     return (valid @ weights).view_as(returns)
 
@@ -95,22 +106,22 @@ def estimate_advantages(rollouts: Rollouts, discount: float, gae_lambda: float) 
     return Advantages(advantages, torch.where(varies, 1 - error_variance / variance, 0.0), returns)
 
 
-def normalize(advantages: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def normalize(advantages: Tensor, mask: Tensor, total: Total = of_each_task) -> tuple[Tensor, Tensor]:
     """Mean 0 and standard deviation 1 over the valid rows of each task; 0 on padding.
 
     Returns:
         The normalised advantages, and the standard deviations [M, 1, 1] that they were divided by.
     """
-    mean, variance = _masked_moments(advantages, mask)
+    mean, variance = _masked_moments(advantages, mask, total)
     std = variance.sqrt()[:, None, None] + 1e-8
     return (advantages - mean[:, None, None]) / std * mask, std
 
 
-def _masked_moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _masked_moments(values: Tensor, mask: Tensor, total: Total = of_each_task) -> tuple[Tensor, Tensor]:
     """Mean and variance [M] over the valid rows of each task."""
-    count = mask.sum((1, 2))
-    mean = (values * mask).sum((1, 2)) / count
-    variance = ((values - mean[:, None, None]).square() * mask).sum((1, 2)) / count
+    count = total(mask.sum((1, 2)))
+    mean = total((values * mask).sum((1, 2))) / count
+    variance = total(((values - mean[:, None, None]).square() * mask).sum((1, 2))) / count
     return mean, variance
 
 
@@ -181,7 +192,10 @@ def advantages_of_returns(returns: Tensor, values: Tensor, mask: Tensor, discoun
 
 
 def moments_by_time(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over all rollouts of all tasks at each time step, [T]; over valid ones, else 0."""
-    count = mask.sum((0, 1)).clamp(min=1)
-    mean = (values * mask).sum((0, 1)) / count
-    return mean, (((values - mean).square() * mask).sum((0, 1)) / count).sqrt()
+    """Mean and standard deviation over all rollouts of all tasks at each time step, [T]; over valid ones, else 0.
+
+    Also over those of other ranks, whose T must be the same.
+    """
+    count = sum_over_ranks(mask.sum((0, 1))).clamp(min=1)
+    mean = sum_over_ranks((values * mask).sum((0, 1))) / count
+    return mean, (sum_over_ranks(((values - mean).square() * mask).sum((0, 1))) / count).sqrt()

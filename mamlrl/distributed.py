@@ -111,10 +111,19 @@ def sums_over_tasks(values: Sequence[Tensor]) -> list[Tensor]:
     Args:
         values: [M, ...] each; M may be 0 here and not elsewhere.
     """
+    return sums_over_ranks([one.sum(0) for one in values])
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum of what each rank has added up for itself, in the shape that it has."""
+    return sums_over_ranks([value])[0]
+
+
+def sums_over_ranks(sums: Sequence[Tensor]) -> list[Tensor]:
+    """`sum_over_ranks` of several, in one reduction."""
     ranks = _ranks.get()
-    sums = [one.sum(0) for one in values]
     if ranks is None:
-        return sums
+        return list(sums)
     import torch
 
     dtype = functools.reduce(torch.promote_types, (one.dtype for one in sums))

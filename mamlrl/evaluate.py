@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mamlrl import api
 from mamlrl.commands import make_callable, run_command
-from mamlrl.distributed import is_first
+from mamlrl.distributed import is_first, size
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation.protocols import eval_settings
 from mamlrl.options import OptionParser, usable_path
@@ -133,8 +133,8 @@ def _evaluate_trials(options: argparse.Namespace) -> int:
         refused.append("interval")
     if refused:
         raise ConfigError(f"--protocol rl2 excludes {', '.join(f'--{name}' for name in refused)}")
-    if not is_first():  # the others have no share in it
-        return 0
+    if size() > 1:
+        raise ConfigError(f"--protocol rl2 works in one process; torchrun has started {size()}")
     from mamlrl.evaluation.trial_tables import TrialPlan, carry_out, results_folder
 
     plan = TrialPlan(options.cell or [], options.tasks, options.seed, options.tune, options.device, options.threads)

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from mamlrl.config import Config, PolicyConfig
 from mamlrl.config.files import check_read
 from mamlrl.config.size import check_examples_memory, check_memory, sampling_memory, training_memory
-from mamlrl.distributed import local_size, share_of, size
+from mamlrl.distributed import local_size, share_of
 from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.envs.trials import TrialVector
@@ -164,8 +164,6 @@ def make_experiment(config: Config) -> Experiment:
     if row.examples_only:
         reason = f"{row.examples_only}; {config.env} has none"
         raise ConfigError(f"learner {config.learner} learns from examples alone: {reason}")
-    if row.one_process and size() > 1:
-        raise ConfigError(f"learner {config.learner} trains in one process, not in {size()} ranks: {row.one_process}")
     config = resolve_horizon(config)
     check_memory(whole_rollouts(config), of_ranks_here(whole_rollouts(config), sampling_memory))
     envs = make_envs(config, share_of(config.sampling.tasks).count * config.sampling.rollouts)

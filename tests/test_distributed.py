@@ -23,7 +23,7 @@ from mamlrl.learners.objective import draw_rollouts, draw_steps
 from mamlrl.structs import Batch, Metrics
 from mamlrl.training.examples import supervised_iteration
 from mamlrl.training.iteration import meta_iteration
-from tests.golden.record import CASES, COMMON, double
+from tests.golden.record import CASES, COMMON, WALK, double
 from tests.ranks import on_ranks
 
 TOLERANCE = 1e-9
@@ -97,16 +97,38 @@ def test_what_is_drawn_for_a_task_depends_on_its_number_alone(draw):
     assert told(draw(few, 0.5, generator.manual_seed(1), 1)) == of_all[1:]
 
 
-GOLDEN = [
-    name
-    for name, (_, changes) in CASES.items()
-    if name != "maml_relu" and not LEARNERS[changes.get("learner", "maml")].one_process
-]
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    # trials that end early, so that those of one rank are longer than those of another; curvature on one of them
+    "rl2_trust_region": (
+        WALK,
+        {
+            "learner": "rl2",
+            "outer": "trust_region",
+            "learner_settings": {"baseline": "linear"},
+            "trust_region": {"curvature_fraction": 0.2},
+            "sampling": {"rollouts": 2, "episodes": 1},
+            "environment": {"horizon": 60},
+        },
+    ),
+    "rl2_shares": (  # of two trials: most ranks have none in some of them
+        WALK,
+        {
+            "learner": "rl2",
+            "learner_settings": {"minibatches": 6},
+            "sampling": {"episodes": 1},
+            "environment": {"horizon": 60},
+        },
+    ),
+}
+"""What is special to ranks, beside the golden cases."""
+ALL = {name: case for name, case in CASES.items() if name != "maml_relu"} | MORE
+ON_THREE = ("maml_discrete", "maml_half_curvature", *MORE)
+"""Cases that three ranks are given too."""
 
 
 def settings_of(name: str) -> Config:
-    """Those of a golden case, with an evaluation."""
-    env, changes = CASES[name]
+    """Those of a case, with an evaluation."""
+    env, changes = ALL[name]
     base = {"env": env} if ":" in env else shipped_settings(env)
     few = {"eval": {"every": 1, "tasks": 3, "rollouts": 2, "steps": 1, "min_steps": 0}}
     return make_config(merge(base, COMMON, changes, few))
@@ -139,7 +161,7 @@ def assert_same(
         torch.testing.assert_close(found[0].meta.init[name], leaf, rtol=tolerance, atol=1e-4 * tolerance)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
+@pytest.mark.parametrize("name", ALL)
 def test_ranks_give_the_numbers_of_one_process(name):
     """Three tasks, which two ranks share unequally."""
     config = settings_of(name)
@@ -147,18 +169,12 @@ def test_ranks_give_the_numbers_of_one_process(name):
         kronecker = dataclasses.replace(config.trust_region, preconditioner="kronecker")
         config = dataclasses.replace(config, trust_region=kronecker)
     expected = iterate(config, 1)
-    for size in (2, 3) if name in ("maml_discrete", "maml_half_curvature") else (2,):
+    for size in (2, 3) if name in ON_THREE else (2,):
         results = on_ranks(size, lambda: iterate(config, 1))
         for found in results:
             assert_same(found, expected, TOLERANCE)
             for mine, first in zip(found[0].meta.init.values(), results[0][0].meta.init.values(), strict=True):
                 assert torch.equal(mine, first)
-
-
-def test_a_learner_that_needs_all_tasks_at_once_says_so():
-    config = settings_of("rl2")
-    with pytest.raises(ConfigError, match=r"^learner rl2 trains in one process, not in 2 ranks: its baseline"):
-        on_ranks(2, lambda: make_experiment(config))
 
 
 SUPERVISED = [name for name, row in LEARNERS.items() if row.trained and not row.rollouts_only]

@@ -74,9 +74,6 @@ class LearnerRow(NamedTuple):
     recurrent: bool = False
     """whether its policy has a memory, which lasts through trials of several episodes"""
 
-    one_process: str = ""
-    """why its tasks cannot be spread over ranks; empty where they can"""
-
     def build(self, policy: Policy, config: Config, own: Any) -> Learner:
         """The learner, with the outer step that is configured or its default one.
 
@@ -170,7 +167,6 @@ LEARNERS = {
         rollouts_only="it learns to learn from the rewards of episodes",
         complete=with_anneal_iterations_of_entropy,
         recurrent=True,
-        one_process="its baseline and its shares are of the trials of all tasks",
     ),
     "protonet": LearnerRow(
         make_protonet, outers=("adam", "sgd", "trust_region"), examples_only="it compares with examples of each class"

@@ -346,10 +346,17 @@ def draw_rollouts(batch: AnyData, fraction: float, generator: torch.Generator | 
         first: number of the batch's first task among those of all ranks.
     """
     num_tasks, rollouts = batch.weights.shape[:2]
-    keys = _keys(num_tasks, (rollouts,), generator, first)
-    order = keys.argsort(1)[:, : max(1, round(fraction * rollouts))].to(batch.weights.device)
+    order = drawn_numbers(num_tasks, rollouts, fraction, generator, first).to(batch.weights.device)
     drawn = type(batch)(*(leaf[torch.arange(num_tasks, device=order.device)[:, None], order] for leaf in batch))
     return drawn._replace(weights=drawn.weights / drawn.weights.sum((1, 2), keepdim=True))
+
+
+def drawn_numbers(
+    num_tasks: int, rollouts: int, fraction: float, generator: torch.Generator | None, first: int = 0
+) -> Tensor:
+    """Numbers of a share of the rollouts of each task, at least one, [M, n]; as `draw_rollouts` takes them."""
+    keys = _keys(num_tasks, (rollouts,), generator, first)
+    return keys.argsort(1)[:, : max(1, round(fraction * rollouts))]
 
 
 def _keys(num_tasks: int, shape: tuple[int, ...], generator: torch.Generator | None, first: int) -> Tensor:

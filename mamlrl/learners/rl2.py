@@ -15,7 +15,7 @@ from mamlrl.config.schema import require
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.learners.base import LearnerState, Outcome
 from mamlrl.learners.gradient import Measured
-from mamlrl.learners.trials import Terms, TrialObjective, shares_of
+from mamlrl.learners.trials import Draws, Terms, TrialObjective
 from mamlrl.outer import OuterStep, make_outer
 from mamlrl.outer.descent import Descent, cosine
 from mamlrl.policies.base import Policy
@@ -112,14 +112,13 @@ class RL2:
     ) -> TrialObjective:
         """What the outer step lowers, built where the state is; on shares of the trials if there is a generator."""
         config, settings = self._config, self._settings
-        adam, shares = config.outer == "adam", None
+        adam = config.outer == "adam"
         done = int(state.optimiser["done"])
         entropy = cosine(settings.entropy, settings.final_entropy, settings.anneal_iterations, done)
         terms = Terms(_baseline(config, settings), config.adam.clip if adam else None, settings.value_weight, entropy)
-        if adam and settings.minibatches > 1 and generator is not None:
-            shares = shares_of(meta_batch.query.weights.shape[:2].numel(), settings.minibatches, generator)
-        curvature = config.trust_region.curvature_fraction, generator
-        return TrialObjective(self._policy, state.meta, meta_batch.query, terms, config.sampling, shares, curvature)
+        shares = settings.minibatches if adam and generator is not None else 1
+        draws = Draws(shares, config.trust_region.curvature_fraction, generator)
+        return TrialObjective(self._policy, state.meta, meta_batch, terms, config.sampling, draws)
 
     def meta_step(
         self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator

@@ -1,13 +1,12 @@
 """What RL2 lowers: a surrogate over whole trials, an entropy bonus, and the error of a value function.
 
 All trials of all tasks are one batch [1, N, T, ...] here: parameters are shared, and a recurrent network sees them as N
-rows.
+rows. Where tasks are spread over ranks, each has the rows of its own tasks, and a loss is a sum over those of all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Literal, NamedTuple
 
 import torch
@@ -21,11 +20,12 @@ from mamlrl.advantages import (
     normalize,
 )
 from mamlrl.config import SamplingConfig
-from mamlrl.learners.objective import Path, draw_rollouts
+from mamlrl.distributed import gather, sum_over_ranks, sums_over_ranks
+from mamlrl.learners.objective import Path, drawn_numbers
 from mamlrl.objectives import clipped_loss, likelihood_ratio_loss, mean_kl, weighted_sum
 from mamlrl.policies.base import Linearization
 from mamlrl.policies.values import WithValues
-from mamlrl.structs import Batch, MetaParams, flatten, unflatten
+from mamlrl.structs import Batch, MetaBatch, MetaParams, flatten, unflatten
 
 SMALLEST_STD = 1e-3
 """Of the returns at a time step, relative to all returns: where few trials get, they may hardly differ."""
@@ -44,9 +44,30 @@ class Terms(NamedTuple):
 
 
 def pooled(batch: Batch) -> Batch:
-    """All trials [M, B, ...] as those of one task, [1, M B, ...]; their weights sum to one."""
-    one = Batch(*(leaf.flatten(0, 1).unsqueeze(0) for leaf in batch))
-    return one._replace(weights=one.weights / one.weights.sum())
+    """All trials [M, B, T, ...] as those of one task, [1, M B, T, ...]; their weights, over all ranks, sum to one.
+
+    T becomes that of the rank with the longest trials.
+    """
+    steps = max(gather(batch.weights.shape[2]))
+    one = Batch(*(padded(leaf.flatten(0, 1).unsqueeze(0), steps) for leaf in batch))
+    return one._replace(weights=one.weights / sum_over_ranks(one.weights.sum()))
+
+
+def padded(leaf: Tensor, steps: int) -> Tensor:
+    """[M, B, T, ...] with zeros behind, up to so many time steps."""
+    more = steps - leaf.shape[2]
+    return torch.cat([leaf, leaf.new_zeros(*leaf.shape[:2], more, *leaf.shape[3:])], dim=2) if more else leaf
+
+
+class Draws(NamedTuple):
+    """Parts of the trials, drawn at random, that losses, gradients and curvature products are taken on."""
+
+    shares: int = 1
+    """parts that losses and gradients are taken on in turn; 1 for all trials"""
+    curvature: float = 1.0
+    """share of the trials that curvature products use"""
+    generator: torch.Generator | None = None
+    """the same on all ranks"""
 
 
 class Credit(NamedTuple):
@@ -75,23 +96,24 @@ def credit(batch: Batch, values: Tensor, baseline: str, sampling: SamplingConfig
     mask = (batch.weights > 0).double()
     returns = torch.where(mask > 0, batch.returns.double(), 0.0)
     mean, std = moments_by_time(returns, mask)
-    overall = (returns.square().sum() / mask.sum()).sqrt()
+    squares, count = sums_over_ranks([returns.square().sum(), mask.sum()])
+    overall = (squares / count).sqrt()
     std = std.clamp(min=SMALLEST_STD * overall) + 1e-8
     if baseline == "linear":
-        expected = fit_baseline(baseline_features(batch.observations), returns, mask)
+        expected = fit_baseline(baseline_features(batch.observations), returns, mask, sum_over_ranks)
     else:
         expected = mean + std * values.double()
     advantages = advantages_of_returns(returns, expected, mask, sampling.discount, sampling.gae_lambda)
-    spread, left = ((one * mask).square().sum() for one in (returns - mean, returns - expected))
+    spread, left = sums_over_ranks([(one * mask).square().sum() for one in (returns - mean, returns - expected)])
     dtype = batch.returns.dtype
     return Credit(
-        normalize(advantages, mask)[0].to(dtype),
+        normalize(advantages, mask, sum_over_ranks)[0].to(dtype),
         ((returns - mean) / std * mask).to(dtype),
         float(1 - left / spread) if spread > 0 else 0.0,
     )
 
 
-def shares_of(trials: int, shares: int, generator: torch.Generator) -> Iterator[Tensor]:
+def shares_of(trials: int, shares: int, generator: torch.Generator | None) -> Iterator[Tensor]:
     """Numbers of trials in shares, at random, without end: each trial once, then each once more, and so on."""
     while True:
         yield from torch.randperm(trials, generator=generator).chunk(shares)
@@ -103,11 +125,10 @@ class TrialObjective:
     Args:
         policy: the policy with its value function.
         meta: where the objective is built.
-        batch: trials of M tasks, sampled anywhere near.
+        meta_batch: trials of M tasks, sampled anywhere near, its query batch.
         terms: of the loss.
         sampling: discount and lambda.
-        shares: numbers of the trials that each loss and gradient in turn is taken on; None for all of them.
-        curvature: share of the trials that curvature products use, and its generator.
+        draws: parts of the trials that are taken.
 
     Attributes:
         point: `meta` as a vector, [D].
@@ -118,35 +139,50 @@ class TrialObjective:
         self,
         policy: WithValues,
         meta: MetaParams,
-        batch: Batch,
+        meta_batch: MetaBatch,
         terms: Terms,
         sampling: SamplingConfig,
-        shares: Iterator[Tensor] | None = None,
-        curvature: tuple[float, torch.Generator | None] = (1.0, None),
+        draws: Draws = Draws(),  # noqa: B008 (immutable)
     ):
-        self._policy, self._meta, self._terms = policy, meta, terms
-        self._shares, self._curvature = shares, curvature
+        self._policy, self._meta, self._terms, self._draws = policy, meta, terms, draws
         self.point, self.path = flatten(meta, meta), Path(meta, meta.init, ())
-        batch = pooled(batch)
+        batch = pooled(meta_batch.query)
+        self._first = meta_batch.first_task * meta_batch.query.weights.shape[1]
+        self._all = sum(gather(batch.weights.shape[1]))
+        self._linearized: tuple[Linearization, Tensor] | None = None
+        self._shares = shares_of(self._all, draws.shares, draws.generator) if draws.shares > 1 else None
         with torch.no_grad():
             self._built, values = policy.outputs_and_values(meta.init, batch.observations)
         self.credit = credit(batch, values, terms.baseline, sampling)
         self._batch = batch._replace(advantages=self.credit.advantages)
-        self._at_point = self._loss(self._built, values, self._batch, self.credit.targets)
+        self._at_point = sum_over_ranks(self._loss(self._built, values, self._batch, self.credit.targets))
 
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
         """The loss and its gradient [D], where the objective was built or at another point [D]; on the next share."""
         batch, targets = self._batch, self.credit.targets
         if self._shares is not None:
-            trials = next(self._shares).to(targets.device)
-            batch, targets = Batch(*(leaf[:, trials] for leaf in batch)), targets[:, trials]
-            batch = batch._replace(weights=batch.weights / batch.weights.sum())
+            batch, rows = self._taken(next(self._shares))
+            targets = targets[:, rows]
         vector = (self.point if point is None else point).detach().requires_grad_()
         with torch.enable_grad():
             outputs = self._policy.outputs_and_values(unflatten(vector, self._meta).init, batch.observations)
             loss = self._loss(*outputs, batch, targets)
             (gradient,) = torch.autograd.grad(loss, vector)
-        return float(loss.detach()), gradient
+        loss, gradient = sums_over_ranks([loss.detach(), gradient])
+        return float(loss), gradient
+
+    def _taken(self, trials: Tensor) -> tuple[Batch, Tensor]:
+        """Trials by their numbers among those of all ranks: those that are here, and their rows.
+
+        A rank that has none of them takes one for which nothing counts.
+        """
+        rows = trials - self._first
+        rows = rows[(rows >= 0) & (rows < self._batch.weights.shape[1])].to(self._batch.weights.device)
+        counts = len(rows) > 0
+        rows = rows if counts else rows.new_zeros(1)
+        batch = Batch(*(leaf[:, rows] for leaf in self._batch))
+        weights = batch.weights if counts else torch.zeros_like(batch.weights)
+        return batch._replace(weights=weights / sum_over_ranks(weights.sum())), rows
 
     @torch.no_grad()
     def evaluate(self, point: Tensor) -> tuple[float, float]:
@@ -155,8 +191,9 @@ class TrialObjective:
             return float(self._at_point), 0.0
         params = unflatten(point, self._meta).init
         outputs, values = self._policy.outputs_and_values(params, self._batch.observations)
-        kl = mean_kl(self._policy.distribution, self._built, outputs, self._batch.weights)
-        return float(self._loss(outputs, values, self._batch, self.credit.targets)), float(kl)
+        kl = mean_kl(self._policy.distribution, self._built, outputs, self._batch.weights).squeeze(0)
+        loss, kl = sums_over_ranks([self._loss(outputs, values, self._batch, self.credit.targets), kl])
+        return float(loss), float(kl)
 
     def _loss(self, outputs: Tensor, values: Tensor, batch: Batch, targets: Tensor) -> Tensor:
         distribution, terms = self._policy.distribution, self._terms
@@ -175,14 +212,17 @@ class TrialObjective:
 
     def curvature_product(self, vector: Tensor) -> Tensor:
         """Hessian of the mean KL where the objective was built, times a vector, [D]: J^T F J v."""
+        if self._linearized is None:
+            self._linearized = self._linearize()
         linearization, weights = self._linearized
         tangent = linearization.pushforward(unflatten(vector, self._meta).init)
         information = self._policy.distribution.fisher_product(linearization.outputs, tangent)
         product = linearization.pullback(weights.unsqueeze(-1) * information)
-        return flatten(MetaParams({name: leaf.squeeze(0) for name, leaf in product.items()}), self._meta)
+        mine = flatten(MetaParams({name: leaf.squeeze(0) for name, leaf in product.items()}), self._meta)
+        return sum_over_ranks(mine)
 
-    @cached_property
-    def _linearized(self) -> tuple[Linearization, Tensor]:
-        fraction, generator = self._curvature
-        batch = self._batch if fraction == 1 else draw_rollouts(self._batch, fraction, generator)
+    def _linearize(self) -> tuple[Linearization, Tensor]:
+        batch, draws = self._batch, self._draws
+        if draws.curvature < 1:
+            batch, _ = self._taken(drawn_numbers(1, self._all, draws.curvature, draws.generator)[0])
         return self._policy.linearize(self._meta.init, batch.observations), batch.weights

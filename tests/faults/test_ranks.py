@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -22,12 +23,14 @@ from mamlrl.structs import MetaParams
 from tests.cli.toy_learners import Reptile
 from tests.golden.walk import Walk
 
-from ..cli.conftest import SMALL, reproducible
+from ..cli.conftest import SMALL, TINY, reproducible
 from .processes import Ended, Running, start
 
 WALK = ("--env tests.faults.test_ranks:faults/RankWalk-v0 --sampling.tasks 4 --sampling.rollouts 2",)
 WALK += ("--environment.horizon 6 --environment.vectorization sync --policy.hidden_sizes [4] --threads 1",)
+RL2 = "--learner rl2 --iterations 1 --out rl2"
 FAILING_RANK, HOW = "TEST_FAILING_RANK", "TEST_HOW_IT_FAILS"
+OTHERS_PACKAGES = "TEST_PACKAGES_OF_THE_LAST_RANK"
 
 
 class Alone(Reptile):
@@ -62,10 +65,12 @@ gymnasium.register("faults/RankWalk-v0", entry_point=f"{__name__}:RankWalk")
 
 
 def as_rank(number: int, size: int, port: int, more: dict[str, str]) -> None:
-    """What torchrun does to a process that it starts."""
+    """What torchrun does to a process that it starts; the last rank finds what is in OTHERS_PACKAGES before all else."""
     told = {"RANK": number, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
     told |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo"}
     os.environ.update({name: str(value) for name, value in told.items()} | more)
+    if number == size - 1 and OTHERS_PACKAGES in more:
+        sys.path.insert(0, more[OTHERS_PACKAGES])
 
 
 Start = Callable[..., list[Running]]
@@ -188,19 +193,33 @@ def test_ranks_must_be_given_the_same_command(ranks: Start, tmp_path: Path) -> N
     assert not (tmp_path / "run").exists()
 
 
+def test_ranks_must_have_the_same_versions(ranks: Start, tmp_path: Path) -> None:
+    installed = tmp_path / "others" / "gymnasium-0.1.dist-info"
+    installed.mkdir(parents=True)
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: gymnasium\nVersion: 0.1\n")
+    first, other = ended(ranks(*SMALL, "--iterations 1 --out run", **{OTHERS_PACKAGES: str(tmp_path / "others")}))
+    assert (first.code, other.code) == (1, 1) and other.err == ""
+    assert first.err.startswith("error: rank 1 has gymnasium 0.1, and rank 0 has gymnasium 1.")
+    assert first.err.endswith("; all must have the same\n") and first.err.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_commands_of_one_process_say_so(ranks: Start) -> None:
-    first, _ = ended(ranks("run", command="record"))
-    assert "error: this command works in one process; torchrun has started 2" in first.err and first.code == 2
+    for command, words, said in (("record", "run", "this command"), ("evaluate", "--protocol rl2", "--protocol rl2")):
+        first, _ = ended(ranks(words, command=command))
+        assert f"error: {said} works in one process; torchrun has started 2" in first.err and first.code == 2
 
 
 def test_ranks_evaluate_as_one_process(ranks: Start, tmp_path: Path) -> None:
-    assert start(tmp_path, *SMALL, "--iterations 1 --out run").wait().code == 0
-    words = "run --tasks 3 --rollouts 2 --steps 1 --threads 1"
+    """Gradient steps, and trials."""
+    training = [start(tmp_path, *SMALL, "--iterations 1 --out maml"), start(tmp_path, *TINY, RL2)]
+    assert [one.wait().code for one in training] == [0, 0]
+    words = "maml rl2 --tasks 3 --rollouts 2 --steps 1 --threads 1"
     first, other = ended(ranks(words, "--out two", command="evaluate"))
     assert (first.code, other.code, other.out) == (0, 0, ""), first
     assert start(tmp_path, words, "--out one", command="evaluate").wait().code == 0
     one, two = ((tmp_path / name / "evaluation.csv").read_text().splitlines() for name in ("one", "two"))
-    assert len(one) == 7 and one[0] == two[0]
+    assert len(one) == 16 and one[0] == two[0]
     for ours, theirs in zip(one[1:], two[1:], strict=True):
         np.testing.assert_allclose(
             [float(cell) for cell in ours.split(",")[1:]], [float(cell) for cell in theirs.split(",")[1:]], rtol=1e-5
