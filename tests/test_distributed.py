@@ -13,16 +13,17 @@ import torch
 from mamlrl.config import Config
 from mamlrl.config.files import make_config, merge, shipped_settings
 from mamlrl.distributed import from_first, gather, is_first, local_size, means_over_tasks, share_of, sums_over_tasks
-from mamlrl.errors import ConfigError
+from mamlrl.errors import ConfigError, UserError
 from mamlrl.evaluation.examples import SupervisedEvaluation
 from mamlrl.evaluation.held_out import Evaluation
 from mamlrl.experiment import initial_state, make_experiment, make_supervised
 from mamlrl.learners import LEARNERS
 from mamlrl.learners.base import LearnerState
 from mamlrl.learners.objective import draw_rollouts, draw_steps
-from mamlrl.structs import Batch, Metrics
+from mamlrl.structs import Batch, MetaParams, Metrics
 from mamlrl.training.examples import supervised_iteration
 from mamlrl.training.iteration import meta_iteration
+from mamlrl.training.loop import in_step
 from tests.golden.record import CASES, COMMON, WALK, double
 from tests.ranks import on_ranks
 
@@ -209,6 +210,22 @@ def test_ranks_give_the_numbers_of_one_process_on_supervised_tasks(learner):
     expected = of_rank()
     for found in on_ranks(2, of_rank):
         assert_same(found, expected, 2e-4)
+
+
+def test_ranks_go_on_with_the_state_of_the_first_where_theirs_differs_in_the_last_digits():
+    before = LearnerState(MetaParams({"weight": torch.zeros(3)}), {"done": torch.zeros(())})
+
+    def of_rank(difference: float) -> tuple[LearnerState, LearnerState]:
+        mine = LearnerState(MetaParams({"weight": torch.ones(3)}), {"done": torch.ones(())})
+        if not is_first():
+            mine.meta.init["weight"][1] += difference
+        return mine, in_step(mine, before)
+
+    assert all(agreed is mine for mine, agreed in on_ranks(2, lambda: of_rank(0.0)))
+    for _, agreed in on_ranks(2, lambda: of_rank(1e-6)):
+        assert agreed.meta.init["weight"].tolist() == [1.0] * 3 and isinstance(agreed, LearnerState)
+    with pytest.raises(UserError, match=r"^the meta-update differs from that of rank 0, by 0.5 after a step of 2;"):
+        on_ranks(2, lambda: of_rank(0.5))
 
 
 def test_a_measure_that_only_some_tasks_tell_is_the_mean_over_these():

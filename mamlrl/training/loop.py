@@ -164,7 +164,7 @@ def digest(state: LearnerState) -> bytes:
     """Of all numbers of a state, to the last bit; the states themselves can be large."""
     numbers = hashlib.blake2b()
     for tensor in tensors(state):
-        numbers.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        numbers.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return numbers.digest()
 
 

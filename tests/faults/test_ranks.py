@@ -65,7 +65,7 @@ gymnasium.register("faults/RankWalk-v0", entry_point=f"{__name__}:RankWalk")
 
 
 def as_rank(number: int, size: int, port: int, more: dict[str, str]) -> None:
-    """What torchrun does to a process that it starts; the last rank finds what is in OTHERS_PACKAGES before all else."""
+    """What torchrun does to a process that it starts; the last rank finds OTHERS_PACKAGES before all else."""
     told = {"RANK": number, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1"}
     told |= {"MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": "True", "GLOO_SOCKET_IFNAME": "lo"}
     os.environ.update({name: str(value) for name, value in told.items()} | more)
