@@ -20,6 +20,7 @@ from torch import Tensor
 
 from mamlrl.objectives import Loss, does_couple_time
 from mamlrl.policies.base import Linearization, Policy
+from mamlrl.policies.linearization import pullback_and_keep
 from mamlrl.structs import Data, Params, StepSizes
 
 
@@ -39,6 +40,10 @@ class LossAtPoint(NamedTuple):
     def gradient(self) -> Params:
         """Gradient of each task's loss in that task's parameters, stacked."""
         return self.linearization.pullback(self.cotangent)
+
+    def gradient_before_hessian(self) -> Params:
+        """The same, in a way that `hessian` can begin with."""
+        return pullback_and_keep(self.linearization, self.cotangent)
 
     def hessian(self) -> Callable[[Params], Params]:
         """Hessian of each task's loss, as a function from tangents (stacked or shared) to stacked Params."""
@@ -130,6 +135,12 @@ class SolvedStep(Protocol):
         ...
 
 
+def expect_products(step: InnerStep) -> None:
+    """Tell a step that was just made that products with its derivative will be asked for, if it wants to know."""
+    if told := getattr(step, "expect_products", None):
+        told()
+
+
 @dataclass(frozen=True)
 class GradientStep:
     """An inner step that is a gradient step.
@@ -153,6 +164,12 @@ class GradientStep:
         """The gradient of the inner loss at phi, stacked, in the order of phi."""
         gradient = self.loss.gradient()
         return {name: gradient[name] for name in self.start}
+
+    def expect_products(self) -> None:
+        """Take the gradient, before anything else is asked for, in the way that the Hessian begins with."""
+        if not self.first_order:
+            gradient = self.loss.gradient_before_hessian()
+            self.__dict__["gradient"] = {name: gradient[name] for name in self.start}
 
     @property
     def params(self) -> Params:

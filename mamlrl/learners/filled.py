@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from mamlrl.adaptation import InnerStep, LossAtPoint, loss_at
 from mamlrl.config import AdaptationConfig
@@ -99,7 +100,14 @@ class FilledStep:
         stacked = stack(self.start, len(self.batch.observations), self.shapes)
         rest = {name: leaf.detach().contiguous() for name, leaf in stacked.items()}
         change = {name: tangent[name].expand_as(leaf).contiguous() for name, leaf in rest.items()}
-        filled = torch.func.jvp(lambda params: self.fill(params, self.batch), (rest,), (change,))[1]
+        names = list(self._filled)
+
+        def fill(*leaves: Tensor) -> tuple[Tensor, ...]:
+            filled = self.fill(dict(zip(rest, leaves, strict=True)), self.batch)
+            return tuple(filled[name] for name in names)
+
+        _, tangents = torch.autograd.functional.jvp(fill, tuple(rest.values()), tuple(change.values()))
+        filled = dict(zip(names, tangents, strict=True))
         return {name: filled.get(name, leaf) for name, leaf in tangent.items()}
 
     def pullback(self, cotangent: Params) -> Params:

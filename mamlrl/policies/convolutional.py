@@ -1,8 +1,8 @@
-"""Networks for images over stacked parameters: M networks are one grouped convolution.
+"""Networks for images over stacked parameters: each layer is one batched matrix product for M networks.
 
-Batch normalisation is written out of primitives, on the statistics of the batch at hand, each task's own. (With torch
-2.13 second-order gradients through `vmap` over `torch.nn.functional.batch_norm` are wrong by some percent; these are
-right.) What a network gives for an image depends on the images beside it.
+Batch normalisation is on the statistics of the batch at hand, each task's own. (With torch 2.13 second-order gradients
+through `vmap` over `torch.nn.functional.batch_norm` are wrong by some percent; these are right.) What a network gives
+for an image depends on the images beside it.
 
 Source: Finn, Abbeel, Levine (2017), section 5.2, and the code that its authors released.
 """
@@ -18,17 +18,13 @@ from torch import Tensor
 
 from mamlrl.config import PolicyConfig
 from mamlrl.errors import ConfigError
+from mamlrl.policies.image_layers import convolved, whitened
 from mamlrl.structs import Params
 
-EPSILON = 1e-3
-"""Added to the variance in batch normalisation."""
 
-
-def normalized(values: Tensor, scale: Tensor, shift: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Batch normalisation: mean 0 and variance 1 over some dimensions, then a learned scale and shift."""
-    centred = values - values.mean(dims, keepdim=True)
-    factor = scale * (centred.square().mean(dims, keepdim=True) + EPSILON).rsqrt()  # small: no division of all values
-    return torch.addcmul(shift, centred, factor)
+def normalized(values: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Batch normalisation over the rows of [M, R, F], then a learned scale and shift [M, F]."""
+    return torch.addcmul(shift.unsqueeze(1), whitened(values), scale.unsqueeze(1))
 
 
 def normalization_of(layers: int) -> tuple[str, ...]:
@@ -97,22 +93,20 @@ class ConvNet:
     def features(self, params: Params, observations: Tensor) -> Tensor:
         """What the last layer sees, [M, B * T, E]."""
         num_tasks, count = len(observations), observations.shape[1] * observations.shape[2]
-        # the channels of all tasks side by side: [N, M * C, side, side]
-        hidden = (
-            observations.reshape(num_tasks, count, self.channels, self.side, self.side).transpose(0, 1).flatten(1, 2)
-        )
-        for layer, filters in enumerate(self.filters):
-            weight = params[f"weight_{layer}"].flatten(0, 1)
-            stride = 2 if self.stride else 1
-            hidden = torch.nn.functional.conv2d(hidden, weight, padding=1, stride=stride, groups=num_tasks)
-            scale, shift = (params[f"{name}_{layer}"].reshape(1, -1, 1, 1) for name in ("scale", "shift"))
-            hidden = normalized(hidden, scale, shift, (0, 2, 3)).relu()
+        images = observations.reshape(num_tasks, count, self.channels, self.side, self.side).permute(0, 1, 3, 4, 2)
+        for layer in range(len(self.filters)):
+            values = convolved(images, params[f"weight_{layer}"], 2 if self.stride else 1)
+            scale, shift = params[f"scale_{layer}"], params[f"shift_{layer}"]
+            images = normalized(values.flatten(1, 3), scale, shift).relu().view_as(values)
             if not self.stride:
-                hidden = torch.nn.functional.max_pool2d(hidden, 2)
-            hidden = hidden.unflatten(1, (num_tasks, filters)).flatten(1, 2)
-        if self.stride:
-            hidden = hidden.mean((2, 3), keepdim=True)
-        return hidden.flatten(1).unflatten(1, (num_tasks, -1)).transpose(0, 1)
+                images = _pooled(images)
+        return images.mean((2, 3)) if self.stride else images.permute(0, 1, 4, 2, 3).flatten(2)
+
+
+def _pooled(images: Tensor) -> Tensor:
+    """Maxima of 2 x 2 pixels, [M, N, H, W, C]."""
+    rows = torch.nn.functional.max_pool2d(images.flatten(0, 1).permute(0, 3, 1, 2), 2)
+    return rows.permute(0, 2, 3, 1).unflatten(0, images.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -155,8 +149,8 @@ class NormalizedMLP:
         """What the last layer sees, [M, B * T, E]."""
         hidden = observations.flatten(1, 2)
         for layer in range(len(self.sizes) - 2):
-            scale, shift = (params[f"{name}_{layer}"].unsqueeze(1) for name in ("scale", "shift"))
-            hidden = normalized(hidden @ params[f"weight_{layer}"], scale, shift, (1,)).relu()
+            scale, shift = params[f"scale_{layer}"], params[f"shift_{layer}"]
+            hidden = normalized(hidden @ params[f"weight_{layer}"], scale, shift).relu()
         return hidden
 
 

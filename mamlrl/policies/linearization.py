@@ -36,6 +36,7 @@ class AutogradLinearization:
         with torch.enable_grad():
             self._outputs = outputs(self._params, observations)
         self.outputs = self._outputs.detach()
+        self._last: tuple[Tensor, _ReverseSweep] | None = None
 
     def pushforward(self, tangent: Params) -> Tensor:
         """Jacobian-vector product, [M, B, T, Z]."""
@@ -50,6 +51,16 @@ class AutogradLinearization:
         """Vector-Jacobian product per task, stacked Params."""
         return _gradient(self._outputs, self._params, cotangent, create_graph=False)
 
+    def pullback_and_keep(self, cotangent: Tensor) -> Params:
+        """`pullback`, of which the way is kept for `hessian` at the same cotangent, that does not go it again."""
+        return self._swept(cotangent).value
+
+    def _swept(self, cotangent: Tensor) -> _ReverseSweep:
+        """At this very cotangent, once."""
+        if self._last is None or self._last[0] is not cotangent:
+            self._last = cotangent, _ReverseSweep(self._outputs, self._params, cotangent)
+        return self._last[1]
+
     def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
         """Hessian of a loss on the outputs: H v = J^T (d2L/dz2) J v + sum_z dL/dz d2z/dtheta2 v.
 
@@ -57,7 +68,7 @@ class AutogradLinearization:
             cotangent: dL/dz [M, B, T, Z] at these parameters.
             output_hessian: multiplies d2L/dz2 with a tangent of the outputs.
         """
-        sweep = _ReverseSweep(self._outputs, self._params, cotangent)
+        sweep = self._swept(cotangent)
 
         def product(tangent: Params) -> Params:
             curvature, output_tangent = sweep.derivative(tangent)
@@ -68,11 +79,16 @@ class AutogradLinearization:
 
 
 class _ReverseSweep:
-    """g = J^T c at fixed parameters and cotangent, ready to be differentiated along tangents."""
+    """g = J^T c at fixed parameters and cotangent, ready to be differentiated along tangents.
+
+    Attributes:
+        value: g, stacked Params.
+    """
 
     def __init__(self, outputs: Tensor, params: Params, cotangent: Tensor):
         self._params, self._cotangent = params, cotangent.detach().requires_grad_()
         gradient = _gradient(outputs, params, self._cotangent, create_graph=True)
+        self.value = {name: leaf.detach() for name, leaf in gradient.items()}
         # leaves of which the outputs are no function have a zero without a graph
         self._gradient = {name: leaf for name, leaf in gradient.items() if leaf.requires_grad}
 
@@ -103,6 +119,11 @@ def _gradient(outputs: Tensor, params: Params, cotangent: Tensor, create_graph: 
     return dict(zip(params, gradients, strict=True))
 
 
+def pullback_and_keep(linearization: Linearization, cotangent: Tensor) -> Params:
+    """`pullback`; where that spares work, in a way that `hessian` at the same cotangent begins with."""
+    return getattr(linearization, "pullback_and_keep", linearization.pullback)(cotangent)
+
+
 class WithIdle:
     """A network at fixed parameters and inputs, with further parameters of which its outputs are no function.
 
@@ -125,6 +146,10 @@ class WithIdle:
     def pullback(self, cotangent: Tensor) -> Params:
         """Vector-Jacobian product per task, stacked Params."""
         return {**self._network.pullback(cotangent), **self._zeros}
+
+    def pullback_and_keep(self, cotangent: Tensor) -> Params:
+        """That of the network."""
+        return {**pullback_and_keep(self._network, cotangent), **self._zeros}
 
     def hessian(self, cotangent: Tensor, output_hessian: Callable[[Tensor], Tensor]) -> Callable[[Params], Params]:
         """Hessian of a loss on the outputs: that of the network."""

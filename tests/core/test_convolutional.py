@@ -10,6 +10,7 @@ from torch.nn import functional
 from mamlrl.config import PolicyConfig
 from mamlrl.errors import ConfigError
 from mamlrl.policies.convolutional import ConvNet, NormalizedMLP, conv, image_shape
+from mamlrl.policies.image_layers import convolved, whitened
 from mamlrl.policies.linearization import AutogradLinearization
 from mamlrl.structs import Params
 from tests.core.problems import random_like
@@ -92,6 +93,23 @@ def test_the_linearization_is_right_to_second_order(name: str) -> None:
     product = linearization.hessian(cotangent + linearization.outputs, lambda change: change)(tangent)
     for leaf, values in product.items():
         torch.testing.assert_close(values, (ahead[leaf] - behind[leaf]) / (2 * h), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution_and_whitening_are_right_to_second_order(stride: int) -> None:
+    """In images and weights, of odd and even sides, by finite differences."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
+
+    images, weights = random(2, 2, 5, 4, 2), random(2, 3, 2, 3, 3)
+
+    def layer(images: Tensor, weights: Tensor) -> Tensor:
+        return whitened(convolved(images, weights, stride).flatten(1, 3))
+
+    torch.autograd.gradcheck(layer, (images, weights), fast_mode=True)
+    torch.autograd.gradgradcheck(layer, (images, weights), fast_mode=True)
 
 
 def test_images_are_square_of_one_channel_or_three() -> None:
