@@ -323,64 +323,30 @@ class AntDirEnv(TaskEnv):
     backward along x. The policy does not observe which it is.
 
     ## Action Space
-    `Box(-1, 1, (8,), float64)`; larger actions are clipped. The torque is the action times 150 N m.
-
-    | Num | Action | Min | Max | Unit |
-    |---|---|---|---|---|
-    | 0-1 | torque on hip and ankle of the back right leg | -1 | 1 | torque (150 N m) |
-    | 2-3 | torque on hip and ankle of the front left leg | -1 | 1 | torque (150 N m) |
-    | 4-5 | torque on hip and ankle of the front right leg | -1 | 1 | torque (150 N m) |
-    | 6-7 | torque on hip and ankle of the back left leg | -1 | 1 | torque (150 N m) |
+    `Box(-1, 1, (8,), float64)`, as in `AntVelEnv`.
 
     ## Observation Space
-    `Box(-inf, inf, (27,), float64)`
-
-    | Num | Observation | Min | Max | Unit |
-    |---|---|---|---|---|
-    | 0 | height of the torso | -inf | inf | position (m) |
-    | 1-4 | orientation of the torso, a quaternion (w, x, y, z) | -inf | inf | - |
-    | 5-12 | hips and ankles: front left, front right, back left, back right leg | -inf | inf | angle (rad) |
-    | 13-15 | velocity of the torso along x, y and z | -inf | inf | velocity (m/s) |
-    | 16-18 | angular velocity of the torso about its x, y and z | -inf | inf | angular velocity (rad/s) |
-    | 19-26 | velocities of the joints, in the order of 5-12 | -inf | inf | angular velocity (rad/s) |
-
-    With `observe_position=True`, x and y of the torso (m) come first (29 numbers). With `contact_forces=True`, torque
-    and force of the contacts on each of the 13 bodies come last, 78 numbers clipped to [-1, 1] (N m and N).
+    `Box(-inf, inf, (27,), float64)`, as in `AntVelEnv`.
 
     ## Rewards
     `reward = direction * v + healthy_reward * healthy - ctrl_cost_weight * sum(a^2)`,
     where `v` is the velocity along x, `a` the clipped action, and `healthy`
     is 1 while the ant is healthy (see Episode End), else 0.
-    With `contact_forces=True`, `contact_cost_weight * sum(f^2)` is taken off, f being the observed forces.
-    `info["reward_task"]`, `info["reward_healthy"]`, `info["reward_ctrl"]` and `info["reward_contact"]` are the terms;
-    `info["x_velocity"]`, `info["y_velocity"]` (displacement over the time step, m/s), `info["x_position"]` and
-    `info["y_position"]` (m) are the torso's.
+    Contact cost and `info` are those of `AntVelEnv`.
 
     ## Starting State
-    That of Ant-v5: positions uniform within +-0.1 of the model's (torso at 0.75 m), velocities normal with standard
-    deviation 0.1.
+    As in `AntVelEnv`.
 
     ## Episode End
-    Terminated when the ant is not healthy: the height of the torso is outside `healthy_z_range`, or its state is not
-    finite. Truncated after 100 time steps by `gymnasium.make`.
+    As in `AntVelEnv`.
 
     ## Arguments
+    Those of `AntVelEnv` without `goal_range`; one has another default:
+
     | Parameter | Type | Default | Description |
     |---|---|---|---|
-    | `frame_skip` | int | 5 | simulation steps of 0.01 s per time step |
     | `healthy_reward` | float | 0.05 | reward per healthy time step |
-    | `healthy_z_range` | tuple[float, float] | (0.2, 1.0) | heights at which the ant is healthy (m) |
-    | `terminate_when_unhealthy` | bool | True | whether an unhealthy ant ends the episode |
-    | `ctrl_cost_weight` | float | 0.005 | weight of the squared action |
-    | `contact_forces` | bool | False | observe contact forces and charge for them |
-    | `contact_cost_weight` | float | 5e-4 | weight of the squared contact forces |
-    | `observe_position` | bool | False | observe x and y of the torso |
-    | `body` | str | "gymnasium" | "rllab": simulation steps of 0.02 s, and rllab's softer contacts |
-    | `velocity` | str | "root" | "root": of the torso, over the time step; "com": of the centre of mass, at its end |
-    | `observation` | str | "gymnasium" | "rllab": 125 numbers, see below |
-    | `reset_noise` | str | "gymnasium" | "rllab": positions normal, std 0.01, around a crouch 0.55 m high |
 
-    Weights and bonus default to those of the MAML paper's code. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
     The task is the direction [1], -1 or 1, given by `reset(options={"task": direction})`.
 
     ## Version History
@@ -398,65 +364,31 @@ class AntGoalEnv(TaskEnv):
     square around the origin. The policy does not observe it.
 
     ## Action Space
-    `Box(-1, 1, (8,), float64)`; larger actions are clipped. The torque is the action times 150 N m.
-
-    | Num | Action | Min | Max | Unit |
-    |---|---|---|---|---|
-    | 0-1 | torque on hip and ankle of the back right leg | -1 | 1 | torque (150 N m) |
-    | 2-3 | torque on hip and ankle of the front left leg | -1 | 1 | torque (150 N m) |
-    | 4-5 | torque on hip and ankle of the front right leg | -1 | 1 | torque (150 N m) |
-    | 6-7 | torque on hip and ankle of the back left leg | -1 | 1 | torque (150 N m) |
+    `Box(-1, 1, (8,), float64)`, as in `AntVelEnv`.
 
     ## Observation Space
-    `Box(-inf, inf, (27,), float64)`
-
-    | Num | Observation | Min | Max | Unit |
-    |---|---|---|---|---|
-    | 0 | height of the torso | -inf | inf | position (m) |
-    | 1-4 | orientation of the torso, a quaternion (w, x, y, z) | -inf | inf | - |
-    | 5-12 | hips and ankles: front left, front right, back left, back right leg | -inf | inf | angle (rad) |
-    | 13-15 | velocity of the torso along x, y and z | -inf | inf | velocity (m/s) |
-    | 16-18 | angular velocity of the torso about its x, y and z | -inf | inf | angular velocity (rad/s) |
-    | 19-26 | velocities of the joints, in the order of 5-12 | -inf | inf | angular velocity (rad/s) |
-
-    With `observe_position=True`, x and y of the torso (m) come first (29 numbers). With `contact_forces=True`, torque
-    and force of the contacts on each of the 13 bodies come last, 78 numbers clipped to [-1, 1] (N m and N).
+    `Box(-inf, inf, (27,), float64)`, as in `AntVelEnv`.
 
     ## Rewards
     `reward = -(|x - goal_x| + |y - goal_y|) + healthy_reward * healthy - ctrl_cost_weight * sum(a^2)`,
     where `(x, y)` is the torso's position after the move, `a` the clipped action, and `healthy`
     is 1 while the ant is healthy (see Episode End), else 0.
-    With `contact_forces=True`, `contact_cost_weight * sum(f^2)` is taken off, f being the observed forces.
-    `info["reward_task"]`, `info["reward_healthy"]`, `info["reward_ctrl"]` and `info["reward_contact"]` are the terms;
-    `info["x_velocity"]`, `info["y_velocity"]` (displacement over the time step, m/s), `info["x_position"]` and
-    `info["y_position"]` (m) are the torso's.
+    Contact cost and `info` are those of `AntVelEnv`.
 
     ## Starting State
-    That of Ant-v5: positions uniform within +-0.1 of the model's (torso at 0.75 m), velocities normal with standard
-    deviation 0.1.
+    As in `AntVelEnv`.
 
     ## Episode End
-    Terminated when the ant is not healthy: the height of the torso is outside `healthy_z_range`, or its state is not
-    finite. Truncated after 100 time steps by `gymnasium.make`.
+    As in `AntVelEnv`.
 
     ## Arguments
+    Those of `AntVelEnv`, two with other meanings or defaults:
+
     | Parameter | Type | Default | Description |
     |---|---|---|---|
     | `goal_range` | float | 3 | goals are uniform in [-goal_range, goal_range]^2 (m) |
-    | `frame_skip` | int | 5 | simulation steps of 0.01 s per time step |
     | `healthy_reward` | float | 4.05 | reward per healthy time step (4 so that most are positive, .05 to survive) |
-    | `healthy_z_range` | tuple[float, float] | (0.2, 1.0) | heights at which the ant is healthy (m) |
-    | `terminate_when_unhealthy` | bool | True | whether an unhealthy ant ends the episode |
-    | `ctrl_cost_weight` | float | 0.005 | weight of the squared action |
-    | `contact_forces` | bool | False | observe contact forces and charge for them |
-    | `contact_cost_weight` | float | 5e-4 | weight of the squared contact forces |
-    | `observe_position` | bool | False | observe x and y of the torso |
-    | `body` | str | "gymnasium" | "rllab": simulation steps of 0.02 s, and rllab's softer contacts |
-    | `velocity` | str | "root" | "root": of the torso, over the time step; "com": of the centre of mass, at its end |
-    | `observation` | str | "gymnasium" | "rllab": 125 numbers, see below |
-    | `reset_noise` | str | "gymnasium" | "rllab": positions normal, std 0.01, around a crouch 0.55 m high |
 
-    Weights and bonus default to those of the MAML paper's code. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
     The task is the goal [2], given by `reset(options={"task": goal})`.
 
     ## Version History

@@ -214,30 +214,10 @@ class HalfCheetahDirEnv(TaskEnv):
     and running backward. The policy does not observe which it is.
 
     ## Action Space
-    `Box(-1, 1, (6,), float64)`; larger actions are clipped. The torque is the action times the joint's gear.
-
-    | Num | Action | Min | Max | Unit |
-    |---|---|---|---|---|
-    | 0-2 | torque on the back thigh, shin and foot, as a share of 120, 90 and 60 N m | -1 | 1 | torque (gear) |
-    | 3-5 | torque on the front thigh, shin and foot, as a share of 120, 60 and 30 N m | -1 | 1 | torque (gear) |
+    `Box(-1, 1, (6,), float64)`, as in `HalfCheetahVelEnv`.
 
     ## Observation Space
-    `Box(-inf, inf, (17,), float64)`, or 20 numbers with `observation="rllab"`
-
-    | Num | Observation | Min | Max | Unit |
-    |---|---|---|---|---|
-    | 0 | height of the torso above its height in the model | -inf | inf | position (m) |
-    | 1 | pitch of the torso | -inf | inf | angle (rad) |
-    | 2-4 | joints of the back thigh, shin and foot | -inf | inf | angle (rad) |
-    | 5-7 | joints of the front thigh, shin and foot | -inf | inf | angle (rad) |
-    | 8 | velocity of the torso along x | -inf | inf | velocity (m/s) |
-    | 9 | velocity of the torso along z | -inf | inf | velocity (m/s) |
-    | 10 | pitch rate of the torso | -inf | inf | angular velocity (rad/s) |
-    | 11-13 | joint velocities of the back thigh, shin and foot | -inf | inf | angular velocity (rad/s) |
-    | 14-16 | joint velocities of the front thigh, shin and foot | -inf | inf | angular velocity (rad/s) |
-    | 17-19 | rllab only: centre of mass of the whole body, x, y and z | -inf | inf | position (m) |
-
-    The last three hold the distance travelled, which the other 17 do not.
+    `Box(-inf, inf, (17,), float64)`, or 20 numbers with `observation="rllab"`, as in `HalfCheetahVelEnv`.
 
     ## Rewards
     `reward = direction * v - ctrl_cost_weight * sum(a^2)`,
@@ -245,20 +225,13 @@ class HalfCheetahDirEnv(TaskEnv):
     the two terms, `info["x_velocity"]` is v in m/s, `info["x_position"]` the torso's x in m.
 
     ## Starting State
-    Positions uniform within +-0.1 of the model's, velocities normal with standard deviation 0.1; with
-    `reset_noise="rllab"` positions normal with standard deviation 0.01, velocities as before.
+    As in `HalfCheetahVelEnv`.
 
     ## Episode End
     Never terminated. Truncated after 100 time steps by `gymnasium.make`.
 
     ## Arguments
-    | Parameter | Type | Default | Description |
-    |---|---|---|---|
-    | `frame_skip` | int | 5 | simulation steps of 0.01 s per time step |
-    | `ctrl_cost_weight` | float | 0.05 | weight of the squared action |
-    | `velocity` | str | "root" | "root": mean over the time step; "com": centre of mass, at its end |
-    | `observation` | str | "gymnasium" | "gymnasium" (17) or "rllab" (20) |
-    | `reset_noise` | str | "gymnasium" | "gymnasium" or "rllab" |
+    Those of `HalfCheetahVelEnv` without `goal_range`.
 
     The environment of the MAML paper has `frame_skip=1, velocity="com", observation="rllab", reset_noise="rllab"`.
     The task is the direction [1], -1 or 1, given by `reset(options={"task": direction})`.
