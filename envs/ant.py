@@ -18,12 +18,12 @@ from numpy.typing import ArrayLike, NDArray
 from .base import (
     Array,
     DirectionSpace,
+    DirectionTasks,
     Infos,
     Mask,
     TaskEnv,
     TaskSpace,
     VelocityTasks,
-    direction_in_words,
     goal_in_words,
     velocity_space,
 )
@@ -195,19 +195,11 @@ class AntVelVectorEnv(VelocityTasks, AntVectorEnv):
         return -np.abs(velocity[:, 0] - self.tasks[:, 0])
 
 
-class AntDirVectorEnv(AntVectorEnv):
+class AntDirVectorEnv(DirectionTasks, AntVectorEnv):
     """N ants, each with its own direction; see `AntDirEnv` for the environment."""
 
     def __init__(self, *args: Any, healthy_reward: float = 0.05, **kwargs: Any):
         super().__init__(DirectionSpace(), healthy_reward, *args, **kwargs)
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n directions, backward and forward equally likely, [n, 1]."""
-        return rng.choice((-1.0, 1.0), (n, 1))
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """The direction, in words."""
-        return direction_in_words(task)
 
     def _task_reward(self, velocity: Array) -> Array:
         return self.tasks[:, 0] * velocity[:, 0]

@@ -113,6 +113,18 @@ class DirectionSpace(TaskSpace):
         return "DirectionSpace({-1, 1})"
 
 
+class DirectionTasks:
+    """Tasks that are directions along x; a base that goes before the vector environment."""
+
+    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n directions, backward and forward equally likely, [n, 1]."""
+        return rng.choice((-1.0, 1.0), (n, 1))
+
+    def describe_task(self, task: ArrayLike) -> str:
+        """The direction, in words."""
+        return direction_in_words(task)
+
+
 class TaskVectorEnv(VectorEnv, EzPickle):
     """N copies of one family's environment in lock step, each row with its own task and random generator.
 

@@ -11,17 +11,17 @@ from typing import Any, Literal
 
 import mujoco
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .base import (
     Array,
     DirectionSpace,
+    DirectionTasks,
     Infos,
     Mask,
     TaskEnv,
     TaskSpace,
     VelocityTasks,
-    direction_in_words,
     velocity_space,
 )
 from .mujoco_vector import (
@@ -119,23 +119,12 @@ class HalfCheetahVelVectorEnv(VelocityTasks, HalfCheetahVectorEnv):
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity - self.tasks[:, 0])
 
-    def _target_position(self, row: int) -> float:
-        return float(self.tasks[row, 0] * self._elapsed[row] * self.dt)  # where the wanted velocity would have led
 
-
-class HalfCheetahDirVectorEnv(HalfCheetahVectorEnv):
+class HalfCheetahDirVectorEnv(DirectionTasks, HalfCheetahVectorEnv):
     """N half-cheetahs, each with its own direction; see `HalfCheetahDirEnv` for the environment."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(DirectionSpace(), *args, **kwargs)
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n directions, backward and forward equally likely, [n, 1]."""
-        return rng.choice((-1.0, 1.0), (n, 1))
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """The direction, in words."""
-        return direction_in_words(task)
 
     def _task_reward(self, velocity: Array) -> Array:
         return self.tasks[:, 0] * velocity

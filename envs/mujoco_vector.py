@@ -193,8 +193,9 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         return self._renderer.frame(model, data, self._target_position(row))
 
     def _target_position(self, row: int) -> float | None:
-        """Where along x a pole is drawn, m; None draws none."""
-        return None
+        """Where along x a pole is drawn, m: where the wanted velocity would have led; None draws none."""
+        speed = self.target_speed(self.tasks[row])
+        return None if speed is None else float(speed * self._elapsed[row] * self.dt)
 
     def close_extras(self, **kwargs: object) -> None:
         """Release the renderer."""

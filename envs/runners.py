@@ -177,9 +177,6 @@ class RunnerVelVectorEnv(VelocityTasks, RunnerVectorEnv):
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity[:, 0] - self.tasks[:, 0])
 
-    def _target_position(self, row: int) -> float:
-        return float(self.tasks[row, 0] * self._elapsed[row] * self.dt)
-
 
 class HopperVelVectorEnv(RunnerVelVectorEnv):
     """N hoppers; see `HopperVelEnv` for the environment."""
