@@ -60,6 +60,10 @@ class TaskSpace(spaces.Box):
         """Which of the tasks [N, P] lie in the space, [N]; NaN and infinities never do."""
         return np.all((tasks >= self.low) & (tasks <= self.high) & np.isfinite(tasks), axis=1)
 
+    def contains(self, x: Any) -> bool:
+        """Whether x is a task vector that the space accepts."""
+        return super().contains(x) and bool(self.accepts(np.asarray(x)[None])[0])
+
 
 def velocity_space(goal_range: tuple[float, float]) -> TaskSpace:
     """The wanted velocities of a range (low, high).
@@ -100,10 +104,6 @@ class DirectionSpace(TaskSpace):
     def accepts(self, tasks: Array) -> Mask:
         """Which of the tasks [N, 1] are -1 or +1, [N]."""
         return np.all(np.abs(tasks) == 1.0, axis=1)
-
-    def contains(self, x: Any) -> bool:
-        """Whether x is [-1.] or [1.]."""
-        return super().contains(x) and bool(self.accepts(np.asarray(x)[None])[0])
 
     def sample(self, mask: None = None, probability: None = None) -> Array:
         """Draw a direction, both equally likely."""

@@ -82,10 +82,6 @@ class MazeSpace(TaskSpace):
         apart = (places[:, 0] != places[:, 2]) | (places[:, 1] != places[:, 3])
         return whole & apart & from_start[np.arange(len(tasks)), places[:, 0], places[:, 1]]
 
-    def contains(self, x: Any) -> bool:
-        """Whether x is such a maze."""
-        return super().contains(x) and bool(self.accepts(np.asarray(x)[None])[0])
-
     def sample(self, mask: None = None, probability: None = None) -> Array:
         """Draw a task, as `draw`."""
         return self.draw(1, self.np_random)[0]

@@ -30,10 +30,6 @@ class DiscSpace(TaskSpace):
         """Which of the points [N, 2] lie on the disc, [N]."""
         return np.square(tasks).sum(axis=1) <= self.radius**2
 
-    def contains(self, x: Any) -> bool:
-        """Whether x is a point of the disc."""
-        return super().contains(x) and bool(self.accepts(np.asarray(x)[None])[0])
-
     def draw(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n points, uniform on the disc, [n, 2]."""
         distance, angle = self.radius * np.sqrt(rng.random(n)), rng.uniform(-np.pi, np.pi, n)

@@ -57,10 +57,6 @@ class MDPSpace(TaskSpace):
         sums = self.split(tasks)[1] @ np.ones(self._shape_of_rewards[0])
         return super().accepts(tasks) & np.all(np.abs(sums - 1.0) <= TOLERANCE, axis=(1, 2))
 
-    def contains(self, x: Any) -> bool:
-        """Whether x is a process."""
-        return super().contains(x) and bool(self.accepts(np.asarray(x)[None])[0])
-
     def sample(self, mask: None = None, probability: None = None) -> Array:
         """Draw a task, as `draw`."""
         return self.draw(1, self.np_random)[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mujoco
 import numpy as np
@@ -214,10 +214,6 @@ class TaskTable(TaskSpace):
         for _, row, place in self.columns():
             accepted &= row.accepts(tasks[:, place])
         return accepted
-
-    def contains(self, x: Any) -> bool:
-        """Whether x is a task."""
-        return super().contains(x) and bool(self.accepts(np.asarray(x)[None])[0])
 
     def sample(self, mask: None = None, probability: None = None) -> Array:
         """Draw a task, [P]."""
