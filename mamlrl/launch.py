@@ -53,7 +53,7 @@ def together(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int
         The exit code.
 
     Raises:
-        BaseException: on the first rank, what ended the command here, or a `RankFailure` of what ended it elsewhere.
+        BaseException: on the rank that speaks, what ended the command here, or a `RankFailure` of what did elsewhere.
     """
     ranks = meet()
     first = ranks.rank == 0
@@ -66,7 +66,7 @@ def together(action: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int
             ranks.gather(None)  # the first one may still have been writing
     except BaseException as error:
         ranks.leave(error)
-        if first:
+        if ranks.speaks:
             raise
         return _exit_code(error)
     dist.destroy_process_group()
@@ -100,6 +100,8 @@ class GlooRanks:
 
     def __init__(self, store: Store, rank: int, size: int):
         self.rank, self.size, self._store = rank, size, store
+        self.speaks = rank == 0  # of what ends the work: the first one that is still there
+        self._first_is_lost = False
         here = sum(self._machine_and_process(other)[0] == socket.gethostname() for other in range(size))
         self.local_size = int(os.environ.get("LOCAL_WORLD_SIZE", here))
 
@@ -137,8 +139,11 @@ class GlooRanks:
                 rank, message, exit_code, traceback_ = json.loads(self._store.get(FAILURE))
                 return RankFailure(f"rank {rank}: {message}", exit_code, traceback_)
             lost = [rank for rank in others if not self._store.check([f"left/{rank}"]) and not self._is_running(rank)]
+            self._first_is_lost = 0 in lost
+            self.speaks = self.rank == min(rank for rank in range(self.size) if rank not in lost)
         except RuntimeError:
-            lost = [0]  # the store went with it
+            lost, self._first_is_lost = [0], True  # the store went with it
+            self.speaks = os.environ.get("LOCAL_RANK") == "0"
         which = ", ".join(map(str, lost)) or "of unknown number"
         answers = "ranks {} do not answer" if len(lost) > 1 else "rank {} does not answer"
         return RankFailure(f"{answers.format(which)}: killed, stuck, or on a machine that is gone")
@@ -161,7 +166,7 @@ class GlooRanks:
     def leave(self, error: BaseException) -> None:
         """End in the midst of the work: tell the others why, and let them see it when they next want something.
 
-        The first rank is waited for: torchrun ends all others as soon as one has ended.
+        The first rank is waited for, if it is there: torchrun ends all others as soon as one has ended.
         """
         first = self.rank == 0
         signal.signal(signal.SIGTERM, signal.SIG_IGN if first else signal.SIG_DFL)  # we are on our way out
@@ -178,7 +183,7 @@ class GlooRanks:
                 self._store.set(HEARD, "")
             with contextlib.suppress(RuntimeError):
                 dist.destroy_process_group()
-            if not first:
+            if not (first or self._first_is_lost):
                 self._store.wait([HEARD], timedelta(seconds=SILENCE))
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,24 @@ Published = dict[str, tuple[float, ...]]
 """Published mean returns by number of gradient steps, by learner."""
 
 Color = tuple[float, float, float, float]
+
+
+@contextlib.contextmanager
+def freed_at_once() -> Iterator[None]:
+    """A figure that is drawn and let go within the block is gone after it.
+
+    It is full of circles, which Python would look for only when there are a quarter more objects than before: after
+    some thirty figures, and as many megabytes.
+    """
+    was_on = gc.isenabled()
+    gc.disable()  # so that all of it is still among the youngest objects
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+        gc.collect(0)
+
 
 MOST_MARKED = 50
 """Points that a curve marks."""

@@ -16,6 +16,7 @@ from mamlrl.config import Config
 from mamlrl.messages import say
 from mamlrl.run_folder import dashboard, metrics_table
 from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer_threads
+from mamlrl.run_folder.figures import freed_at_once
 from mamlrl.run_folder.files import keep_aside, naming, write_whole
 from mamlrl.run_folder.folder import METRICS_FILE
 from mamlrl.run_folder.metrics_table import Table, Written
@@ -98,9 +99,13 @@ class MetricsLog:
                     self._tensorboard.add_scalar(name, value, iteration)
             for quantity, estimates in (held_out or {}).items():
                 shown, used = (episodes, range(len(episodes))) if episodes else (estimates, ())
-                evaluated = dashboard.adaptation_figure(quantity, shown, iteration, used)
-                self._tensorboard.add_figure(f"adaptation/{quantity}", evaluated, iteration)
+                with freed_at_once():
+                    self._draw(quantity, shown, iteration, used)
             self._tensorboard.flush()
+
+    def _draw(self, quantity: str, estimates: Sequence[Estimate], iteration: int, used: Sequence[int]) -> None:
+        evaluated = dashboard.adaptation_figure(quantity, estimates, iteration, used)
+        self._tensorboard.add_figure(f"adaptation/{quantity}", evaluated, iteration)
 
     def written(self, completed: int) -> Written:
         """What is known of the rows of the first iterations."""

@@ -150,6 +150,12 @@ def test_a_rank_that_is_killed_is_named_and_the_run_goes_on(ranks: Start, tmp_pa
     assert len((tmp_path / "run/metrics.csv").read_text().splitlines()) == 5
 
 
+def test_where_the_first_rank_is_killed_the_next_one_speaks(ranks: Start) -> None:
+    first, other = ended(ranks(*WALK, "--out run", **{FAILING_RANK: "0", HOW: "SIGKILL"}))
+    assert (first.code, other.code) == (-signal.SIGKILL, 1)
+    assert other.err == "error: rank 0 does not answer: killed, stuck, or on a machine that is gone\n"
+
+
 @pytest.mark.parametrize(("how", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
 def test_a_signal_to_one_rank_stops_all_after_the_same_iteration(
     how: str, code: int, ranks: Start, tmp_path: Path
