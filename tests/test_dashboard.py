@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import shutil
@@ -76,6 +77,17 @@ def test_metrics_are_drawn_by_what_they_are_and_not_by_their_names(tmp_path: Pat
         f"{quantity}_band/step_0/{bound}" for quantity in ("return", "eval/return") for bound in ("lower", "upper")
     }
     assert [image.step for image in events.Images("adaptation/return")] == [2]
+
+
+def test_figures_do_not_stay_in_memory(tmp_path: Path) -> None:
+    """Without a search of all objects, which comes after hundreds of evaluations."""
+    estimates = {"return": [Estimate(2.0, 0.1), Estimate(3.0, 0.1)]}
+    with MetricsLog(tmp_path) as log:
+        log.write(1, {}, None, estimates)  # imports what it draws with
+        before = {id(one) for one in gc.get_objects()}
+        log.write(2, {}, None, estimates)
+        new = [one for one in gc.get_objects() if id(one) not in before]
+    assert not [one for one in new if type(one).__module__.startswith("matplotlib")]
 
 
 def test_a_run_of_an_id_has_it_for_its_name_among_the_hyperparameters() -> None:
