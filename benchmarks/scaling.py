@@ -121,7 +121,7 @@ def exponent(rows: Sequence[dict[str, Any]]) -> float:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """A panel an axis: seconds, and memory in grey."""
+    """A panel an axis: seconds, memory in grey, and dotted what would be proportional to the size."""
     from matplotlib.figure import Figure
 
     axes = list(dict.fromkeys(row["axis"] for row in rows))
@@ -130,10 +130,15 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         of_axis = [row for row in rows if row["axis"] == axis]
         x = [row["x"] for row in of_axis]
         memory = panel.twinx()
-        memory.plot(x, [row["mib"] for row in of_axis], color="0.6", marker=".", linestyle="--")
+        style = "" if axis == "ranks" else "--"
+        memory.plot(x, [row["mib"] for row in of_axis], color="0.6", marker=".", linestyle=style)
         memory.set_ylabel("MiB", color="0.5")
         memory.set_ylim(bottom=0)
-        panel.plot(x, [row["seconds"] for row in of_axis], marker="o")
+        panel.plot(x, [row["seconds"] for row in of_axis], marker="o", linestyle="" if axis == "ranks" else "-")
+        if axis != "ranks":
+            middle = of_axis[len(of_axis) // 2]
+            panel.axline((0, 0), (middle["x"], middle["seconds"]), color="C0", linestyle=":", linewidth=1, zorder=0)
+            panel.set_xlim(left=0)
         panel.set_xlabel("ranks x threads" if axis == "ranks" else axis)
         panel.set_ylabel("seconds per meta-iteration")
         panel.set_ylim(bottom=0)
