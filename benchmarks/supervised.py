@@ -189,7 +189,7 @@ def check(experiment: SupervisedExperiment, gradients: dict[str, Gradient]) -> f
     state, batch = initial_state(experiment), draw_meta_batch(experiment, 0)
     wanted = experiment.learner.objective(state, batch).loss_and_gradient()[1]  # type: ignore[attr-defined]
     found = [torch.cat([leaf.reshape(-1) for leaf in one(dict(state.meta.init), batch)]) for one in gradients.values()]
-    return max(float((one - wanted).norm() / wanted.norm()) for one in found)
+    return max(float((one.detach() - wanted).norm() / wanted.norm()) for one in found)
 
 
 def main() -> None:

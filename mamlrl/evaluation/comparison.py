@@ -331,9 +331,12 @@ def pool(
 def title_of(config: Config, settings: EvalConfig) -> str:
     """What was measured, in a line."""
     name, horizon = config.env.rpartition("/")[2], config.environment.horizon
-    if find_task_set(config.env):
+    if row := find_task_set(config.env):
         shots, queries = settings.shots or config.data.shots, settings.queries or config.data.queries
-        return f"{name}: {settings.tasks} held-out tasks, adapted to on {shots} examples, measured on {queries} others"
+        examples, others = f"{shots} example{'s' * (shots != 1)}", f"{queries} other{'s' * (queries != 1)}"
+        if row.loss == "cross_entropy":
+            examples += " of each class"
+        return f"{name}: {settings.tasks} held-out tasks, adapted to on {examples}, measured on {others}"
     data = f"{settings.rollouts} rollouts of {horizon} steps"
     if settings.min_steps:
         data = f"{settings.min_steps} steps in rollouts of {horizon}"

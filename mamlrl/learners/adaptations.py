@@ -111,22 +111,33 @@ class LearnedSteps(GradientSteps):
 
 
 class FromZero(GradientSteps):
-    """Gradient steps on some leaves alone, which start from zero for every task and are not meta-learned (CAVIA).
+    """Gradient steps before which some leaves are zero for every task; they are not meta-learned.
+
+    In CAVIA they alone adapt.
 
     Args:
         policy: the policy.
         settings: step size and inner loss.
-        leaves: the parameters that adapt.
+        zeros: those leaves.
+        leaves: the parameters that adapt; None for all.
+        first_order: take the derivative of each step as the identity.
     """
 
-    def __init__(self, policy: Policy, settings: AdaptationConfig, leaves: Set[str]):
-        super().__init__(policy, settings, leaves=leaves)
+    def __init__(
+        self,
+        policy: Policy,
+        settings: AdaptationConfig,
+        zeros: Set[str],
+        leaves: Set[str] | None = None,
+        first_order: bool = False,
+    ):
+        super().__init__(policy, settings, first_order, leaves)
         self._shapes = {
-            name: leaf.shape for name, leaf in policy.init_params(torch.Generator()).items() if name in leaves
+            name: leaf.shape for name, leaf in policy.init_params(torch.Generator()).items() if name in zeros
         }
 
     def init(self, params: Params) -> MetaParams:
-        """The policy's initial parameters but for those that adapt."""
+        """The policy's initial parameters but for those that begin with zero."""
         return MetaParams({name: leaf for name, leaf in params.items() if name not in self._shapes})
 
     def start(self, meta: MetaParams) -> Params:

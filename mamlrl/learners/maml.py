@@ -7,7 +7,7 @@ from typing import Any
 
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError
-from mamlrl.learners.adaptations import GradientSteps, LearnedSteps
+from mamlrl.learners.adaptations import FromZero, GradientSteps, LearnedSteps
 from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.learners.objective import Path
 from mamlrl.policies.base import Policy
@@ -19,6 +19,9 @@ class MAMLSettings:
 
     first_order: bool = False
     """Take the Jacobian of the inner step as the identity (first-order MAML, as the learner fomaml)."""
+    zero_head: bool = False
+    """Let the last layer begin with zero on every task, in place of meta-learning where it begins: labels of classes
+    are drawn anew for every task, so that no other start is better (Kao, Chiu, Chen 2022, the zeroing trick)."""
 
 
 def make_maml(policy: Policy, config: Config, settings: MAMLSettings) -> GradientLearner:
@@ -26,7 +29,10 @@ def make_maml(policy: Policy, config: Config, settings: MAMLSettings) -> Gradien
 
     Without support batches the objective is that of the unadapted policy: policy optimisation over all tasks.
     """
-    return gradient_learner(GradientSteps(policy, config.adaptation, settings.first_order), config)
+    if not settings.zero_head:
+        return gradient_learner(GradientSteps(policy, config.adaptation, settings.first_order), config)
+    head = head_of(policy, "learner maml with learner_settings.zero_head begins with a last layer of zeros")
+    return gradient_learner(FromZero(policy, config.adaptation, head, first_order=settings.first_order), config)
 
 
 def make_fomaml(policy: Policy, config: Config, settings: Any) -> GradientLearner:
@@ -45,13 +51,23 @@ def make_anil(policy: Policy, config: Config, settings: Any) -> GradientLearner:
     Raises:
         ConfigError: the network does not say which of its parameters are the last layer.
     """
+    head = head_of(policy, "learner anil adapts the last layer")
+    return gradient_learner(GradientSteps(policy, config.adaptation, leaves=head), config)
+
+
+def head_of(policy: Policy, wants: str) -> frozenset[str]:
+    """Names of the parameters of the last layer.
+
+    Raises:
+        ConfigError: the network does not say which they are; the message begins with what wants to know.
+    """
     head = getattr(policy, "head", frozenset())
     if not head:
         raise ConfigError(
-            "learner anil adapts the last layer, and policy.network does not say which of its parameters that is; it "
-            "must have an attribute head, their names"
+            f"{wants}, and policy.network does not say which of its parameters that is; it must have an attribute "
+            "head, their names"
         )
-    return gradient_learner(GradientSteps(policy, config.adaptation, leaves=frozenset(head)), config)
+    return frozenset(head)
 
 
 def make_metasgd(policy: Policy, config: Config, settings: Any) -> GradientLearner:

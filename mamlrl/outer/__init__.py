@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
+from torch.optim.adam import adam as functional_adam
 
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError
-from mamlrl.outer.descent import Descent, cosine
+from mamlrl.outer.descent import Descent, Moments, cosine
 from mamlrl.outer.trust_region import TrustRegion
 
 ADAM_UPDATES = 5
@@ -39,24 +39,45 @@ def adam(config: Config) -> Descent:
     """Adam (Kingma and Ba 2015)."""
     settings = config.adam
 
-    def make(params: list[Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.Adam(params, betas=(settings.betas[0], settings.betas[1]), eps=settings.epsilon)
+    def advance(vector: Tensor, gradient: Tensor, moments: Moments, rate: float) -> None:
+        mean, square, step = moments["exp_avg"], moments["exp_avg_sq"], moments["step"]
+        beta1, beta2 = settings.betas
+        functional_adam(
+            [vector],
+            [gradient],
+            [mean],
+            [square],
+            [],
+            [step],
+            foreach=False,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=rate,
+            weight_decay=0.0,
+            eps=settings.epsilon,
+            maximize=False,
+        )
 
     def rate(done: int) -> float:
         return cosine(settings.rate, settings.final_rate or settings.rate, settings.anneal_updates, done)
 
     updates, longest = settings.updates or ADAM_UPDATES, settings.longest_gradient or math.inf
-    return Descent("adam", make, updates, rate, longest_gradient=longest, judge=settings.judge)
+    names = ("step",), ("exp_avg", "exp_avg_sq")
+    return Descent("adam", advance, *names, updates, rate, longest_gradient=longest, judge=settings.judge)
 
 
 def sgd(config: Config) -> Descent:
     """Gradient descent, one step a meta-iteration."""
     settings = config.sgd
 
-    def make(params: list[Tensor]) -> torch.optim.Optimizer:
-        return torch.optim.SGD(params, momentum=settings.momentum)
+    def advance(vector: Tensor, gradient: Tensor, moments: Moments, rate: float) -> None:
+        if settings.momentum:
+            gradient = moments["momentum_buffer"].mul_(settings.momentum).add_(gradient)
+        vector.add_(gradient, alpha=-rate)
 
-    return Descent("sgd", make, 1, lambda done: settings.rate)
+    vectors = ("momentum_buffer",) if settings.momentum else ()
+    return Descent("sgd", advance, (), vectors, 1, lambda done: settings.rate)
 
 
 OUTER_STEPS: dict[str, Callable[[Config], OuterStep]] = {

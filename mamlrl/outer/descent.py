@@ -1,6 +1,6 @@
 """Outer steps along the gradient: Adam and SGD, several of them on the same data if so configured.
 
-The arithmetic of the optimisers is torch's; here they become functions of their state.
+The arithmetic is that of torch's optimisers, which are functions of their state here.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from mamlrl.outer.objective import Objective
 
 Moments = dict[str, Tensor]
 """What torch's optimiser remembers of a parameter, by its names for it, and `done`, the meta-updates so far."""
+Advance = Callable[[Tensor, Tensor, Moments, float], None]
+"""(vector, gradient, moments, step length): one step, which writes to vector and moments."""
 
 
 def cosine(first: float, last: float, updates: int, done: int) -> float:
@@ -63,7 +64,9 @@ class Descent:
 
     Args:
         name: of the optimiser, the prefix of its metrics.
-        make: the optimiser of a list of parameters.
+        advance: a step of the optimiser.
+        scalars: moments that are one number.
+        vectors: moments of the size of the vector.
         updates: steps on the data of one meta-iteration.
         rate: step length of a meta-update, given how many came before.
         divergence: whether the objectives have one, and the outcome a KL.
@@ -73,7 +76,9 @@ class Descent:
     """
 
     name: str
-    make: Callable[[list[Tensor]], Optimizer]
+    advance: Advance
+    scalars: tuple[str, ...]
+    vectors: tuple[str, ...]
     updates: int
     rate: Callable[[int], float]
     divergence: bool = True
@@ -82,16 +87,9 @@ class Descent:
     on_shares: bool = False
 
     def init(self, point: Tensor) -> Moments:
-        """What the optimiser remembers after no step: the shape of it, and zeros."""
-        vector = point.clone()
-        optimiser = self.make([vector])
-        vector.grad = torch.zeros_like(vector)
-        optimiser.step()
-        return {"done": torch.zeros(())} | {
-            name: torch.zeros_like(value)
-            for name, value in optimiser.state[vector].items()
-            if isinstance(value, Tensor)
-        }
+        """What the optimiser remembers after no step: zeros."""
+        scalars = {name: torch.zeros(()) for name in ("done", *self.scalars)}
+        return scalars | {name: torch.zeros_like(point) for name in self.vectors}
 
     def step(self, objective: Objective, moments: Moments) -> tuple[Tensor, Moments, DescentOutcome]:
         """`updates` steps from where the objective was built, all or none of them.
@@ -99,11 +97,8 @@ class Descent:
         Returns:
             The new point (`objective.point` itself where a number was not finite), the new moments and what happened.
         """
-        vector = objective.point.detach().clone()
-        optimiser = self.make([vector])
-        done = int(moments["done"])
-        rate = optimiser.param_groups[0]["lr"] = self.rate(done)
-        optimiser.state[vector] = {name: value.clone() for name, value in moments.items() if name != "done"}
+        vector, remembered = objective.point.detach().clone(), {name: leaf.clone() for name, leaf in moments.items()}
+        rate = self.rate(int(moments["done"]))
         loss, gradient = objective.loss_and_gradient()
         first = objective.evaluate(objective.point)[0] if self.on_shares and self.judge else loss
         norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
@@ -115,18 +110,18 @@ class Descent:
                 loss, gradient = objective.loss_and_gradient(vector)
             if not (math.isfinite(loss) and gradient.isfinite().all()):
                 return refused
-            vector.grad = self._clipped(gradient)
-            optimiser.step()
-        remembered = {"done": moments["done"] + 1, **optimiser.state[vector]}
-        if not all(tensor.isfinite().all() for tensor in (vector, *remembered.values())):
+            with torch.no_grad():
+                self.advance(vector, self._clipped(gradient), remembered, rate)
+        remembered["done"] += 1
+        if not all(leaf.isfinite().all() for leaf in (vector, *(remembered[name] for name in self.vectors))):
             return refused
         if not self.judge:
-            return vector.detach(), remembered, outcome
+            return vector, remembered, outcome
         last, kl = objective.evaluate(vector)
         if not math.isfinite(last):
             return refused
         kl = kl if self.divergence else None
-        return vector.detach(), remembered, outcome._replace(surrogate_improvement=first - last, kl=kl)
+        return vector, remembered, outcome._replace(surrogate_improvement=first - last, kl=kl)
 
     def _clipped(self, gradient: Tensor) -> Tensor:
         if math.isinf(self.longest_gradient):

@@ -189,6 +189,8 @@ def image_shape(inputs: int) -> tuple[int, int]:
     """
     for channels in (1, 3):
         side = math.isqrt(inputs // channels)
-        if channels * side * side == inputs:
+        if channels * side * side == inputs and side > 1:
             return channels, side
-    raise ConfigError(f"policy.network is one for images; {inputs} numbers are no square image of 1 or 3 channels")
+    raise ConfigError(
+        f"policy.network is one for images; inputs of size {inputs} are no square images of 1 or 3 channels"
+    )

@@ -56,7 +56,7 @@ def make_omniglot(
     classes = {}
     for half in ("images_background", "images_evaluation"):
         for character in sorted(path for path in root.glob(f"{half}/*/*") if path.is_dir()):
-            classes[f"{character.parent.name}/{character.name}"] = _files(character)
+            classes[f"{half}/{character.parent.name}/{character.name}"] = _files(character)
     if not classes:
         raise _layout(folder, "Omniglot", OMNIGLOT)
     names = list(classes)

@@ -114,8 +114,9 @@ def test_convolution_and_whitening_are_right_to_second_order(stride: int) -> Non
 
 def test_images_are_square_of_one_channel_or_three() -> None:
     assert image_shape(28 * 28) == (1, 28) and image_shape(3 * 84 * 84) == (3, 84)
-    with pytest.raises(ConfigError, match="10 numbers are no square image"):
-        image_shape(10)
+    for size in (1, 10):
+        with pytest.raises(ConfigError, match=f"inputs of size {size} are no square images"):
+            image_shape(size)
 
 
 def test_more_layers_than_images_can_be_halved_are_refused() -> None:

@@ -96,7 +96,7 @@ def test_what_is_wrong_with_a_folder_is_named(omniglot: str, tmp_path: Path) -> 
         make_omniglot("train", omniglot, 2, True, 6, 2)
     for file in bad.parent.iterdir():
         file.unlink()
-    with pytest.raises(UserError, match="class images_background-A/character00 has no images"):
+    with pytest.raises(UserError, match="class images_background/images_background-A/character00 has no images"):
         make_omniglot("train", omniglot, 2, True, 6, 2)
 
 
