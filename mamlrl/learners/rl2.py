@@ -154,10 +154,16 @@ def make_rl2(policy: Policy, config: Config, settings: RL2Settings) -> RL2:
     of episodes: what an episode finds out pays in the later ones.
 
     Raises:
-        ConfigError: the policy is not one of the package's recurrent ones, or the outer step takes no value function.
+        ConfigError: the policy is not one of the package's recurrent ones, the outer step takes no value function, or a
+            preconditioner is asked for.
     """
     if not isinstance(policy, RecurrentPolicy):
         raise ConfigError(f"learner rl2 needs a recurrent policy of the package; it got a {type(policy).__name__}")
+    if config.outer == "trust_region" and config.trust_region.preconditioner != "none":
+        raise ConfigError(
+            f"trust_region.preconditioner is {config.trust_region.preconditioner!r}, which knows no recurrent layers; "
+            "with learner rl2 it must be none"
+        )
     baseline = _baseline(config, settings)
     if baseline in ("value", "own_value"):
         if config.outer != "adam":

@@ -157,6 +157,13 @@ def test_a_trust_region_takes_no_value_function() -> None:
         make("trust_region", baseline="value")
 
 
+def test_a_trust_region_takes_no_preconditioner() -> None:
+    config = Config(learner="rl2", outer="trust_region", trust_region=TrustRegionConfig(preconditioner="kronecker"))
+    policy = make_policy(config.policy, observation_space(), action_space("categorical"), recurrent=True)
+    with pytest.raises(ConfigError, match="'kronecker', which knows no recurrent layers"):
+        find_learner("rl2").build(policy, config, RL2Settings())
+
+
 @pytest.mark.parametrize(
     ("learner", "network", "message"),
     [
