@@ -67,6 +67,10 @@ class TrialVector(TaskVectorWrapper):
     to, from 0. A row is terminated or truncated with the last episode of its trial; then it is held until it is reset,
     which begins another trial.
 
+    Attributes:
+        reward_info: name of a number of the infos that `step` returns in place of the reward; empty for the reward. The
+            observations hold the reward all the same.
+
     Args:
         envs: a vector environment of `make_task_envs`, which ends its episodes itself.
         episodes: of a trial, at least 1.
@@ -88,7 +92,7 @@ class TrialVector(TaskVectorWrapper):
             raise ValueError(f"observation space {space} is not supported; it must be a Box")
         self.single_observation_space = _with_inputs(space, self._actions)
         self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
-        self.trial_episodes = episodes
+        self.trial_episodes, self.reward_info = episodes, ""
         self._episode, self._over = np.zeros(envs.num_envs, np.int64), np.ones(envs.num_envs, bool)
 
     @property
@@ -122,7 +126,8 @@ class TrialVector(TaskVectorWrapper):
         self._episode, self._over = episode + again, self._over | (ended & ~again)
         inputs = trial_inputs(observations, action_numbers(actions, self.single_action_space), rewards, again)
         infos = {**infos, "episode": episode, "_episode": alive}
-        return inputs, rewards, terminated & self._over, truncated & self._over, infos
+        earned = infos[self.reward_info] if self.reward_info else rewards
+        return inputs, earned, terminated & self._over, truncated & self._over, infos
 
 
 def _with_inputs(space: spaces.Box, actions: int) -> spaces.Box:

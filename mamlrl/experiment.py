@@ -20,7 +20,7 @@ from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.envs.trials import TrialVector
 from mamlrl.envs.workers import num_processors
-from mamlrl.errors import ConfigError, UserError, described
+from mamlrl.errors import ConfigError, UserError, described, shown, suggestion
 from mamlrl.learner_settings import own_settings, resolved
 from mamlrl.learners import LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
@@ -168,6 +168,7 @@ def make_experiment(config: Config) -> Experiment:
     check_memory(whole_rollouts(config), of_ranks_here(whole_rollouts(config), sampling_memory))
     envs = make_envs(config, share_of(config.sampling.tasks).count * config.sampling.rollouts)
     try:
+        check_reward_info(envs, config.sampling.reward_info)
         spaces_ = envs.single_observation_space, envs.single_action_space
         policy = make_policy(policy_config(config, envs), *spaces_, recurrent=row.recurrent)
         learner = make_learner(row, policy, config, own)
@@ -175,6 +176,23 @@ def make_experiment(config: Config) -> Experiment:
         envs.close()
         raise
     return Experiment(config, envs, learner.policy, learner, Streams(config.seed))
+
+
+def check_reward_info(envs: VectorEnv, name: str) -> None:
+    """What trials are to be learned from is there, if the environment goes through trials and it is not the reward.
+
+    Raises:
+        ConfigError: the environment's info has no such number.
+    """
+    if not name or not isinstance(envs, TrialVector):
+        return
+    envs.action_space.seed(0)
+    envs.reset(seed=0)
+    infos = envs.step(envs.action_space.sample())[-1]
+    numbers = [key for key, values in infos.items() if np.issubdtype(np.asarray(values).dtype, np.floating)]
+    if name not in numbers:
+        wanted = f"empty, or one of {', '.join(numbers)}"
+        raise ConfigError(f"sampling.reward_info is {shown(name)}; it must be {wanted}{suggestion(name, numbers)}")
 
 
 def check_is_environment(config: Config) -> None:

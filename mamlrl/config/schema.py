@@ -169,6 +169,10 @@ class SamplingConfig:
     """Episodes of the shorter trials that training begins with, such as [10,30] before trials of 100."""
     curriculum_iterations: tuple[int, ...] = field(default=(), metadata=OF_ROLLOUTS)
     """Meta-iterations at each of these lengths."""
+    reward_info: str = field(default="", metadata=OF_ROLLOUTS)
+    """Number of the environment's info that trials are learned from in place of the reward, such as expected_reward,
+    which has less noise and takes a simulator's knowledge; empty for the reward. A memory sees the reward, and
+    evaluations tell it; learners without a memory do not read this."""
     discount: float = field(default=0.99, metadata=OF_ROLLOUTS)
     """Discount factor of the return."""
     gae_lambda: float = field(default=1.0, metadata=OF_ROLLOUTS)

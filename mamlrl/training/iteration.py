@@ -63,6 +63,7 @@ def meta_iteration(
     watch, share = Stopwatch(), share_of(config.sampling.tasks)
     if isinstance(envs, TrialVector):
         envs.trial_episodes = config.sampling.episodes_at(iteration)
+        envs.reward_info = config.sampling.reward_info
     tasks = draw_tasks(envs, config.sampling.tasks, streams.numpy(Stream.TASKS, iteration))[share.rows]
 
     def sample(params: Params, step: int) -> Rollouts:

@@ -43,6 +43,17 @@ def test_episodes_follow_each_other_in_one_task_with_what_came_before_in_the_obs
     assert envs.single_observation_space.contains(observations[0])
 
 
+def test_trials_are_learned_from_what_is_expected_while_the_memory_sees_the_reward() -> None:
+    envs = TrialVector(make_task_envs("mamlrl/Bandit-v0", 200, 1, {"arms": 2}), 3)
+    envs.reset(seed=0, options={"task": np.tile([0.25, 0.75], (200, 1))})
+    envs.reward_info = "expected_reward"
+    for _ in range(3):
+        observations, earned, *_ = envs.step(np.arange(200) % 2)
+        np.testing.assert_array_equal(earned, np.tile([0.25, 0.75], 100))
+        seen = observations[:, -2]
+        assert set(seen) == {0.0, 1.0} and 0.2 < seen[::2].mean() < 0.35 and 0.65 < seen[1::2].mean() < 0.85
+
+
 def test_rows_end_their_episodes_by_themselves_and_a_trial_is_over_once() -> None:
     """A Gymnasium environment of others; walked to the right, it ends where the row began, early or late."""
     envs = trials("tests.golden.walk:golden/Walk-v0", 5)
