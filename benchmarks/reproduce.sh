@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 name=${1:?name a configuration, such as navigation-paper}
 folder=${2:-runs/reproduced/$name}
-seeds=1 one_seed=""
+seeds=1 several=""
 case $name in
 navigation-paper) learners="maml fomaml context multitask oracle" seeds="1 2 3" evaluation="--protocol paper --random" ;;
 cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protocol paper --random" ;;
@@ -19,9 +19,10 @@ navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol pa
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
 cheetah-vel | cheetah-dir | navigation) learners=maml evaluation="--tasks 200" ;;
 sinusoid)
-    learners="maml cavia" seeds="1 2" one_seed=cavia
-    evaluation="--protocol paper --random"
+    learners="maml fomaml metasgd mamlpp anil cavia imaml reptile cnp recurrent multitask oracle"
+    seeds="1 2 3" several=maml evaluation="--protocol paper"
     ;;
+sinusoid-frequency) learners="maml metasgd" evaluation="--tasks 600" ;;
 glyphs) learners="maml protonet" evaluation="--tasks 600" ;;
 *)
     echo "error: no results of $name; there are some of the configurations named in docs/results.md" >&2
@@ -31,7 +32,7 @@ esac
 
 for seed in $seeds; do
     for learner in $learners; do
-        if [ "$seed" != 1 ] && [[ " $one_seed " == *" $learner "* ]]; then continue; fi
+        if [ "$seed" != 1 ] && [ "$learner" != "${several:-$learner}" ]; then continue; fi
         run=$folder/$learner/seed-$seed
         if [ -e "$run/config.yaml" ]; then
             python -m mamlrl.train --resume "$run"

@@ -115,3 +115,17 @@ def test_two_seeds_are_dots_and_do_not_blow_the_axis() -> None:
     dots = [np.asarray(line.get_ydata()).tolist() for line in axes.get_lines() if line.get_marker() == "."]
     assert [-2.0, 98.0] in dots and [2.0, 102.0] in dots
     assert "dots: single seeds" in axes.get_title()
+
+
+def test_an_error_that_diverges_leaves_the_figure_legible() -> None:
+    curves = [
+        Curve("maml", "maml", [3.0, 0.5], [[2.5, 3.5], [0.4, 0.6]], "9 tasks", [], ()),
+        Curve("metasgd", "metasgd", [3.0, 1e29], [[2.5, 3.5], [-2e29, 4e29]], "9 tasks", [], ()),
+    ]
+    comparison = Comparison("title", "95% interval", curves, {}, "error")
+    (axes,) = figure(comparison).axes
+    low, high = axes.get_ylim()
+    assert 3.5 < high < 10 and low < 0.4
+    assert "what diverges leaves the axis" in axes.get_title()
+    (axes,) = figure(comparison._replace(quantity="return")).axes
+    assert axes.get_ylim()[1] > 1e29

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -178,14 +179,24 @@ def _draw_published(axes: Axes, means: Sequence[float], color: Color) -> None:
 
 
 def _limits(comparison: Comparison, last: int) -> tuple[float, float]:
-    """Limits of the vertical axis, around all that is drawn."""
+    """Limits of the vertical axis, around all that is drawn but errors that diverge."""
     values: list[float] = []
     for curve in comparison.curves:
         values += curve.means
         values += [value for returns in curve.runs for value in returns]
         values += [value for pair in curve.bounds for value in pair if len(curve.runs) != 2]
         values += comparison.published.get(curve.learner, ())[: last + 1]
-    return limits_around(np.array(values))
+    drawn = np.array(values)
+    if comparison.quantity == "error":
+        drawn = drawn[(drawn >= 0) & (drawn <= _beyond(comparison))]
+    return limits_around(drawn)
+
+
+def _beyond(comparison: Comparison) -> float:
+    """An error that counts as diverged: one beyond twice the largest mean before adaptation."""
+    if comparison.quantity != "error":
+        return math.inf
+    return 2 * max(curve.means[0] for curve in comparison.curves)
 
 
 def limits_around(values: np.ndarray) -> tuple[float, float]:
@@ -203,6 +214,8 @@ def _explanation(comparison: Comparison) -> str:
     words = [f"bands: {comparison.interval} over {next(iter(over)) if len(over) == 1 else 'seeds or tasks'}"]
     if any(1 < len(curve.runs) <= FEW for curve in comparison.curves):
         words.append("dots: single seeds")
+    if any(mean > _beyond(comparison) for curve in comparison.curves for mean in curve.means):
+        words.append("what diverges leaves the axis")
     return "; ".join(words if over else words[1:])
 
 
