@@ -126,6 +126,6 @@ def test_an_error_that_diverges_leaves_the_figure_legible() -> None:
     (axes,) = figure(comparison).axes
     low, high = axes.get_ylim()
     assert 3.5 < high < 10 and low < 0.4
-    assert "what diverges leaves the axis" in axes.get_title()
+    assert "larger means are cut off" in axes.get_title()
     (axes,) = figure(comparison._replace(quantity="return")).axes
     assert axes.get_ylim()[1] > 1e29

@@ -179,7 +179,7 @@ def _draw_published(axes: Axes, means: Sequence[float], color: Color) -> None:
 
 
 def _limits(comparison: Comparison, last: int) -> tuple[float, float]:
-    """Limits of the vertical axis, around all that is drawn but errors that diverge."""
+    """Limits of the vertical axis, around all that is drawn but errors that are far above the others."""
     values: list[float] = []
     for curve in comparison.curves:
         values += curve.means
@@ -193,10 +193,9 @@ def _limits(comparison: Comparison, last: int) -> tuple[float, float]:
 
 
 def _beyond(comparison: Comparison) -> float:
-    """An error that counts as diverged: one beyond twice the largest mean before adaptation."""
-    if comparison.quantity != "error":
-        return math.inf
-    return 2 * max(curve.means[0] for curve in comparison.curves)
+    """Errors above are cut off: beyond twice the median, over methods that adapt, of the mean before adaptation."""
+    first = [curve.means[0] for curve in comparison.curves if len(curve.means) > 1]
+    return 2 * float(np.median(first)) if comparison.quantity == "error" and first else math.inf
 
 
 def limits_around(values: np.ndarray) -> tuple[float, float]:
@@ -215,7 +214,7 @@ def _explanation(comparison: Comparison) -> str:
     if any(1 < len(curve.runs) <= FEW for curve in comparison.curves):
         words.append("dots: single seeds")
     if any(mean > _beyond(comparison) for curve in comparison.curves for mean in curve.means):
-        words.append("what diverges leaves the axis")
+        words.append("larger means are cut off")
     return "; ".join(words if over else words[1:])
 
 
