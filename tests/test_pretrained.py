@@ -75,3 +75,22 @@ def test_the_shipped_predictors_are_better_than_the_published_one() -> None:
             assert len(errors) == 600
             means.append(np.mean(errors))
         assert np.mean(means) < published and max(means[:2]) < published
+
+
+@pytest.mark.parametrize(
+    ("name", "bounds"),
+    [
+        ("sinusoid/cavia", {1: 0.37, 5: 0.05, 10: 0.035}),
+        ("sinusoid/recurrent", {1: 0.02}),
+        ("sinusoid-frequency/maml", {1: 0.77}),
+        ("sinusoid-frequency/metasgd", {1: 0.53}),
+    ],
+)
+def test_a_shipped_predictor_is_as_good_as_it_was_to_be(name: str, bounds: dict[int, float]) -> None:
+    """The last two are what Li et al. (2017) published."""
+    if name.startswith("sinusoid/"):
+        found = mamlrl.evaluate(FOLDER / name, protocol="paper", threads=1)
+    else:
+        found = mamlrl.evaluate(FOLDER / name, tasks=600, threads=1)
+    for step, bound in bounds.items():
+        assert np.mean([row["error"] for row in found.rows if row["step"] == step]) < bound
