@@ -13,12 +13,15 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import mamlrl
 
 MIB = 2**20
+FOLDER = Path("runs/long-run")
+"""Of the run; one of an earlier time is deleted."""
 EVERY = 20
 """Iterations between two looks."""
 MOST_GROWTH = 0.01
@@ -50,15 +53,19 @@ def look(folder: Path, iteration: int) -> Look:
     )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Train, look, and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=2000)
     parser.add_argument("--learner", default="maml")
-    parser.add_argument("--out", type=Path, default=Path("runs/long-run"))
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    options = parser.parse_args(argv)
+    if options.iterations < EVERY:
+        parser.error(f"--iterations is {options.iterations}; it must be at least {EVERY}")
     if options.out.exists():
-        shutil.rmtree(options.out)
+        if options.out != FOLDER:
+            parser.error(f"--out {options.out} is there already; it must be a new folder")
+        shutil.rmtree(FOLDER)
     looks: list[Look] = []
 
     def callback(iteration: int, metrics: dict) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mamlrl import api
 from mamlrl.commands import make_callable, run_command
-from mamlrl.distributed import is_first, size
+from mamlrl.distributed import is_first, share_of, size
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation.protocols import eval_settings
 from mamlrl.options import OptionParser, usable_path
@@ -110,6 +110,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     plan = comparison.Plan(settings, options.seed, None, options.device, options.threads)
     if options.protocol:
         plan = comparison.of_paper(plan, first)
+    share_of(plan.settings.tasks, "--tasks")  # there are not more ranks than tasks
     folder = options.out or run_folder.results_folder("evaluations", first)
     for name in comparison.RESULTS:
         run_folder.check_results(folder, name)

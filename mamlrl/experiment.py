@@ -76,7 +76,6 @@ def make_supervised(config: Config, split: str = "train") -> SupervisedExperimen
         ConfigError: a setting is not one of such a run, or names something that does not exist here.
     """
     row = find_learner(config.learner)
-    share_of(config.sampling.tasks)  # there are not more ranks than tasks
     in_updates = dataclasses.replace(config, iterations=total_updates(config))  # what a learner calls an iteration
     own = own_settings(in_updates, row)
     config = resolved(config, row, own)

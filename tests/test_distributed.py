@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from mamlrl import evaluate
 from mamlrl.config import Config
 from mamlrl.config.files import make_config, merge, shipped_settings
-from mamlrl.distributed import from_first, gather, is_first, local_size, means_over_tasks, share_of, sums_over_tasks
+from mamlrl.distributed import (
+    from_first,
+    gather,
+    is_first,
+    local_size,
+    means_over_tasks,
+    over,
+    share_of,
+    sums_over_tasks,
+)
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.evaluation.examples import SupervisedEvaluation
 from mamlrl.evaluation.held_out import Evaluation
@@ -22,8 +34,10 @@ from mamlrl.learners.base import LearnerState
 from mamlrl.learners.objective import draw_rollouts, draw_steps
 from mamlrl.structs import Batch, MetaParams, Metrics
 from mamlrl.training.examples import supervised_iteration
+from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import meta_iteration
 from mamlrl.training.loop import in_step
+from mamlrl.training.run import with_examples
 from tests.golden.record import CASES, COMMON, WALK, double
 from tests.ranks import on_ranks
 
@@ -224,8 +238,65 @@ def test_ranks_go_on_with_the_state_of_the_first_where_theirs_differs_in_the_las
     assert all(agreed is mine for mine, agreed in on_ranks(2, lambda: of_rank(0.0)))
     for _, agreed in on_ranks(2, lambda: of_rank(1e-6)):
         assert agreed.meta.init["weight"].tolist() == [1.0] * 3 and isinstance(agreed, LearnerState)
-    with pytest.raises(UserError, match=r"^the meta-update differs from that of rank 0, by 0.5 after a step of 2;"):
+    with pytest.raises(UserError, match=r"^the meta-update differs from that of rank 0, by 0.5 after a step of 1.7;"):
         on_ranks(2, lambda: of_rank(0.5))
+    with pytest.raises(UserError, match=r"^the meta-update differs from that of rank 0, by nan after a step of 1.7;"):
+        on_ranks(2, lambda: of_rank(float("nan")))
+
+
+def test_another_step_of_adam_is_found_whatever_its_counters_say():
+    """Two ranks whose gradients have other signs in 24 of 50 numbers."""
+    before = LearnerState(MetaParams({"weight": torch.zeros(50)}), {"step": torch.zeros(()), "done": torch.zeros(())})
+    counters = {name: count + 1 for name, count in before.optimiser.items()}
+
+    def of_rank() -> LearnerState:
+        step = torch.full((50,), 1e-3)
+        if not is_first():
+            step[:24] *= -1
+        return in_step(LearnerState(MetaParams({"weight": step}), counters), before)
+
+    with pytest.raises(UserError, match=r"^the meta-update differs from that of rank 0, by 0.0098 after .* 0.0071;"):
+        on_ranks(2, of_rank)
+
+
+def test_plain_numbers_of_a_state_are_those_of_the_first_rank_too():
+    before = LearnerState(MetaParams({"weight": torch.zeros(3)}), {"step_size": 0.1})
+    states = on_ranks(2, lambda: in_step(before._replace(optimiser={"step_size": 0.1 + (not is_first())}), before))
+    assert [state.optimiser for state in states] == [{"step_size": 0.1}] * 2
+
+
+class Interrupting:
+    """The first of two ranks, to which a signal comes while it asks the other one."""
+
+    rank, size, local_size = 0, 2, 2
+
+    def __init__(self, stop: StopRequest):
+        self._stop = stop
+
+    def gather(self, value: Any) -> list[Any]:
+        self._stop.signal = signal.SIGTERM
+        return [value, (None, False)]
+
+
+def test_a_signal_that_comes_while_ranks_agree_stops_them_the_next_time():
+    stop = StopRequest()
+    with over(Interrupting(stop)):  # type: ignore[arg-type] # nothing is summed
+        assert not stop.agreed(False)
+        assert stop.signal == signal.SIGTERM
+        assert stop.agreed(False)
+
+
+def test_training_and_evaluation_on_ranks_each_ask_for_tasks_of_their_own():
+    """By the names under which they were given."""
+    config = supervised_settings("maml")  # 5 tasks, and 4 of evaluations
+    assert on_ranks(6, lambda: make_supervised(config, "test").config.sampling.tasks) == [5] * 6
+    with pytest.raises(ConfigError, match=r"^sampling.tasks is 5, and there are 6 ranks;"):
+        on_ranks(6, lambda: with_examples(config))
+    with pytest.raises(ConfigError, match=r"^eval.tasks is 4, and there are 5 ranks;"):
+        on_ranks(5, lambda: with_examples(config))
+    run = str(Path(__file__).parents[1] / "runs/pretrained/sinusoid")
+    with pytest.raises(ConfigError, match=r"^--tasks is 2, and there are 3 ranks;"):
+        on_ranks(3, lambda: evaluate._evaluate([run, "--tasks", "2"]))
 
 
 def test_a_measure_that_only_some_tasks_tell_is_the_mean_over_these():

@@ -1,4 +1,4 @@
-"""The scripts that draw rollouts and join pictures, and the one that reproduces a result."""
+"""The scripts that draw rollouts and join pictures, the one that reproduces a result, and a long run."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from benchmarks import render_rollouts, side_by_side
+from benchmarks import long_run, render_rollouts, side_by_side
 from mamlrl.train import main as train
 
 
@@ -56,3 +56,23 @@ def test_a_result_that_there_is_not(tmp_path: Path) -> None:
     outcome = reproduce("cheetah-dri", str(tmp_path / "out"))
     assert outcome.returncode == 2 and "no results of cheetah-dri" in outcome.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_a_long_run_deletes_no_folder_but_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = tmp_path / "runs/mine/metrics.csv"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    for arguments, message in (
+        ("--out runs", "--out runs is there already; it must be a new folder"),
+        ("--iterations 19", "--iterations is 19; it must be at least 20"),
+    ):
+        with pytest.raises(SystemExit):
+            long_run.main(arguments.split())
+        assert message in capsys.readouterr().err
+    assert kept.exists()
+    (tmp_path / "runs/long-run/old").mkdir(parents=True)
+    long_run.main(["--iterations", "20", "--learner", "multitask"])
+    assert (tmp_path / "runs/long-run/metrics.csv").exists() and not (tmp_path / "runs/long-run/old").exists()

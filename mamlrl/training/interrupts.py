@@ -39,10 +39,15 @@ class StopRequest:
         self._previous: dict[int, Any] = {}
 
     def agreed(self, stops: bool) -> bool:
-        """Whether any rank has a signal, which becomes that of all, or is to stop for another reason."""
+        """Whether any rank has a signal, which becomes that of all, or is to stop for another reason.
+
+        A signal that comes while they ask each other stays for the next time.
+        """
         seen = gather((self.signal, stops))
-        self.signal = next((number for number, _ in seen if number is not None), None)
-        return self.signal is not None or any(other for _, other in seen)
+        agreed = next((number for number, _ in seen if number is not None), None)
+        if agreed is not None:
+            self.signal = agreed
+        return agreed is not None or any(other for _, other in seen)
 
     @property
     def exit_code(self) -> int:

@@ -145,14 +145,14 @@ def in_step(state: LearnerState, before: LearnerState) -> LearnerState:
     """The new state of the first rank, on all of them: where processors differ, the last bits of others may too.
 
     Raises:
-        UserError: this rank's is another one.
+        UserError: what is meta-learned is something else on this rank.
     """
     if size() == 1 or len(set(gather(digest(state)))) == 1:
         return state
     theirs = from_first(lambda: plain(state))
     agreed = restore(theirs, state)
-    change, difference = (distance(agreed, other) for other in (before, state))
-    if difference > SAME * change:
+    change, difference = (distance(agreed.meta, other.meta) for other in (before, state))
+    if is_finite(agreed) and not difference <= SAME * change:  # comparisons with NaN are false
         raise UserError(
             f"the meta-update differs from that of rank 0, by {difference:.2g} after a step of {change:.2g}; what "
             "it averages over tasks must go through mamlrl.objectives.mean_over_tasks"
@@ -163,18 +163,21 @@ def in_step(state: LearnerState, before: LearnerState) -> LearnerState:
 def digest(state: LearnerState) -> bytes:
     """Of all numbers of a state, to the last bit; the states themselves can be large."""
     numbers = hashlib.blake2b()
-    for tensor in tensors(state):
-        numbers.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for leaf in leaves(state):
+        if isinstance(leaf, Tensor):
+            numbers.update(leaf.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+        else:
+            numbers.update(repr(leaf).encode())
     return numbers.digest()
 
 
-def tensors(state: Any) -> Iterator[Tensor]:
-    """Those of a learner's state."""
-    if isinstance(state, Tensor):
+def leaves(state: Any) -> Iterator[Any]:
+    """Tensors and numbers of a learner's state."""
+    if isinstance(state, dict | list | tuple):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from leaves(part)
+    else:
         yield state
-    parts = state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ()
-    for part in parts:
-        yield from tensors(part)
 
 
 def distance(state: Any, other: Any) -> float:
@@ -189,7 +192,7 @@ def distance(state: Any, other: Any) -> float:
 
 def is_finite(state: Any) -> bool:
     """Whether no tensor of a learner's state holds NaN or an infinity."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors(state))
+    return all(bool(leaf.isfinite().all()) for leaf in leaves(state) if isinstance(leaf, Tensor))
 
 
 def check_updates(progress: Progress, config: Config) -> None:

@@ -18,7 +18,7 @@ from gymnasium.vector import VectorEnv
 from mamlrl.config import Config
 from mamlrl.config.command import Command
 from mamlrl.config.files import CONFIG_FILE, check_unchanged, differences, to_settings
-from mamlrl.distributed import from_first, is_first, local_size, size
+from mamlrl.distributed import from_first, is_first, local_size, share_of, size
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, LearnerFailure, OutputError, RankFailure, UserError, described, said
 from mamlrl.evaluation.examples import SupervisedEvaluation
@@ -175,6 +175,9 @@ def prepare(config: Config, notes: Iterable[str], stack: contextlib.ExitStack) -
 
 def with_examples(config: Config) -> Work:
     """The work of a run on supervised tasks."""
+    share_of(config.sampling.tasks)  # there are not more ranks than tasks
+    if config.eval.every:
+        share_of(config.eval.tasks, "eval.tasks")
     experiment = make_supervised(config)
     evaluate = SupervisedEvaluation(experiment) if config.eval.every else None
     return Work(experiment, partial(supervised_iteration, experiment), evaluate)
