@@ -64,7 +64,15 @@ class NamedLearner:
             result = self._learner.meta_step(state, meta_batch, generator)
             fits = isinstance(result, tuple) and len(result) == 2 and isinstance(result[0], LearnerState)
             self._check("meta_step", result, fits and hasattr(result[1], "metrics"), "a LearnerState and an Outcome")
+            self._check_shapes(state.meta.init, result[0].meta.init)
             return result
+
+    def _check_shapes(self, before: Params, after: Params) -> None:
+        for name in (*before, *after):
+            wanted, given = (list(params[name].shape) if name in params else None for params in (before, after))
+            if given != wanted:
+                told = f"{name} of shape {given}; it must be {wanted}"
+                raise LearnerFailure(f"learner {self._name}: meta_step returned {told}")
 
     def _check(self, method: str, value: object, fits: bool, wanted: str) -> None:
         check_returned(self._name, method, value, fits, wanted)

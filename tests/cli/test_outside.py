@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import sys
 from collections.abc import Iterator
 from importlib import import_module
@@ -365,6 +366,24 @@ def test_a_learner_that_returns_something_else_is_told_the_method_and_the_iterat
     code = main([*FLAGS.split(), "--iterations", "1", "--out", f"wrong-{method}"])
     captured = capsys.readouterr()
     assert_fails(Outcome(code, captured.out, captured.err), 1, f"HeavyBall: {what}, in iteration 1;")
+
+
+def test_parameters_of_another_shape_are_told_by_their_name(
+    users_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = import_module("own_learner").HeavyBall
+    meta_step = learner.meta_step
+
+    def with_a_leading_axis(self, *arguments):
+        state, updated = meta_step(self, *arguments)
+        init = {name: leaf.unsqueeze(0) for name, leaf in state.meta.init.items()}
+        return state._replace(meta=state.meta._replace(init=init)), updated
+
+    monkeypatch.setattr(learner, "meta_step", with_a_leading_axis)
+    code = main([*FLAGS.split(), "--iterations", "1", "--out", "wrong-shapes"])
+    captured = capsys.readouterr()
+    told = r"HeavyBall: meta_step returned \w+ of shape \[1, (.+)\]; it must be \[\1\], in iteration 1;"
+    assert code == 1 and re.search(told, captured.err), captured.err
 
 
 def test_a_learner_that_fails_in_an_evaluation_is_told_in_a_line(
