@@ -232,14 +232,16 @@ def wait_for_all(store: Store, rank: int, size: int) -> None:
         UserError: some have not; the first rank says which.
         SystemExit: the same of the other ranks.
     """
-    try:
-        store.wait([_here(number) for number in range(size)], timedelta(seconds=MEETING))
-    except RuntimeError as error:
-        if rank:
-            raise SystemExit(1) from error
-        missing = [str(number) for number in range(size) if not store.check([_here(number)])]
-        which = f"ranks {', '.join(missing)}" if len(missing) > 1 else f"rank {missing[0]}"
-        raise UserError(f"{which} of {size} did not come within {MEETING:g} s; were all started?") from error
+    everyone, latest = [_here(number) for number in range(size)], time.monotonic() + MEETING
+    while time.monotonic() < latest:
+        with contextlib.suppress(RuntimeError):  # not within this second, after which a Ctrl-C is noticed
+            store.wait(everyone, timedelta(seconds=min(1.0, MEETING)))
+            return
+    if rank:
+        raise SystemExit(1)
+    missing = [str(number) for number in range(size) if not store.check([_here(number)])]
+    which = f"ranks {', '.join(missing)}" if len(missing) > 1 else f"rank {missing[0]}"
+    raise UserError(f"{which} of {size} did not come within {MEETING:g} s; were all started?")
 
 
 def _here(rank: int) -> str:

@@ -140,6 +140,9 @@ def run(
         with reported_failures(folder, shown):
             with opened_log(experiment, folder, checkpoint) as (log, checkpoints):
                 say(f"run folder: {shown}")
+                if checkpoint.progress.iteration:
+                    done, planned = checkpoint.progress.iteration, experiment.config.iterations
+                    say(f"going on after iteration {done} of {planned}")
                 say(f"charts: tensorboard --logdir {shlex.quote(str(shown))}, at {dashboard.ADDRESS}")
                 after = partial(after_iteration, experiment, callback)
                 hooks = Hooks(evaluate, make_recorder(experiment, folder, log), after)
