@@ -28,7 +28,7 @@ COMMON = {
     "policy": {"hidden_sizes": [8, 8]},
     "threads": 1,
     "seed": 7,
-    "trust_region": {"curvature_fraction": 1.0, "max_kl": 0.01, "cg_iterations": 5},
+    "trust_region": {"curvature_fraction": 1.0, "max_kl": 0.01, "cg_iterations": 5, "cg_damping": 1e-5},
     "eval": {"every": 0},
 }
 WALK = "tests.golden.walk:golden/Walk-v0"
