@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from mamlrl.config import Config, PolicyConfig
 from mamlrl.config.files import check_read
 from mamlrl.config.size import check_examples_memory, check_memory, sampling_memory, training_memory
-from mamlrl.distributed import local_size, share_of
+from mamlrl.distributed import gather, local_size, share_of
 from mamlrl.envs.making import make_task_envs, registered_horizon
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.envs.trials import TrialVector
@@ -350,6 +350,22 @@ def _registered_horizon(config: Config) -> int | None:
 def num_threads(config: Config) -> int:
     """The configured number of threads, or one for each processor that there is for this rank."""
     return config.threads or max(1, num_processors() // local_size())
+
+
+def set_threads(threads: int) -> None:
+    """Have torch compute with so many threads, on all ranks: the last digits of what each decides by depend on it.
+
+    Raises:
+        ConfigError: another rank would have others.
+    """
+    numbers = gather(threads)
+    for rank, number in enumerate(numbers):
+        if number != numbers[0]:
+            raise ConfigError(
+                f"rank {rank} would compute with {number} threads, and rank 0 with {numbers[0]}; --threads gives all "
+                "ranks the same"
+            )
+    torch.set_num_threads(threads)
 
 
 def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:

@@ -53,11 +53,13 @@ class Device(TorchDispatchMode):
 
     Attributes:
         copies: shapes of what was copied to it or from it.
+        reads: how often the CPU asked for a number and waited for it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.copies: list[tuple[int, ...]] = []
+        self.reads = 0
 
     def __enter__(self) -> Device:
         self._tensor = torch.tensor  # which asks no mode
@@ -77,6 +79,8 @@ class Device(TorchDispatchMode):
         result = compute(func, args, kwargs)
         if func in COPIES and isinstance(args[-1], Elsewhere) != isinstance(result, Elsewhere):
             self.copies.append(tuple(result.shape))
+        if func in READS and any(isinstance(leaf, Elsewhere) for leaf in tree_leaves((args, kwargs))):
+            self.reads += 1
         return result
 
 

@@ -28,7 +28,7 @@ from mamlrl.distributed import (
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.evaluation.examples import SupervisedEvaluation
 from mamlrl.evaluation.held_out import Evaluation
-from mamlrl.experiment import initial_state, make_experiment, make_supervised
+from mamlrl.experiment import initial_state, make_experiment, make_supervised, set_threads
 from mamlrl.learners import LEARNERS
 from mamlrl.learners.base import LearnerState
 from mamlrl.learners.objective import draw_rollouts, draw_steps
@@ -36,7 +36,7 @@ from mamlrl.structs import Batch, MetaParams, Metrics
 from mamlrl.training.examples import supervised_iteration
 from mamlrl.training.interrupts import StopRequest
 from mamlrl.training.iteration import meta_iteration
-from mamlrl.training.loop import in_step
+from mamlrl.training.loop import in_step, leaves
 from mamlrl.training.run import with_examples
 from tests.golden.record import CASES, COMMON, WALK, double
 from tests.ranks import on_ranks
@@ -163,6 +163,11 @@ def iterate(config: Config, iterations: int) -> tuple[LearnerState, list[dict[st
     return state, [{name: value for name, value in row.items() if not name.startswith("time/")} for row in rows]
 
 
+def tensors(state: LearnerState) -> list[torch.Tensor]:
+    """All of a state: what is meta-learned, and what the outer optimiser remembers."""
+    return [leaf for leaf in leaves(state) if isinstance(leaf, torch.Tensor)]
+
+
 def assert_same(
     found: tuple[LearnerState, Sequence[Metrics]], expected: tuple[LearnerState, Sequence[Metrics]], tolerance: float
 ) -> None:
@@ -171,9 +176,9 @@ def assert_same(
     for ours, theirs in zip(found[1], expected[1], strict=True):
         for name, value in theirs.items():
             assert ours[name] == pytest.approx(value, rel=tolerance, abs=1e-12, nan_ok=True), name
-    for name, leaf in expected[0].meta.init.items():
+    for mine, leaf in zip(tensors(found[0]), tensors(expected[0]), strict=True):
         # of weights near 0 the rounding is that of the others: with thousands of them one is as small as 1e-6
-        torch.testing.assert_close(found[0].meta.init[name], leaf, rtol=tolerance, atol=1e-4 * tolerance)
+        torch.testing.assert_close(mine, leaf, rtol=tolerance, atol=1e-4 * tolerance)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -188,7 +193,7 @@ def test_ranks_give_the_numbers_of_one_process(name):
         results = on_ranks(size, lambda: iterate(config, 1))
         for found in results:
             assert_same(found, expected, TOLERANCE)
-            for mine, first in zip(found[0].meta.init.values(), results[0][0].meta.init.values(), strict=True):
+            for mine, first in zip(tensors(found[0]), tensors(results[0][0]), strict=True):
                 assert torch.equal(mine, first)
 
 
@@ -284,6 +289,11 @@ def test_a_signal_that_comes_while_ranks_agree_stops_them_the_next_time():
         assert not stop.agreed(False)
         assert stop.signal == signal.SIGTERM
         assert stop.agreed(False)
+
+
+def test_ranks_compute_with_the_same_number_of_threads():
+    with pytest.raises(ConfigError, match=r"^rank 1 would compute with 2 threads, and rank 0 with 1; --threads gives"):
+        on_ranks(2, lambda: set_threads(1 if is_first() else 2))
 
 
 def test_training_and_evaluation_on_ranks_each_ask_for_tasks_of_their_own():

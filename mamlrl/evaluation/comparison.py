@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
@@ -30,6 +29,7 @@ from mamlrl.experiment import (
     make_experiment,
     make_supervised,
     num_threads,
+    set_threads,
 )
 from mamlrl.learner_settings import completed
 from mamlrl.learners import LEARNERS, find_learner
@@ -213,7 +213,7 @@ def carry_out(
         UserError: an environment cannot be made, or a checkpoint does not fit it.
     """
     first = entries[0].config
-    torch.set_num_threads(num_threads(dataclasses.replace(first, threads=plan.threads)))
+    set_threads(num_threads(dataclasses.replace(first, threads=plan.threads)))
     results = evaluate_runs(entries, plan, announce)
     return results, compare(results, title_of(first, plan.settings), interval, plan.published)
 

@@ -45,7 +45,8 @@ class RL2Settings:
     """Meta-updates over which it falls; afterwards it stays. 0 takes the `iterations` that the run begins with, which
     it stores."""
     minibatches: int = 4
-    """Shares of the trials that Adam's updates are taken on in turn; with adam.updates 0 each of them 3 times."""
+    """Shares of the trials that Adam's updates are taken on in turn; with adam.updates 0 each of them 3 times. Not
+    more than there are trials."""
 
     def __post_init__(self) -> None:
         for name in ("value_weight", "entropy", "final_entropy"):
@@ -141,7 +142,8 @@ def _outer(config: Config, settings: RL2Settings) -> OuterStep:
     outer = make_outer(config)
     if not isinstance(outer, Descent):
         return Counted(outer)
-    updates = config.adam.updates or PASSES * settings.minibatches
+    shares = min(settings.minibatches, config.sampling.tasks * config.sampling.rollouts)
+    updates = config.adam.updates or PASSES * shares
     return dataclasses.replace(outer, updates=updates, on_shares=settings.minibatches > 1)
 
 

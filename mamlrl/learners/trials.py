@@ -114,9 +114,12 @@ def credit(batch: Batch, values: Tensor, baseline: str, sampling: SamplingConfig
 
 
 def shares_of(trials: int, shares: int, generator: torch.Generator | None) -> Iterator[Tensor]:
-    """Numbers of trials in shares, at random, without end: each trial once, then each once more, and so on."""
+    """Numbers of trials in shares, at random, without end: each trial once, then each once more, and so on.
+
+    Shares differ by one trial at most, and have one at least: there are not more of them than trials.
+    """
     while True:
-        yield from torch.randperm(trials, generator=generator).chunk(shares)
+        yield from torch.randperm(trials, generator=generator).tensor_split(min(shares, trials))
 
 
 class TrialObjective:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config
@@ -32,6 +31,7 @@ from mamlrl.experiment import (
     make_experiment,
     make_supervised,
     num_threads,
+    set_threads,
     spaces_of,
 )
 from mamlrl.learner_settings import completed
@@ -125,7 +125,7 @@ def run(
     check_names("a key of learners in --config", command.learners)
     keep_freed_memory()
     config = dataclasses.replace(command.config, threads=threads_of(command))
-    torch.set_num_threads(config.threads)
+    set_threads(config.threads)
     # Signals are handled before environments fork processes of their own.
     with interrupts or StopRequest() as stop, contextlib.ExitStack() as stack:
         if command.resume is not None and is_first():

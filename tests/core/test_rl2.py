@@ -17,7 +17,7 @@ from mamlrl.advantages import (
 from mamlrl.config import Config, PolicyConfig, SamplingConfig, TrustRegionConfig
 from mamlrl.errors import ConfigError
 from mamlrl.learners import find_learner
-from mamlrl.learners.rl2 import RL2Settings
+from mamlrl.learners.rl2 import RL2Settings, _outer
 from mamlrl.learners.trials import TrialObjective, credit, pooled, shares_of
 from mamlrl.policies import make_policy
 from mamlrl.structs import Batch, MetaBatch, Rollouts
@@ -93,11 +93,21 @@ def batch_of(learner, generator: torch.Generator) -> Batch:
     return random_batch(learner.policy, params, TASKS, generator)
 
 
-def test_shares_are_all_trials_once_and_then_once_more(generator: torch.Generator) -> None:
-    shares = shares_of(10, 4, generator)
+@pytest.mark.parametrize(("trials", "given", "taken"), [(10, 4, 4), (40, 16, 16), (2, 6, 2)])
+def test_shares_are_all_trials_once_and_then_once_more(
+    trials: int, given: int, taken: int, generator: torch.Generator
+) -> None:
+    shares = shares_of(trials, given, generator)
     for _ in range(2):
-        drawn = [next(shares) for _ in range(4)]
-        assert sorted(torch.cat(drawn).tolist()) == list(range(10))
+        drawn = [next(shares) for _ in range(taken)]
+        assert sorted(torch.cat(drawn).tolist()) == list(range(trials))
+        assert {len(share) for share in drawn} <= {trials // taken, -(-trials // taken)}
+
+
+@pytest.mark.parametrize(("minibatches", "updates"), [(3, 9), (100, 18)])
+def test_adam_goes_three_times_through_all_trials(minibatches: int, updates: int) -> None:
+    config = Config(outer="adam", sampling=SamplingConfig(tasks=2, rollouts=3))
+    assert _outer(config, RL2Settings(minibatches=minibatches)).updates == updates  # type: ignore[attr-defined]
 
 
 def test_the_losses_of_shares_have_the_mean_of_all(generator: torch.Generator) -> None:
