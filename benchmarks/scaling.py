@@ -167,6 +167,9 @@ def main() -> None:
         else:
             measure(options.measure)
         return
+    for axis in options.axes.split(","):
+        if not points_of(axis, options):
+            parser.error(f"--largest is {options.largest}; of {axis} it must be at least {AXES[axis][0]}")
     options.out.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for axis in options.axes.split(","):

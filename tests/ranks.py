@@ -29,13 +29,11 @@ class ThreadRanks:
 
     def __init__(self, rank: int, places: list[Any], barrier: threading.Barrier):
         self.rank, self.size, self.local_size = rank, len(places), len(places)
-        self.reductions = 0
         self._places, self._barrier = places, barrier
 
     def sum(self, flat: Tensor) -> Tensor:
         """In the order of ranks."""
         assert flat.dim() == 1
-        self.reductions += 1
         parts = self.gather(flat)
         assert len({len(part) for part in parts}) == 1, "ranks reduce different things"
         return torch.stack(parts).sum(0)
