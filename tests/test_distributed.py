@@ -203,7 +203,7 @@ SUPERVISED = [name for name, row in LEARNERS.items() if row.trained and not row.
 
 def supervised_settings(learner: str) -> Config:
     """A few tasks of a few examples."""
-    changes = {
+    changes: dict[str, Any] = {
         "learner": learner,
         "sampling": {"tasks": 5},
         "data": {"updates": 2, "shots": 3, "queries": 3},
@@ -211,6 +211,8 @@ def supervised_settings(learner: str) -> Config:
         "eval": {"every": 1, "tasks": 4, "steps": 1},
         "seed": 3,
     }
+    if learner == "recurrent":
+        changes["learner_settings"] = {"hidden_sizes": [4, 5], "size": 3}
     env = "glyphs" if learner in ("protonet", "matching") else "sinusoid"
     return make_config(merge(shipped_settings(env, learner), changes))
 

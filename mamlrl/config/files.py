@@ -24,6 +24,8 @@ LEARNERS_KEY = "learners"
 """Key of a file of settings under which a learner's name has the settings that are others for it."""
 Settings = dict[str, Any]
 """Settings as plain nested dicts, as in YAML; usually only some of the fields."""
+MOST_TOLD = 8
+"""Settings that a message lists."""
 EXAMPLES = {int: "[100,100]", float: "[1,0.1]", str: "[success]"}
 """A list of each type."""
 
@@ -327,11 +329,12 @@ def check_unchanged(settings: Settings, new_settings: Settings) -> None:
     """A resumed run has the settings that it began with, but for those that say how it runs.
 
     Raises:
-        ConfigError: names every setting that differs.
+        ConfigError: names the settings that differ, the first of many.
     """
     changed = differences(settings, new_settings)
     changeable = fields_marked("may change", True)
     forbidden = {name: values for name, values in changed.items() if name not in changeable}
     if forbidden:
-        listed = "; ".join(f"{name} was {shown(old)} and is now {shown(new)}" for name, (old, new) in forbidden.items())
-        raise ConfigError(f"a resumed run keeps its settings, but {listed}")
+        told = [f"{name} was {shown(old)} and is now {shown(new)}" for name, (old, new) in forbidden.items()]
+        more = [f"{len(told) - MOST_TOLD} more differ"] if len(told) > MOST_TOLD else []
+        raise ConfigError(f"a resumed run keeps its settings, but {'; '.join(told[:MOST_TOLD] + more)}")
