@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from mamlrl.policies import linearization
+
 
 @pytest.fixture(autouse=True)
 def float64() -> Iterator[None]:
@@ -18,3 +20,17 @@ def float64() -> Iterator[None]:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture
+def built_sweeps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for every graph of a generic linearization that is built to be differentiated again."""
+    built: list[int] = []
+    original = linearization._ReverseSweep.__init__
+
+    def spied(self, *args) -> None:
+        built.append(1)
+        original(self, *args)
+
+    monkeypatch.setattr(linearization._ReverseSweep, "__init__", spied)
+    return built
