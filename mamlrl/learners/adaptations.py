@@ -111,29 +111,18 @@ class LearnedSteps(GradientSteps):
 
 
 class FromZero(GradientSteps):
-    """Gradient steps before which some leaves are zero for every task; they are not meta-learned.
-
-    In CAVIA they alone adapt.
+    """Gradient steps of some leaves that begin with zero on every task and are not meta-learned (CAVIA's context).
 
     Args:
         policy: the policy.
         settings: step size and inner loss.
-        zeros: those leaves.
-        leaves: the parameters that adapt; None for all.
-        first_order: take the derivative of each step as the identity.
+        leaves: the parameters that begin with zero; they alone adapt.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        settings: AdaptationConfig,
-        zeros: Set[str],
-        leaves: Set[str] | None = None,
-        first_order: bool = False,
-    ):
-        super().__init__(policy, settings, first_order, leaves)
+    def __init__(self, policy: Policy, settings: AdaptationConfig, leaves: Set[str]):
+        super().__init__(policy, settings, leaves=leaves)
         self._shapes = {
-            name: leaf.shape for name, leaf in policy.init_params(torch.Generator()).items() if name in zeros
+            name: leaf.shape for name, leaf in policy.init_params(torch.Generator()).items() if name in leaves
         }
 
     def init(self, params: Params) -> MetaParams:

@@ -41,7 +41,7 @@ def make_context(policy: Policy, config: Config, settings: ContextSettings) -> G
 def make_cavia(policy: Policy, config: Config, settings: ContextSettings) -> GradientLearner:
     """Context adaptation: from zero, the only parameters that adapt; the meta-update moves the others."""
     context = frozenset({CONTEXT})
-    adaptation = FromZero(ContextPolicy(policy, settings.size), config.adaptation, context, context)
+    adaptation = FromZero(ContextPolicy(policy, settings.size), config.adaptation, context)
     return gradient_learner(adaptation, config, _losses(config, settings))
 
 

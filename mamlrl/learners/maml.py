@@ -7,7 +7,7 @@ from typing import Any
 
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError
-from mamlrl.learners.adaptations import FromZero, GradientSteps, LearnedSteps
+from mamlrl.learners.adaptations import GradientSteps, LearnedSteps
 from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.learners.objective import Path
 from mamlrl.policies.base import Policy
@@ -19,9 +19,6 @@ class MAMLSettings:
 
     first_order: bool = False
     """Take the Jacobian of the inner step as the identity (first-order MAML, as the learner fomaml)."""
-    zero_head: bool = False
-    """Let the last layer begin with zero on every task, in place of meta-learning where it begins: labels of classes
-    are drawn anew for every task, so that no other start is better (Kao, Chiu, Chen 2022, the zeroing trick)."""
 
 
 def make_maml(policy: Policy, config: Config, settings: MAMLSettings) -> GradientLearner:
@@ -29,10 +26,7 @@ def make_maml(policy: Policy, config: Config, settings: MAMLSettings) -> Gradien
 
     Without support batches the objective is that of the unadapted policy: policy optimisation over all tasks.
     """
-    if not settings.zero_head:
-        return gradient_learner(GradientSteps(policy, config.adaptation, settings.first_order), config)
-    head = head_of(policy, "learner maml with learner_settings.zero_head begins with a last layer of zeros")
-    return gradient_learner(FromZero(policy, config.adaptation, head, first_order=settings.first_order), config)
+    return gradient_learner(GradientSteps(policy, config.adaptation, settings.first_order), config)
 
 
 def make_fomaml(policy: Policy, config: Config, settings: Any) -> GradientLearner:

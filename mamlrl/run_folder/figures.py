@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
@@ -132,13 +132,14 @@ def figure(comparison: Comparison) -> Figure:
     axes = canvas.add_subplot()
     curves, unmarked = comparison.curves, dict(comparison.published)
     by_episodes = any(curve.used for curve in curves)
-    last = max(curve.at()[-1] for curve in curves)
+    last, most = max(curve.at()[-1] for curve in curves), _drawn_range(comparison)[1]
     several = len({curve.over for curve in curves}) > 1
     handles: list[Line2D] = []
     colors = colors_of([curve.learner for curve in curves])
     for number, (curve, color) in enumerate(zip(curves, colors, strict=True)):
         depth = 3 - number / len(curves)  # the first is not hidden
         line = _draw_curve(axes, curve, last, color, depth)
+        _draw_band(axes, curve, last, color, most)
         line.set_label(f"{curve.method}, {curve.over}" if several and curve.over else curve.method)
         handles.append(line)
         _draw_published(axes, unmarked.pop(curve.learner, ())[: last + 1], color)
@@ -159,18 +160,33 @@ def figure(comparison: Comparison) -> Figure:
 
 def _draw_curve(axes: Axes, curve: Curve, last: int, color: Color, depth: float) -> Line2D:
     """Draw one method; returns its line."""
-    steps, means, bounds = np.array(curve.at()), np.array(curve.means), np.array(curve.bounds).T
-    if len(steps) == 1:
-        steps, means, bounds = np.array([0, last] if last else [-0.1, 0.1]), means.repeat(2), bounds.repeat(2, axis=1)
     marker = "o" if 1 < len(curve.means) <= MOST_MARKED else ""
-    (line,) = axes.plot(steps, means, color=color, marker=marker, markersize=5, zorder=depth)
-    if len(curve.runs) != 2:
-        axes.fill_between(steps, *bounds, color=color, alpha=0.18, linewidth=0, zorder=1)
+    (line,) = axes.plot(
+        _across(curve, last), _repeated(curve.means), color=color, marker=marker, markersize=5, zorder=depth
+    )
     if len(curve.runs) <= FEW:
         dots = {"color": color, "markersize": 7, "markeredgecolor": "white", "markeredgewidth": 0.5, "zorder": 4}
         for returns in curve.runs:
             axes.plot(curve.at(), returns, ".", **dots)
     return line
+
+
+def _draw_band(axes: Axes, curve: Curve, last: int, color: Color, most: float) -> None:
+    """Draw the interval of one method, where its mean is not cut off."""
+    if len(curve.runs) != 2:
+        bounds = _repeated(curve.bounds).T
+        within = _repeated(curve.means) <= most
+        axes.fill_between(_across(curve, last), *bounds, where=within, color=color, alpha=0.18, linewidth=0, zorder=1)
+
+
+def _across(curve: Curve, last: int) -> np.ndarray:
+    """Where a curve is drawn: one of a single point as a line across the axes."""
+    return np.array(curve.at() if len(curve.means) > 1 else [0, last] if last else [-0.1, 0.1])
+
+
+def _repeated(values: Sequence[Any]) -> np.ndarray:
+    """What is drawn there."""
+    return np.array(values if len(values) > 1 else [*values, *values])
 
 
 def _draw_published(axes: Axes, means: Sequence[float], color: Color) -> None:
@@ -187,15 +203,16 @@ def _limits(comparison: Comparison, last: int) -> tuple[float, float]:
         values += [value for pair in curve.bounds for value in pair if len(curve.runs) != 2]
         values += comparison.published.get(curve.learner, ())[: last + 1]
     drawn = np.array(values)
-    if comparison.quantity == "error":
-        drawn = drawn[(drawn >= 0) & (drawn <= _beyond(comparison))]
-    return limits_around(drawn)
+    least, most = _drawn_range(comparison)
+    return limits_around(drawn[(drawn >= least) & (drawn <= most)])
 
 
-def _beyond(comparison: Comparison) -> float:
-    """Errors above are cut off: beyond twice the median, over methods that adapt, of the mean before adaptation."""
+def _drawn_range(comparison: Comparison) -> tuple[float, float]:
+    """What is drawn: of errors those from 0 to twice the median, over methods that adapt, of the mean before it."""
+    if comparison.quantity != "error":
+        return -math.inf, math.inf
     first = [curve.means[0] for curve in comparison.curves if len(curve.means) > 1]
-    return 2 * float(np.median(first)) if comparison.quantity == "error" and first else math.inf
+    return 0.0, 2 * float(np.median(first)) if first else math.inf
 
 
 def limits_around(values: np.ndarray) -> tuple[float, float]:
@@ -210,10 +227,11 @@ def limits_around(values: np.ndarray) -> tuple[float, float]:
 def _explanation(comparison: Comparison) -> str:
     """What bands and dots are."""
     over = dict.fromkeys(curve.over for curve in comparison.curves if curve.over and len(curve.runs) != 2)
+    most = _drawn_range(comparison)[1]
     words = [f"bands: {comparison.interval} over {next(iter(over)) if len(over) == 1 else 'seeds or tasks'}"]
     if any(1 < len(curve.runs) <= FEW for curve in comparison.curves):
         words.append("dots: single seeds")
-    if any(mean > _beyond(comparison) for curve in comparison.curves for mean in curve.means):
+    if any(mean > most for curve in comparison.curves for mean in curve.means):
         words.append("larger means are cut off")
     return "; ".join(words if over else words[1:])
 

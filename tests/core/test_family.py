@@ -234,7 +234,7 @@ def test_metasgd_tells_mean_and_extremes_of_its_step_sizes(generator):
 @kinds
 def test_from_zero_meta_learns_all_but_what_adapts_which_starts_from_zero(kind, generator):
     policy = ContextPolicy(make_policy(kind), 4)
-    adaptation = FromZero(policy, AdaptationConfig(step_size=STEP_SIZE), frozenset({CONTEXT}), frozenset({CONTEXT}))
+    adaptation = FromZero(policy, AdaptationConfig(step_size=STEP_SIZE), frozenset({CONTEXT}))
     params = random_params(policy, generator)
     assert params[CONTEXT].abs().min() > 0
     meta = adaptation.init(params)

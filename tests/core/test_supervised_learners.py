@@ -31,7 +31,6 @@ TARGETS: dict[str, spaces.Space] = {
 }
 LEARNER_NAMES = [name for name, row in LEARNERS.items() if not (row.rollouts_only or row.examples_only)]
 OWN: dict[str, list[dict[str, Any]]] = {
-    "maml": [{}, {"zero_head": True}],
     "cavia": [{}, {"earlier_steps": 0.7}],
     "mamlpp": [{}, {"first_order_iterations": 0}],
     "imaml": [{"iterations": 100, "tolerance": 1e-10, "cg_iterations": 40, "cg_tolerance": 1e-22}],
