@@ -14,7 +14,7 @@ seeds=1 several=""
 case $name in
 navigation-paper) learners="maml fomaml context multitask oracle" seeds="1 2 3" evaluation="--protocol paper --random" ;;
 cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protocol paper --random" ;;
-cheetah-vel-paper) learners="maml multitask oracle" evaluation="--protocol paper --random" ;;
+cheetah-vel-paper) learners="maml metasgd multitask oracle" evaluation="--protocol paper --random" ;;
 navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol paper" ;;
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
 cheetah-vel | cheetah-dir | navigation) learners=maml evaluation="--tasks 200" ;;

@@ -47,7 +47,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "fomaml": ("navigation", {"learner": "fomaml", "environment": {"horizon": 20}}),
     "context": ("navigation", {"learner": "context", "environment": {"horizon": 20}}),
     "multitask": ("navigation", {"learner": "multitask", "environment": {"horizon": 20}}),
-    "oracle": ("cheetah-dir", {"learner": "oracle", "environment": {"horizon": 15}}),
+    "oracle": (
+        "cheetah-dir",
+        {"learner": "oracle", "trust_region": {"preconditioner": "none"}, "environment": {"horizon": 15}},
+    ),
     # with an inner loss and a step size at which the proximal problems have solutions, so that updates are taken
     "imaml": (
         "navigation",
