@@ -135,6 +135,12 @@ class SolvedStep(Protocol):
         ...
 
 
+def expect_products(step: InnerStep) -> None:
+    """Tell a step that was just made that products with its derivative will be asked for, if it wants to know."""
+    if told := getattr(step, "expect_products", None):
+        told()
+
+
 @dataclass(frozen=True)
 class GradientStep:
     """An inner step that is a gradient step.
@@ -156,8 +162,14 @@ class GradientStep:
     @cached_property
     def gradient(self) -> Params:
         """The gradient of the inner loss at phi, stacked, in the order of phi."""
-        gradient = self.loss.gradient() if self.first_order else self.loss.gradient_before_hessian()
+        gradient = self.loss.gradient()
         return {name: gradient[name] for name in self.start}
+
+    def expect_products(self) -> None:
+        """Take the gradient, before anything else is asked for, in the way that the Hessian begins with."""
+        if not self.first_order:
+            gradient = self.loss.gradient_before_hessian()
+            self.__dict__["gradient"] = {name: gradient[name] for name in self.start}
 
     @property
     def params(self) -> Params:

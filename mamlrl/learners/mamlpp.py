@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from mamlrl.adaptation import InnerStep, LossAtPoint
+from mamlrl.adaptation import InnerStep, LossAtPoint, expect_products
 from mamlrl.config import AdaptationConfig, Config
 from mamlrl.config.schema import require
 from mamlrl.learners.adaptations import LearnedSteps
@@ -107,6 +107,10 @@ class SwitchedStep:
     def first_order(self) -> bool:
         """Whether the derivative of the step is taken as the identity."""
         return getattr(self.step, "first_order", False)
+
+    def expect_products(self) -> None:
+        """That of the step."""
+        expect_products(self.step)
 
     @property
     def params(self) -> Params:

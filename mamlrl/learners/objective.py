@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mamlrl.adaptation import InnerStep, LossAtPoint, SolvedStep, loss_on
+from mamlrl.adaptation import InnerStep, LossAtPoint, SolvedStep, expect_products, loss_on
 from mamlrl.distributed import means_over_tasks
 from mamlrl.distributions import Distribution
 from mamlrl.learners.adaptations import Adapts
@@ -131,6 +131,7 @@ def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Data], near
     steps: list[InnerStep] = []
     for number, batch in enumerate(support):
         steps.append(step_near(near[number] if near else None, learner, meta, params, batch, number))
+        expect_products(steps[-1])
         params = steps[-1].params
     return Path(meta, start, tuple(steps))
 
