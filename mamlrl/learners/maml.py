@@ -45,21 +45,21 @@ def make_anil(policy: Policy, config: Config, settings: Any) -> GradientLearner:
     Raises:
         ConfigError: the network does not say which of its parameters are the last layer.
     """
-    head = head_of(policy, "learner anil adapts the last layer")
+    head = head_of(policy)
     return gradient_learner(GradientSteps(policy, config.adaptation, leaves=head), config)
 
 
-def head_of(policy: Policy, wants: str) -> frozenset[str]:
+def head_of(policy: Policy) -> frozenset[str]:
     """Names of the parameters of the last layer.
 
     Raises:
-        ConfigError: the network does not say which they are; the message begins with what wants to know.
+        ConfigError: the network does not say which they are.
     """
     head = getattr(policy, "head", frozenset())
     if not head:
         raise ConfigError(
-            f"{wants}, and policy.network does not say which of its parameters that is; it must have an attribute "
-            "head, their names"
+            "learner anil adapts the last layer, and policy.network does not say which of its parameters that is; it "
+            "must have an attribute head, their names"
         )
     return frozenset(head)
 
