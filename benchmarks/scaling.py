@@ -168,6 +168,8 @@ def main() -> None:
             measure(options.measure)
         return
     for axis in options.axes.split(","):
+        if axis not in (*AXES, "ranks"):
+            parser.error(f"unknown axis {axis!r} in --axes; they are {', '.join([*AXES, 'ranks'])}")
         if not points_of(axis, options):
             parser.error(f"--largest is {options.largest}; of {axis} it must be at least {AXES[axis][0]}")
     options.out.mkdir(parents=True, exist_ok=True)

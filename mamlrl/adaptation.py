@@ -11,7 +11,7 @@ with it and with its transpose.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -135,10 +135,18 @@ class SolvedStep(Protocol):
         ...
 
 
-def expect_products(step: InnerStep) -> None:
-    """Tell a step that was just made that products with its derivative will be asked for, if it wants to know."""
-    if told := getattr(step, "expect_products", None):
-        told()
+@runtime_checkable
+class PreparedStep(Protocol):
+    """An inner step that is taken in another way, for less in all, where products with its derivative will follow."""
+
+    def with_products(self) -> InnerStep:
+        """The same step, taken in that way."""
+        ...
+
+
+def with_products(step: InnerStep) -> InnerStep:
+    """The same step, with products with its derivative in view."""
+    return step.with_products() if isinstance(step, PreparedStep) else step
 
 
 @dataclass(frozen=True)
@@ -151,6 +159,7 @@ class GradientStep:
         step_sizes: a; leaves that it leaves out do not adapt.
         first_order: take the derivative as the identity in phi (the Hessian as zero).
         scale: constant factor on all step sizes.
+        prepares_hessian: take the gradient in the way that the Hessian begins with.
     """
 
     start: Params
@@ -158,18 +167,17 @@ class GradientStep:
     step_sizes: StepSizes
     first_order: bool = False
     scale: float = 1.0
+    prepares_hessian: bool = False
 
     @cached_property
     def gradient(self) -> Params:
         """The gradient of the inner loss at phi, stacked, in the order of phi."""
-        gradient = self.loss.gradient()
+        gradient = self.loss.gradient_before_hessian() if self.prepares_hessian else self.loss.gradient()
         return {name: gradient[name] for name in self.start}
 
-    def expect_products(self) -> None:
-        """Take the gradient, before anything else is asked for, in the way that the Hessian begins with."""
-        if not self.first_order:
-            gradient = self.loss.gradient_before_hessian()
-            self.__dict__["gradient"] = {name: gradient[name] for name in self.start}
+    def with_products(self) -> GradientStep:
+        """The same step, whose gradient is taken in the way that the Hessian begins with, if there will be one."""
+        return replace(self, prepares_hessian=not self.first_order)
 
     @property
     def params(self) -> Params:

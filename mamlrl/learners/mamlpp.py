@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from mamlrl.adaptation import InnerStep, LossAtPoint, expect_products
+from mamlrl.adaptation import InnerStep, LossAtPoint, with_products
 from mamlrl.config import AdaptationConfig, Config
 from mamlrl.config.schema import require
 from mamlrl.learners.adaptations import LearnedSteps
@@ -108,9 +108,9 @@ class SwitchedStep:
         """Whether the derivative of the step is taken as the identity."""
         return getattr(self.step, "first_order", False)
 
-    def expect_products(self) -> None:
-        """That of the step."""
-        expect_products(self.step)
+    def with_products(self) -> SwitchedStep:
+        """The same step, with products with its derivative in view."""
+        return replace(self, step=with_products(self.step))
 
     @property
     def params(self) -> Params:

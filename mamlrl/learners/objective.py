@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mamlrl.adaptation import InnerStep, LossAtPoint, SolvedStep, expect_products, loss_on
+from mamlrl.adaptation import InnerStep, LossAtPoint, SolvedStep, loss_on, with_products
 from mamlrl.distributed import means_over_tasks
 from mamlrl.distributions import Distribution
 from mamlrl.learners.adaptations import Adapts
@@ -130,8 +130,8 @@ def adapt_along(learner: Adapts, meta: MetaParams, support: Sequence[Data], near
         )
     steps: list[InnerStep] = []
     for number, batch in enumerate(support):
-        steps.append(step_near(near[number] if near else None, learner, meta, params, batch, number))
-        expect_products(steps[-1])
+        step = step_near(near[number] if near else None, learner, meta, params, batch, number)
+        steps.append(with_products(step))
         params = steps[-1].params
     return Path(meta, start, tuple(steps))
 
