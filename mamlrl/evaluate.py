@@ -110,7 +110,8 @@ def _evaluate(argv: Sequence[str]) -> int:
     plan = comparison.Plan(settings, options.seed, None, options.device, options.threads)
     if options.protocol:
         plan = comparison.of_paper(plan, first)
-    share_of(plan.settings.tasks, "--tasks")  # there are not more ranks than tasks
+    amount = f"the number of tasks of --protocol {options.protocol}" if options.protocol else "--tasks"
+    share_of(plan.settings.tasks, amount)  # there are not more ranks than tasks
     folder = options.out or run_folder.results_folder("evaluations", first)
     for name in comparison.RESULTS:
         run_folder.check_results(folder, name)
