@@ -17,7 +17,8 @@ cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protoc
 cheetah-vel-paper) learners="maml metasgd multitask oracle" evaluation="--protocol paper --random" ;;
 navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol paper" ;;
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
-cheetah-vel | cheetah-dir | navigation) learners=maml evaluation="--tasks 200" ;;
+cheetah-dir) learners="maml metasgd" evaluation="--tasks 200" ;;
+cheetah-vel | navigation) learners=maml evaluation="--tasks 200" ;;
 sinusoid)
     learners="maml fomaml metasgd mamlpp anil cavia imaml reptile cnp recurrent multitask oracle"
     seeds="1 2 3" several=maml evaluation="--protocol paper"
