@@ -151,7 +151,8 @@ def main() -> None:
     """Measure all axes, or one point of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workload", choices=WORKLOADS, default="W2")
-    parser.add_argument("--axes", default=",".join([*AXES, "ranks"]), help="tasks, rollouts, horizon, width, ranks")
+    known = [*AXES, "ranks"]
+    parser.add_argument("--axes", default=",".join(known), help=", ".join(known))
     parser.add_argument("--ranks", default=RANKS, help=f"ranks x threads of the last axis ({RANKS})")
     parser.add_argument("--largest", type=int, default=10**9, help="largest size of an axis")
     parser.add_argument("--iterations", type=int, default=3, help="timed meta-iterations of a point, after one (3)")
@@ -168,8 +169,8 @@ def main() -> None:
             measure(options.measure)
         return
     for axis in options.axes.split(","):
-        if axis not in (*AXES, "ranks"):
-            parser.error(f"unknown axis {axis!r} in --axes; they are {', '.join([*AXES, 'ranks'])}")
+        if axis not in known:
+            parser.error(f"unknown axis {axis!r} in --axes; they are {', '.join(known)}")
         if not points_of(axis, options):
             parser.error(f"--largest is {options.largest}; of {axis} it must be at least {AXES[axis][0]}")
     options.out.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -110,7 +110,7 @@ class SwitchedStep:
 
     def with_products(self) -> SwitchedStep:
         """The same step, with products with its derivative in view."""
-        return replace(self, step=with_products(self.step))
+        return dataclasses.replace(self, step=with_products(self.step))
 
     @property
     def params(self) -> Params:
