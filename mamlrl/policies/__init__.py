@@ -19,6 +19,7 @@ from mamlrl.policies.base import Network, Policy
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
 from mamlrl.policies.recurrent import CELLS, categorical_recurrent, gaussian_recurrent
+from mamlrl.policies.tabular import categorical_tabular
 from mamlrl.structs import check_shapes
 
 
@@ -40,6 +41,7 @@ POLICIES = {
 for _cell in CELLS:
     POLICIES[f"gaussian_{_cell}"] = PolicyRow(partial(gaussian_recurrent, cell=_cell), spaces.Box, True)
     POLICIES[f"categorical_{_cell}"] = PolicyRow(partial(categorical_recurrent, cell=_cell), spaces.Discrete, True)
+POLICIES["categorical_tabular"] = PolicyRow(categorical_tabular, spaces.Discrete, True)
 
 
 def make_policy(

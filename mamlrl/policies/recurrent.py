@@ -8,6 +8,7 @@ Parameters may be stacked or shared. Shared ones see all M B rollouts as rows of
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -195,9 +196,23 @@ class RecurrentNetwork:
     states: int = 0
 
     @property
+    def inputs(self) -> int:
+        """O."""
+        return self.sizes[0]
+
+    @property
     def units(self) -> int:
         """H."""
         return self.sizes[-2]
+
+    @property
+    def heads(self) -> int:
+        """Linear layers of which an observation chooses."""
+        return max(self.states, 1)
+
+    def with_one_output(self, prefix: str) -> RecurrentNetwork:
+        """A network like this with one output and parameters of its own."""
+        return dataclasses.replace(self, sizes=(*self.sizes[:-1], 1), prefix=prefix)
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Xavier-uniform feed-forward weights, recurrent ones uniform within 1 / sqrt(H), float32."""
@@ -205,15 +220,14 @@ class RecurrentNetwork:
         gates = self.cell.gates * units
         params: Params = {}
         for layer, shape in enumerate(pairwise(self.sizes[:-2])):
-            params |= {f"weight_{layer}": _xavier(shape, generator), f"bias_{layer}": torch.zeros(shape[1])}
+            params |= {f"weight_{layer}": xavier(shape, generator), f"bias_{layer}": torch.zeros(shape[1])}
         bound = 1 / math.sqrt(units)
         params["input_weight"] = torch.empty(inputs, gates).uniform_(-bound, bound, generator=generator)
         params["input_bias"] = self.cell.bias(units)
         params["recurrent_weight"] = torch.empty(units, gates).uniform_(-bound, bound, generator=generator)
         params["recurrent_bias"] = torch.zeros(gates)
-        heads = max(self.states, 1)
-        weights = [_xavier((units, outputs), generator) for _ in range(heads)]
-        params |= {"head_weight": torch.cat(weights, dim=1), "head_bias": torch.zeros(heads * outputs)}
+        weights = [xavier((units, outputs), generator) for _ in range(self.heads)]
+        params |= {"head_weight": torch.cat(weights, dim=1), "head_bias": torch.zeros(self.heads * outputs)}
         return {f"{self.prefix}{name}": leaf.float() for name, leaf in params.items()}
 
     def initial_state(self, num_tasks: int, rollouts: int) -> State:
@@ -226,7 +240,7 @@ class RecurrentNetwork:
         shared = self._leaf(params, "head_weight").dim() == 2
         rows, *before = (leaf.flatten(0, 1) if shared else leaf for leaf in (observations, *state))
         after = self._advance(params, self._embedded(params, rows), tuple(before))
-        outputs = self._of_state(self._affine(params, "head", after[0]), rows)
+        outputs = self.of_state(self._affine(params, "head", after[0]), rows)
         if not shared:
             return outputs, after
         return outputs.unflatten(0, shape), tuple(leaf.unflatten(0, shape) for leaf in after)
@@ -265,9 +279,13 @@ class RecurrentNetwork:
             outputs = self._affine(params, "head", features.reshape(shape.numel(), -1)).unflatten(0, shape)
         else:
             outputs = self._affine(params, "head", features.flatten(1, 2)).unflatten(1, shape[1:])
-        return self._of_state(outputs, observations)
+        return self.of_state(outputs, observations)
 
-    def _of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
+    def pooled(self, features: Tensor) -> Tensor:
+        """What a value function is linear in: the outputs of the recurrent layer."""
+        return features
+
+    def of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
         """Outputs [..., S Z] of all states, added up with the weights that the observations [..., O] begin with."""
         if not self.states:
             return outputs
@@ -313,9 +331,68 @@ class RecurrentNetwork:
         return params[f"{self.prefix}{name}"]
 
 
-def _xavier(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+def xavier(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Initial weights of a layer (Glorot and Bengio 2010), float32."""
     weight = torch.empty(shape, dtype=torch.float32)
     return torch.nn.init.xavier_uniform_(weight, generator=generator)
+
+
+class MemoryNetwork(Protocol):
+    """What a `RecurrentPolicy` consists of, apart from its distribution: `RecurrentNetwork` or another.
+
+    Shapes: M tasks, B rollouts, T time steps, O numbers of an observation, Z of an output, F of the features.
+    """
+
+    @property
+    def inputs(self) -> int:
+        """O."""
+        ...
+
+    @property
+    def units(self) -> int:
+        """Numbers that `pooled` returns."""
+        ...
+
+    @property
+    def heads(self) -> int:
+        """Linear layers of which an observation chooses."""
+        ...
+
+    def with_one_output(self, prefix: str) -> MemoryNetwork:
+        """A network like this with one output, and this prefix before the names of its parameters."""
+        ...
+
+    def init_params(self, generator: torch.Generator) -> Params:
+        """Parameters of one task."""
+        ...
+
+    def initial_state(self, num_tasks: int, rollouts: int) -> State:
+        """The memory at the start of a rollout, [M, B, ...] each."""
+        ...
+
+    def step(self, params: Params, observations: Tensor, state: State) -> tuple[Tensor, State]:
+        """Outputs [M, B, Z] for observations [M, B, O], and the new memory."""
+        ...
+
+    def features(self, params: Params, observations: Tensor) -> Tensor:
+        """What the last layer sees of rollouts from their start, [M, B, T, O] -> [M, B, T, F]; differentiable."""
+        ...
+
+    def features_once(self, params: Params, observations: Tensor) -> Tensor:
+        """`features` of shared parameters that are differentiated no more than once."""
+        ...
+
+    def pooled(self, features: Tensor) -> Tensor:
+        """What a value function is linear in."""
+        ...
+
+    def head(self, params: Params, features: Tensor, observations: Tensor) -> Tensor:
+        """Outputs of the last layer, [M, B, T, F] -> [M, B, T, Z]."""
+        ...
+
+    def of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
+        """Of the outputs of all `heads` those that the observations choose."""
+        ...
 
 
 class RecurrentPolicy:
@@ -332,7 +409,7 @@ class RecurrentPolicy:
 
     def __init__(
         self,
-        network: RecurrentNetwork,
+        network: MemoryNetwork,
         distribution: Distribution,
         observation_scale: tuple[float, ...] = (),
         initial_log_std: float | None = None,
@@ -345,7 +422,7 @@ class RecurrentPolicy:
     @property
     def inputs(self) -> int:
         """Numbers of an observation, O."""
-        return self.network.sizes[0]
+        return self.network.inputs
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Those of the network, and the log standard deviations of a Gaussian policy."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Literal
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from mamlrl.distributions import Distribution
 from mamlrl.policies.base import Linearization
-from mamlrl.policies.recurrent import RecurrentNetwork, RecurrentPolicy, State
+from mamlrl.policies.recurrent import RecurrentPolicy, State
 from mamlrl.structs import Params
 
 PREFIX = "value_"
@@ -31,8 +30,7 @@ class WithValues:
 
     def __init__(self, policy: RecurrentPolicy, kind: Literal["value", "own_value", ""]):
         self._policy, self._kind = policy, kind
-        sizes = (*policy.network.sizes[:-1], 1)
-        self._network: RecurrentNetwork = dataclasses.replace(policy.network, sizes=sizes, prefix=PREFIX)
+        self._network = policy.network.with_one_output(PREFIX)
 
     @property
     def distribution(self) -> Distribution:
@@ -53,7 +51,7 @@ class WithValues:
         """Those of the policy, and of a value function that begins at zero everywhere."""
         params = self._policy.init_params(generator)
         if self._kind == "value":
-            shape = self._policy.network.units, max(self._policy.network.states, 1)
+            shape = self._policy.network.units, self._policy.network.heads
             zeros = torch.zeros(shape, dtype=torch.float32)
             return {**params, f"{PREFIX}weight": zeros, f"{PREFIX}bias": zeros[0].clone()}
         if self._kind == "own_value":
@@ -89,10 +87,9 @@ class WithValues:
         features = self._policy.features_once(params, observations)
         outputs = self._policy.head(params, features, observations)
         if self._kind == "value":
-            values = features @ params[f"{PREFIX}weight"] + params[f"{PREFIX}bias"]
-            if states := self._policy.network.states:
-                return outputs, (values * self._policy.scaled(observations)[..., :states]).sum(-1)
-            return outputs, values.squeeze(-1)
+            network, seen = self._policy.network, self._policy.scaled(observations)
+            values = network.pooled(features) @ params[f"{PREFIX}weight"] + params[f"{PREFIX}bias"]
+            return outputs, network.of_state(values, seen).squeeze(-1)
         if self._kind == "own_value":
             seen = self._policy.scaled(observations)
             own = self._network.features_once(params, seen)

@@ -148,3 +148,85 @@ def test_a_head_for_each_state_is_that_of_the_state(kind, generator: torch.Gener
 def test_a_feed_forward_network_has_one_head() -> None:
     with pytest.raises(ConfigError, match=r"policy\.head is 'per_state', which categorical_mlp has not"):
         make_policy(PolicyConfig(head="per_state"), observation_space(), action_space("categorical"))
+
+
+TABULAR = 3, 2
+"""States and actions."""
+
+
+def tabular_policy() -> RecurrentPolicy:
+    states, actions = TABULAR
+    config = PolicyConfig(network="categorical_tabular", hidden_sizes=(4, 5))
+    policy = make_policy(config, spaces.Box(-1.0, 1.0, (states + actions + 2,)), spaces.Discrete(actions))
+    assert isinstance(policy, RecurrentPolicy)
+    return policy
+
+
+def a_trial(state: Tensor, action: Tensor, told: Tensor) -> Tensor:
+    """What a policy sees of these: the action and what it brought are those before."""
+    before = torch.nn.functional.one_hot(action, TABULAR[1]).double().roll(1, dims=2)
+    before[:, :, 0] = 0.0
+    return torch.cat([torch.nn.functional.one_hot(state, TABULAR[0]).double(), before, told], dim=-1)
+
+
+def random_trial(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    state, action = (torch.randint(size, SHAPE, generator=generator) for size in TABULAR)
+    return state, action, torch.randn(*SHAPE, 2, generator=generator)
+
+
+def test_a_memory_for_each_state_and_action_is_that_of_a_loop(generator: torch.Generator) -> None:
+    """Every rollout by itself, memories in a dictionary, torch's GRU cells."""
+    policy = tabular_policy()
+    params = random_params(policy, generator)
+    state, action, told = random_trial(generator)
+    cells = {}
+    for name, sizes in {"cell": (2 + 8 + 5, 4), "context": (2 + 12, 5)}.items():
+        cells[name] = torch.nn.GRUCell(*sizes).double()
+        with torch.no_grad():
+            for theirs, ours in {"ih": "input", "hh": "recurrent"}.items():
+                getattr(cells[name], f"weight_{theirs}").copy_(params[f"{name}_{ours}_weight"].T)
+                getattr(cells[name], f"bias_{theirs}").copy_(params[f"{name}_{ours}_bias"])
+    outputs = policy.outputs(params, a_trial(state, action, told))
+    for m in range(SHAPE[0]):
+        for b in range(SHAPE[1]):
+            memory = {(s, a): torch.zeros(4) for s in range(TABULAR[0]) for a in range(TABULAR[1])}
+            context = torch.zeros(5)
+            for t in range(SHAPE[2]):
+                s = int(state[m, b, t])
+                there = torch.stack([memory[s, a] for a in range(TABULAR[1])])
+                seen = torch.cat([told[m, b, t], there.max(0).values, there.mean(0)])
+                written = torch.zeros(4)
+                if t:
+                    place = int(state[m, b, t - 1]), int(action[m, b, t - 1])
+                    written = memory[place] = cells["cell"](torch.cat([seen, context]), memory[place])
+                context = cells["context"](torch.cat([seen, written]), context)
+                for a in range(TABULAR[1]):
+                    hidden = torch.cat([memory[s, a], context]) @ params["hidden_weight"] + params["hidden_bias"]
+                    expected = hidden.tanh() @ params["head_weight"] + params["head_bias"]
+                    torch.testing.assert_close(outputs[m, b, t, a], expected.squeeze())
+
+
+def test_states_and_actions_may_change_their_names(generator: torch.Generator) -> None:
+    policy = tabular_policy()
+    params = random_params(policy, generator)
+    state, action, told = random_trial(generator)
+    outputs = policy.outputs(params, a_trial(state, action, told))
+    renamed = policy.outputs(params, a_trial((state + 1) % TABULAR[0], (action + 1) % TABULAR[1], told))
+    torch.testing.assert_close(renamed.roll(-1, dims=-1), outputs)
+
+
+def test_a_tabular_network_takes_one_hot_numbers_alone(generator: torch.Generator) -> None:
+    policy = tabular_policy()
+    params, observations = random_params(policy, generator), a_trial(*random_trial(generator))
+    observations[0, 0, 0, :3] = 0.5
+    with pytest.raises(ValueError, match=r"the state is \[0.5, 0.5, 0.5\] in an observation; of a tabular network"):
+        policy.outputs(params, observations)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("hidden_sizes", (4,)), ("head", "per_state"), ("observation_scale", (1.0,) * 7)]
+)
+def test_settings_that_a_tabular_network_has_not_are_refused(field, value) -> None:
+    config = PolicyConfig(**{"network": "categorical_tabular", "hidden_sizes": (4, 5), field: value})
+    with pytest.raises(ConfigError, match=rf"policy\.{field} is "):
+        make_policy(config, spaces.Box(-1.0, 1.0, (7,)), spaces.Discrete(2))
