@@ -132,7 +132,7 @@ class TabularNetwork:
         return outputs, (memory.table.flatten(-2), memory.context, here)
 
     def features(self, params: Params, observations: Tensor) -> Tensor:
-        """z of all actions on rollouts from their start, [M, B, T, O] -> [M, B, T, A H]; differentiable."""
+        """Z of all actions on rollouts from their start, [M, B, T, O] -> [M, B, T, A H]; differentiable."""
         tasks, rollouts = observations.shape[:2]
         start = self.initial_state(tasks, rollouts)
         table, context, _ = (leaf.to(observations) for leaf in start)
@@ -211,7 +211,7 @@ class TabularNetwork:
         return by_state.gather(-2, place).squeeze(-2).unflatten(-1, (self.actions, -1))
 
     def _hidden(self, params: Params, cells: Tensor, context: Tensor) -> Tensor:
-        """z of all actions, [..., A, C] and [..., H] -> [..., A, H]."""
+        """Z of all actions, [..., A, C] and [..., H] -> [..., A, H]."""
         weight, bias = params[f"{self.prefix}hidden_weight"], params[f"{self.prefix}hidden_bias"]
         of_cells, of_context = weight.split([self.cell_units, self.context_units], dim=-2)
         return (linear(cells, of_cells) + linear(context, of_context, bias).unsqueeze(-2)).tanh()
@@ -250,7 +250,9 @@ def categorical_tabular(config: PolicyConfig, observation_dim: int, num_actions:
         )
     if config.head != "linear" or config.observation_scale:
         name = "head" if config.head != "linear" else "observation_scale"
-        raise ConfigError(f"policy.{name} is {getattr(config, name)!r}, which categorical_tabular has not; leave it out")
+        raise ConfigError(
+            f"policy.{name} is {getattr(config, name)!r}, which categorical_tabular has not; leave it out"
+        )
     states = max(observation_dim - num_actions - TOLD, 1)
     network = TabularNetwork(states, num_actions, *sizes)
     return RecurrentPolicy(network, Categorical(num_actions))
