@@ -21,21 +21,14 @@ from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical
 from mamlrl.errors import ConfigError
 from mamlrl.policies.recurrent import GRU, RecurrentPolicy, State, xavier
+from mamlrl.policies.unrolled_table import Trials, UnrolledTable
 from mamlrl.structs import Params
+
+PARTS = "input_weight", "input_bias", "recurrent_weight", "recurrent_bias"
+"""Of a recurrent layer's parameters."""
 
 TOLD = 2
 """Numbers behind state and action: the reward before, and whether an episode ended."""
-
-
-class Seen(NamedTuple):
-    """Observations taken apart, [...] each but `told` [..., 2]."""
-
-    state: Tensor
-    action: Tensor
-    """the one before"""
-    acted: Tensor
-    """whether there was one: 0 at the start of a trial"""
-    told: Tensor
 
 
 class Memory(NamedTuple):
@@ -140,13 +133,20 @@ class TabularNetwork:
         seen = self._seen(observations)
         before = torch.zeros_like(seen.state[:, :, 0])
         for t in range(observations.shape[2]):
-            now = Seen(*(leaf[:, :, t] for leaf in seen))
+            now = Trials(*(leaf[:, :, t] for leaf in seen))
             memory, before = self._advance(params, memory, now, before), now.state
             tables.append(self._at(memory.table, now.state))
             contexts.append(memory.context)
         return self._hidden(params, torch.stack(tables, dim=2), torch.stack(contexts, dim=2)).flatten(-2)
 
-    features_once = features
+    def features_once(self, params: Params, observations: Tensor) -> Tensor:
+        """`features` of shared parameters that are differentiated no more than once, faster."""
+        shape = observations.shape[:2]
+        trials = self._seen(observations.permute(2, 0, 1, 3).flatten(1, 2))
+        names = [f"{layer}_{part}" for layer in ("cell", "context") for part in PARTS]
+        leaves = [params[f"{self.prefix}{name}"] for name in names]
+        cells, contexts = UnrolledTable.apply(trials, (self.states, self.actions), *leaves)
+        return self._hidden(params, cells, contexts).flatten(-2).unflatten(0, shape)
 
     def pooled(self, features: Tensor) -> Tensor:
         """What a value function is linear in: maxima and means over the actions, [..., A H] -> [..., 2 H]."""
@@ -170,7 +170,7 @@ class TabularNetwork:
         """Outputs on rollouts from their start, [M, B, T, O] -> [M, B, T, Z]; differentiable."""
         return self.head(params, self.features(params, observations), observations)
 
-    def _seen(self, observations: Tensor) -> Seen:
+    def _seen(self, observations: Tensor) -> Trials:
         """Observations taken apart.
 
         Raises:
@@ -184,9 +184,9 @@ class TabularNetwork:
                     f"the {name} is {numbers.flatten(0, -2)[0].tolist()} in an observation; of a tabular network it "
                     "must be one-hot, or all zeros"
                 )
-        return Seen(state.argmax(-1), action.argmax(-1), action.sum(-1, keepdim=True), told)
+        return Trials(told, state.argmax(-1), action.argmax(-1), action.sum(-1, keepdim=True))
 
-    def _advance(self, params: Params, memory: Memory, seen: Seen, before: Tensor) -> Memory:
+    def _advance(self, params: Params, memory: Memory, seen: Trials, before: Tensor) -> Memory:
         """Memories after an action in the state `before` [M, B]."""
         table, context = memory
         there = self._at(table, seen.state)
@@ -214,7 +214,7 @@ class TabularNetwork:
         """Z of all actions, [..., A, C] and [..., H] -> [..., A, H]."""
         weight, bias = params[f"{self.prefix}hidden_weight"], params[f"{self.prefix}hidden_bias"]
         of_cells, of_context = weight.split([self.cell_units, self.context_units], dim=-2)
-        return (linear(cells, of_cells) + linear(context, of_context, bias).unsqueeze(-2)).tanh()
+        return linear(cells, of_cells).add_(linear(context, of_context, bias).unsqueeze(-2)).tanh_()
 
     def _affine(self, params: Params, name: str, inputs: Tensor) -> Tensor:
         return linear(inputs, params[f"{self.prefix}{name}_weight"], params[f"{self.prefix}{name}_bias"])

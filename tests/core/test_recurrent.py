@@ -11,6 +11,7 @@ from mamlrl.config import PolicyConfig
 from mamlrl.errors import ConfigError
 from mamlrl.policies import make_policy
 from mamlrl.policies.recurrent import GRU, LSTM, RecurrentNetwork, RecurrentPolicy
+from mamlrl.policies.tabular import TabularNetwork
 from mamlrl.policies.values import WithValues
 from tests.core.problems import OBSERVATION, action_space, observation_space, random_params
 
@@ -204,6 +205,27 @@ def test_a_memory_for_each_state_and_action_is_that_of_a_loop(generator: torch.G
                     hidden = torch.cat([memory[s, a], context]) @ params["hidden_weight"] + params["hidden_bias"]
                     expected = hidden.tanh() @ params["head_weight"] + params["head_bias"]
                     torch.testing.assert_close(outputs[m, b, t, a], expected.squeeze())
+
+
+@pytest.mark.parametrize("states", [3, 1])
+def test_the_unrolled_table_and_its_derivative_are_those_of_the_loop(states, generator: torch.Generator) -> None:
+    network = TabularNetwork(states, TABULAR[1], 4, 5)
+    params = {
+        name: leaf.double() + 0.1 * torch.randn(leaf.shape, generator=generator)
+        for name, leaf in network.init_params(generator).items()
+    }
+    leaves = {name: leaf.requires_grad_() for name, leaf in params.items() if not name.startswith("head")}
+    state, action, told = random_trial(generator)
+    observations = a_trial(state, action, told)
+    if states == 1:
+        observations = torch.cat([torch.zeros(*SHAPE, 1), observations[..., TABULAR[0] :]], dim=-1)
+    cotangent = torch.randn(*SHAPE, 2 * 5, generator=generator)
+    by_loop, unrolled = network.features(leaves, observations), network.features_once(leaves, observations)
+    torch.testing.assert_close(unrolled, by_loop)
+    expected, found = (
+        torch.autograd.grad(features, list(leaves.values()), cotangent) for features in (by_loop, unrolled)
+    )
+    torch.testing.assert_close(found, expected)
 
 
 def test_states_and_actions_may_change_their_names(generator: torch.Generator) -> None:
