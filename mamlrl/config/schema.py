@@ -127,10 +127,12 @@ class PolicyConfig:
 
     network: str = "auto"
     """Kind of policy: auto takes the MLP policy that fits the action space, gaussian_mlp or categorical_mlp, and for
-    supervised tasks mlp; of a learner with a memory gaussian_gru or categorical_gru, and ..._lstm is another;
+    supervised tasks mlp; of a learner with a memory gaussian_gru or categorical_gru, and ..._lstm is another,
+    as is categorical_tabular, with a memory for each state and action;
     my_module:MyNetwork takes a network from outside of the package."""
     hidden_sizes: tuple[int, ...] = (100, 100)
-    """Units of each hidden layer; with a memory the last is the recurrent one."""
+    """Units of each hidden layer; with a memory the last is the recurrent one, and of categorical_tabular the two are
+    those of each memory and of their context."""
     head: Literal["linear", "per_state"] = "linear"
     """Last layer of a network with a memory: linear, or per_state, one for each number of the environment's own
     observation, added up with these as weights: where they are one-hot, a layer for each state."""

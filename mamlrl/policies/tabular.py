@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical
-from mamlrl.errors import ConfigError
+from mamlrl.errors import ConfigError, UserError
 from mamlrl.policies.recurrent import GRU, RecurrentPolicy, State, xavier
 from mamlrl.policies.unrolled_table import Trials, UnrolledTable
 from mamlrl.structs import Params
@@ -114,7 +114,12 @@ class TabularNetwork:
         return tuple(torch.zeros(num_tasks, rollouts, size) for size in sizes)
 
     def step(self, params: Params, observations: Tensor, state: State) -> tuple[Tensor, State]:
-        """Outputs [M, B, Z] for observations [M, B, O], and the new state."""
+        """Outputs [M, B, Z] for observations [M, B, O], and the new state.
+
+        Raises:
+            UserError: states or actions are not one-hot.
+        """
+        self._check_one_hot(observations)
         table, context, before = (leaf.to(observations) for leaf in state)
         memory = Memory(table.unflatten(-1, (-1, self.cell_units)), context)
         seen = self._seen(observations)
@@ -171,20 +176,18 @@ class TabularNetwork:
         return self.head(params, self.features(params, observations), observations)
 
     def _seen(self, observations: Tensor) -> Trials:
-        """Observations taken apart.
-
-        Raises:
-            ValueError: a state or an action that is not one-hot.
-        """
+        """Observations taken apart."""
         state, action, told = observations.split([self.states, self.actions, TOLD], dim=-1)
-        for name, numbers in (("state", state), ("action before", action)):
-            ones = numbers.sum(-1)
-            if not ((numbers == 0) | (numbers == 1)).all() or not (ones <= 1).all():
-                raise ValueError(
-                    f"the {name} is {numbers.flatten(0, -2)[0].tolist()} in an observation; of a tabular network it "
-                    "must be one-hot, or all zeros"
-                )
         return Trials(told, state.argmax(-1), action.argmax(-1), action.sum(-1, keepdim=True))
+
+    def _check_one_hot(self, observations: Tensor) -> None:
+        for name, part in {"state": slice(self.states), "action before": slice(self.states, -TOLD)}.items():
+            numbers = observations[..., part]
+            if not ((numbers == 0) | (numbers == 1)).all() or (numbers.sum(-1) > 1).any():
+                raise UserError(
+                    f"policy.network is categorical_tabular, and the {name} is {numbers[0, 0].tolist()} in an "
+                    "observation; it must be one-hot, or all zeros"
+                )
 
     def _advance(self, params: Params, memory: Memory, seen: Trials, before: Tensor) -> Memory:
         """Memories after an action in the state `before` [M, B]."""
@@ -240,7 +243,8 @@ def categorical_tabular(config: PolicyConfig, observation_dim: int, num_actions:
         num_actions: number of actions.
 
     Raises:
-        ConfigError: other than two hidden layers, a head for each state, or scales of observations.
+        ConfigError: other than two hidden layers, a head for each state, scales of observations, or observations that
+            are not those of trials.
     """
     sizes = config.hidden_sizes
     if len(sizes) != 2:
@@ -253,6 +257,8 @@ def categorical_tabular(config: PolicyConfig, observation_dim: int, num_actions:
         raise ConfigError(
             f"policy.{name} is {getattr(config, name)!r}, which categorical_tabular has not; leave it out"
         )
-    states = max(observation_dim - num_actions - TOLD, 1)
+    states = observation_dim - num_actions - TOLD
+    if states < 1:
+        raise ConfigError("policy.network is categorical_tabular, which sees trials alone: it takes learner rl2")
     network = TabularNetwork(states, num_actions, *sizes)
     return RecurrentPolicy(network, Categorical(num_actions))

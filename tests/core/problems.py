@@ -33,6 +33,13 @@ def observation_space() -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (OBSERVATION,))
 
 
+def observation_space_of(network: str) -> spaces.Box:
+    """That which a network can see: of one with a memory for each state and action what a trial tells of four states."""
+    if network == "categorical_tabular":
+        return spaces.Box(-1.0, 1.0, (OBSERVATION + ACTIONS + 2,))
+    return observation_space()
+
+
 def action_space(kind: str) -> spaces.Space:
     return spaces.Discrete(ACTIONS) if kind == "categorical" else spaces.Box(-1.0, 1.0, (ACTIONS,))
 
@@ -80,10 +87,22 @@ def random_mask(num_tasks: int, generator: torch.Generator) -> Tensor:
     return (torch.arange(TIME) < lengths.unsqueeze(-1)).double()
 
 
+def random_observations(policy: Policy, rows: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Normal numbers; where a network takes one-hot states and actions, these."""
+    if getattr(policy, "inputs", OBSERVATION) != OBSERVATION + ACTIONS + 2:
+        return torch.randn(*rows, OBSERVATION, generator=generator)
+    state, action = (
+        torch.nn.functional.one_hot(torch.randint(size, rows, generator=generator), size).double()
+        for size in (OBSERVATION, ACTIONS)
+    )
+    action[:, :, 0] = 0.0
+    return torch.cat([state, action, torch.randn(*rows, 2, generator=generator)], dim=-1)
+
+
 def random_batch(policy: Policy, params: Params, num_tasks: int, generator: torch.Generator) -> Batch:
     """Time steps that the policy itself sampled, with padded tails and random advantages."""
     rows = (num_tasks, ROLLOUTS, TIME)
-    observations = torch.randn(*rows, OBSERVATION, generator=generator)
+    observations = random_observations(policy, rows, generator)
     outputs = policy.outputs(params, observations).detach()
     draw = torch.randn if policy.distribution.noise == "normal" else torch.rand
     noise = draw((*rows, *policy.distribution.noise_shape), generator=generator)

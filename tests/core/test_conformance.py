@@ -42,7 +42,7 @@ from tests.core.problems import (
     Rule,
     central_difference,
     is_first_order,
-    observation_space,
+    observation_space_of,
     one_task,
     padded,
     random_batch,
@@ -109,7 +109,7 @@ class Case(NamedTuple):
         )
 
     def make(self, config: Config) -> Any:
-        policy = make_policy(config.policy, observation_space(), SPACES[self.space])
+        policy = make_policy(config.policy, observation_space_of(self.network), SPACES[self.space])
         return self.row.build(policy, config, self.row.settings(**OWN.get(self.learner, [{}])[self.own]))
 
     @property
@@ -400,7 +400,10 @@ def test_evaluation_takes_whole_the_inner_steps_that_the_meta_update_takes(probl
 def test_a_task_adapts_alone_as_it_does_in_a_batch(problem: Problem) -> None:
     """With the learner's own settings as they are by default, where solvers stop early."""
     case = problem.case
-    policy, config = make_policy(problem.config.policy, observation_space(), SPACES[case.space]), problem.config
+    policy, config = (
+        make_policy(problem.config.policy, observation_space_of(case.network), SPACES[case.space]),
+        problem.config,
+    )
     learner = case.row.build(policy, config, case.row.settings())
     start = params = learner.start(problem.meta)
 

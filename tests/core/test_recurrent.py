@@ -8,7 +8,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from mamlrl.config import PolicyConfig
-from mamlrl.errors import ConfigError
+from mamlrl.errors import ConfigError, UserError
 from mamlrl.policies import make_policy
 from mamlrl.policies.recurrent import GRU, LSTM, RecurrentNetwork, RecurrentPolicy
 from mamlrl.policies.tabular import TabularNetwork
@@ -241,8 +241,8 @@ def test_a_tabular_network_takes_one_hot_numbers_alone(generator: torch.Generato
     policy = tabular_policy()
     params, observations = random_params(policy, generator), a_trial(*random_trial(generator))
     observations[0, 0, 0, :3] = 0.5
-    with pytest.raises(ValueError, match=r"the state is \[0.5, 0.5, 0.5\] in an observation; of a tabular network"):
-        policy.outputs(params, observations)
+    with pytest.raises(UserError, match=r"the state is \[0.5, 0.5, 0.5\] in an observation; it must be one-hot"):
+        policy.step(params, observations[:, :, 0], policy.initial_state(*SHAPE[:2]))
 
 
 @pytest.mark.parametrize(
