@@ -34,7 +34,7 @@ def observation_space() -> spaces.Box:
 
 
 def observation_space_of(network: str) -> spaces.Box:
-    """That which a network can see: of one with a memory for each state and action what a trial tells of four states."""
+    """What a network can see: where it has a memory for each state and action, what a trial tells of four states."""
     if network == "categorical_tabular":
         return spaces.Box(-1.0, 1.0, (OBSERVATION + ACTIONS + 2,))
     return observation_space()
