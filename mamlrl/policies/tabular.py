@@ -21,11 +21,14 @@ from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.policies.recurrent import GRU, RecurrentPolicy, State, xavier
-from mamlrl.policies.unrolled_table import Trials, UnrolledTable
+from mamlrl.policies.unrolled_table import Last, Layer, Trials, UnrolledTable
 from mamlrl.structs import Params
 
-PARTS = "input_weight", "input_bias", "recurrent_weight", "recurrent_bias"
-"""Of a recurrent layer's parameters."""
+PARTS = (
+    *(f"{layer}_{part}" for layer in ("cell", "context") for part in Layer._fields),
+    *Last._fields,
+)
+"""Names of the parameters."""
 
 TOLD = 2
 """Numbers behind state and action: the reward before, and whether an episode ended."""
@@ -65,7 +68,7 @@ class TabularNetwork:
         cell_units: C.
         context_units: H.
         prefix: of the names of the parameters.
-        single_output: one output, of the mean of z over the actions, in place of one for each.
+        single_output: one output, the mean of those of the actions, in place of one for each.
     """
 
     states: int
@@ -125,15 +128,14 @@ class TabularNetwork:
         seen = self._seen(observations)
         memory = self._advance(params, memory, seen, before.argmax(-1))
         hidden = self._hidden(params, self._at(memory.table, seen.state), memory.context)
-        outputs = self.head(params, hidden.flatten(-2).unsqueeze(2), observations.unsqueeze(2)).squeeze(2)
+        outputs = self._outputs(params, hidden)
         here = torch.nn.functional.one_hot(seen.state, self.states).to(observations)
         return outputs, (memory.table.flatten(-2), memory.context, here)
 
     def features(self, params: Params, observations: Tensor) -> Tensor:
-        """Z of all actions on rollouts from their start, [M, B, T, O] -> [M, B, T, A H]; differentiable."""
+        """Outputs, then maxima and means of z, on rollouts from their start, [M, B, T, O] -> [M, B, T, Z + 2 H]."""
         tasks, rollouts = observations.shape[:2]
-        start = self.initial_state(tasks, rollouts)
-        table, context, _ = (leaf.to(observations) for leaf in start)
+        table, context, _ = (leaf.to(observations) for leaf in self.initial_state(tasks, rollouts))
         memory, tables, contexts = Memory(table.unflatten(-1, (-1, self.cell_units)), context), [], []
         seen = self._seen(observations)
         before = torch.zeros_like(seen.state[:, :, 0])
@@ -142,29 +144,33 @@ class TabularNetwork:
             memory, before = self._advance(params, memory, now, before), now.state
             tables.append(self._at(memory.table, now.state))
             contexts.append(memory.context)
-        return self._hidden(params, torch.stack(tables, dim=2), torch.stack(contexts, dim=2)).flatten(-2)
+        hidden = self._hidden(params, torch.stack(tables, dim=2), torch.stack(contexts, dim=2))
+        pooled = torch.cat([hidden.amax(-2), hidden.mean(-2)], dim=-1)
+        return torch.cat([self._outputs(params, hidden), pooled], dim=-1)
 
     def features_once(self, params: Params, observations: Tensor) -> Tensor:
         """`features` of shared parameters that are differentiated no more than once, faster."""
-        shape = observations.shape[:2]
         trials = self._seen(observations.permute(2, 0, 1, 3).flatten(1, 2))
-        names = [f"{layer}_{part}" for layer in ("cell", "context") for part in PARTS]
-        leaves = [params[f"{self.prefix}{name}"] for name in names]
-        cells, contexts = UnrolledTable.apply(trials, (self.states, self.actions), *leaves)
-        return self._hidden(params, cells, contexts).flatten(-2).unflatten(0, shape)
+        leaves = [params[f"{self.prefix}{name}"] for name in PARTS]
+        outputs, pooled = UnrolledTable.apply(trials, (self.states, self.actions), *leaves)
+        features = torch.cat([self._of_actions(outputs), pooled], dim=-1)
+        return features.transpose(0, 1).unflatten(0, observations.shape[:2])
+
+    def _outputs(self, params: Params, hidden: Tensor) -> Tensor:
+        return self._of_actions(self._affine(params, "head", hidden).squeeze(-1))
+
+    def _of_actions(self, outputs: Tensor) -> Tensor:
+        """Outputs [..., A] as they are, or their mean as a single one."""
+        return outputs.mean(-1, keepdim=True) if self.single_output else outputs
 
     def pooled(self, features: Tensor) -> Tensor:
-        """What a value function is linear in: maxima and means over the actions, [..., A H] -> [..., 2 H]."""
-        hidden = features.unflatten(-1, (self.actions, -1))
-        return torch.cat([hidden.amax(-2), hidden.mean(-2)], dim=-1)
+        """What a value function is linear in: maxima and means of z over the actions."""
+        return features[..., -self.units :]
 
     def head(self, params: Params, features: Tensor, observations: Tensor) -> Tensor:
-        """Outputs of the last layer, [M, B, T, A H] -> [M, B, T, Z]."""
-        del observations  # one layer serves in all states
-        hidden = features.unflatten(-1, (self.actions, -1))
-        if self.single_output:
-            return self._affine(params, "head", hidden.mean(-2))
-        return self._affine(params, "head", hidden).squeeze(-1)
+        """Outputs [M, B, T, Z], which the features begin with."""
+        del params, observations
+        return features[..., : -self.units]
 
     def of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
         """Outputs as they are: one layer serves in all states."""

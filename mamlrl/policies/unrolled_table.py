@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -92,67 +93,120 @@ def places(trials: Trials, t: int, states: int, actions: int) -> Places:
     return Places(first + trials.state[t], (first + before) * actions + trials.action[t], before == trials.state[t])
 
 
-class UnrolledTable(torch.autograd.Function):
-    """All memories over time, from zeros; differentiable once, by the parameters of the two GRUs.
+class Last(NamedTuple):
+    """Parameters of what is made of a memory [C] and the context [H]: z = tanh(W [c, g] + w), v z + b."""
 
-    (trials, (states, actions), 4 parameters of the cells, 4 of the context)
-    -> memories of all actions in the state that is there, [N, T, A, C], and contexts [N, T, H]
+    hidden_weight: Tensor
+    """[C + H, H]"""
+    hidden_bias: Tensor
+    head_weight: Tensor
+    """[H, 1]"""
+    head_bias: Tensor
+
+
+class Parts(NamedTuple):
+    """All parameters, or derivatives by them."""
+
+    cell: Layer
+    context: Layer
+    last: Last
+
+    @classmethod
+    def of(cls, leaves: Sequence[Tensor]) -> Parts:
+        """From all of them in this order."""
+        return cls(Layer(*leaves[:4]), Layer(*leaves[4:8]), Last(*leaves[8:]))
+
+
+class UnrolledTable(torch.autograd.Function):
+    """`TabularNetwork.features` from memories of zeros, time step by time step: what it works on stays small.
+
+    Differentiable once, by the parameters.
+
+        (trials, (states, actions), the 12 parameters of `Parts`)
+        -> v z + b of all actions in the state that is there, [T, N, A]; maxima and means of z over them, [T, N, 2 H]
     """
 
     @staticmethod
     def forward(ctx: Any, trials: Trials, sizes: tuple[int, int], *params: Tensor) -> tuple[Tensor, Tensor]:
-        """Memories and contexts."""
-        (states, actions), cell, context = sizes, Layer(*params[:4]), Layer(*params[4:])
+        """Outputs and what a value function is linear in."""
+        (states, actions), parts = sizes, Parts.of(params)
         steps, rows = trials.state.shape
-        units = len(cell.recurrent_weight)
+        units, context_units = len(parts.cell.recurrent_weight), len(parts.context.recurrent_weight)
         table = params[0].new_zeros(rows * states, actions * units)
-        by_action, everything = table.view(-1, units), params[0].new_zeros(rows, len(context.recurrent_weight))
-        cells, contexts = table.new_empty(rows, steps, actions, units), []
+        by_action, context = table.view(-1, units), params[0].new_zeros(rows, context_units)
+        cells, hidden = (table.new_empty(steps, rows, actions, size) for size in (units, context_units))
+        outputs, pooled = table.new_empty(steps, rows, actions), table.new_empty(steps, rows, 2 * context_units)
         ctx.kept = []
         for t in range(steps):
             where = places(trials, t, states, actions)
             there = table[where.here].view(rows, actions, units)
             seen = torch.cat([trials.told[t], there.amax(1), there.mean(1)], dim=1)
             before = by_action[where.written]
-            after, of_cell = advance(cell, torch.cat([seen, everything], dim=1), before)
+            after, of_cell = advance(parts.cell, torch.cat([seen, context], dim=1), before)
             written = torch.lerp(before, after, trials.acted[t])
             by_action[where.written] = written
             inputs = torch.cat([seen, written * trials.acted[t]], dim=1)
-            everything, of_context = advance(context, inputs, everything)
-            cells[:, t] = table[where.here].view(rows, actions, units)
-            contexts.append(everything)
+            context, of_context = advance(parts.context, inputs, context)
             ctx.kept.append((of_cell, of_context))
-        ctx.save_for_backward(cells, *params)
+            cells[t] = table[where.here].view(rows, actions, units)
+            _look(parts.last, cells[t], context, hidden[t])
+            outputs[t] = (hidden[t] @ parts.last.head_weight).squeeze(-1)
+            torch.cat([hidden[t].amax(1), hidden[t].mean(1)], dim=1, out=pooled[t])
+        ctx.last_context = context
+        ctx.save_for_backward(cells, hidden, pooled, *params)
         ctx.trials, ctx.sizes = trials, sizes
-        return cells, torch.stack(contexts, dim=1)
+        return outputs.add_(parts.last.head_bias), pooled
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, by_cells: Tensor, by_contexts: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, by_outputs: Tensor, by_pooled: Tensor) -> tuple[Tensor | None, ...]:
         """By the parameters; from the last time step to the first."""
-        cells, *params = ctx.saved_tensors
-        (states, actions), trials = ctx.sizes, ctx.trials
-        cell, context = Layer(*params[:4]), Layer(*params[4:])
-        by_cell, by_context = (Layer(*(torch.zeros_like(leaf) for leaf in layer)) for layer in (cell, context))
-        rows, steps, _, units = cells.shape
+        cells, hidden, pooled, *params = ctx.saved_tensors
+        (states, actions), trials, parts = ctx.sizes, ctx.trials, Parts.of(params)
+        gradients = [torch.zeros_like(leaf) for leaf in params]
+        by_parts = Parts.of(gradients)
+        steps, rows, _, units = cells.shape
         by_table = cells.new_zeros(rows * states, actions * units)
-        by_action, by_everything = by_table.view(-1, units), torch.zeros_like(by_contexts[:, 0])
-        told = trials.told.shape[2]
+        by_action, by_context = by_table.view(-1, units), torch.zeros_like(ctx.last_context)
+        told, context = trials.told.shape[2], ctx.last_context
         for t in reversed(range(steps)):
             where, (of_cell, of_context) = places(trials, t, states, actions), ctx.kept[t]
-            by_table.index_add_(0, where.here, by_cells[:, t].flatten(1))
-            by_inputs, by_everything = pull_back(context, of_context, by_everything + by_contexts[:, t], by_context)
+            by_hidden = by_outputs[t].unsqueeze(2) * parts.last.head_weight.squeeze(1)
+            by_parts.last.head_weight.addmm_(hidden[t].flatten(0, 1).t(), by_outputs[t].reshape(-1, 1))
+            by_hidden += _by_pooled(hidden[t], pooled[t, :, : len(by_context[0])], by_pooled[t])
+            by_hidden.mul_(1 - hidden[t].square())
+            by_cells, by_now = _look_back(parts.last, by_hidden, cells[t], context, by_parts.last)
+            by_table.index_add_(0, where.here, by_cells.flatten(1))
+            by_inputs, by_context = pull_back(parts.context, of_context, by_context + by_now, by_parts.context)
             _, by_seen, by_written = by_inputs.split([told, 2 * units, units], dim=1)
             by_written = (by_written + by_action[where.written]) * trials.acted[t]
             by_kept = by_action[where.written] * (1 - trials.acted[t])
-            by_inputs, by_before = pull_back(cell, of_cell, by_written, by_cell)
+            by_inputs, by_before = pull_back(parts.cell, of_cell, by_written, by_parts.cell)
             by_action[where.written] = by_before + by_kept
-            by_everything += by_inputs[:, told + 2 * units :]
+            by_context += by_inputs[:, told + 2 * units :]
             by_seen = by_seen + by_inputs[:, told : told + 2 * units]
-            seen = of_cell.inputs[:, told : told + units]
-            there = _before(cells[:, t], where, of_cell.hidden, trials.action[t])
-            by_table.index_add_(0, where.here, _by_there(there, seen, by_seen).flatten(1))
-        return None, None, *by_cell, *by_context
+            there = _before(cells[t], where, of_cell.hidden, trials.action[t])
+            largest = of_cell.inputs[:, told : told + units]
+            by_table.index_add_(0, where.here, _by_pooled(there, largest, by_seen).flatten(1))
+            context = of_context.hidden
+        by_parts.last.head_bias.add_(by_outputs.sum())
+        return None, None, *gradients
+
+
+def _look(last: Last, cells: Tensor, context: Tensor, out: Tensor) -> None:
+    """Z of memories [N, A, C] and contexts [N, H], written to [N, A, H]."""
+    units = cells.shape[-1]
+    of_context = torch.addmm(last.hidden_bias, context, last.hidden_weight[units:])
+    torch.matmul(cells, last.hidden_weight[:units], out=out).add_(of_context.unsqueeze(1)).tanh_()
+
+
+def _look_back(last: Last, by_linear: Tensor, cells: Tensor, context: Tensor, by_last: Last) -> tuple[Tensor, Tensor]:
+    """Derivatives by memories and contexts from that by W [c, g] + w, [N, A, H]; those by W, w are added up in place."""
+    units, by_all = cells.shape[-1], by_linear.sum(1)
+    by_last.hidden_weight[:units].addmm_(cells.flatten(0, 1).t(), by_linear.flatten(0, 1))
+    by_last.hidden_weight[units:].addmm_(context.t(), by_all)
+    by_last.hidden_bias.add_(by_all.sum(0))
+    return by_linear @ last.hidden_weight[:units].t(), by_all @ last.hidden_weight[units:].t()
 
 
 def _before(cells: Tensor, where: Places, hidden: Tensor, action: Tensor) -> Tensor:
@@ -162,9 +216,9 @@ def _before(cells: Tensor, where: Places, hidden: Tensor, action: Tensor) -> Ten
     return there
 
 
-def _by_there(there: Tensor, largest: Tensor, by_seen: Tensor) -> Tensor:
-    """Derivative by memories [N, A, C] from that by their maxima and means over actions, [N, 2 C]."""
-    by_largest, by_mean = by_seen.chunk(2, dim=1)
-    is_largest = (there == largest.unsqueeze(1)).to(there)
+def _by_pooled(numbers: Tensor, largest: Tensor, by_pooled: Tensor) -> Tensor:
+    """Derivative by numbers [N, A, U] from that by their maxima, which are given, and means over actions, [N, 2 U]."""
+    by_largest, by_mean = by_pooled.chunk(2, dim=1)
+    is_largest = (numbers == largest.unsqueeze(1)).to(numbers)
     share = by_largest / is_largest.sum(1)
-    return is_largest.mul_(share.unsqueeze(1)).add_(by_mean.unsqueeze(1), alpha=1 / there.shape[1])
+    return is_largest.mul_(share.unsqueeze(1)).add_(by_mean.unsqueeze(1), alpha=1 / numbers.shape[1])

@@ -214,12 +214,12 @@ def test_the_unrolled_table_and_its_derivative_are_those_of_the_loop(states, gen
         name: leaf.double() + 0.1 * torch.randn(leaf.shape, generator=generator)
         for name, leaf in network.init_params(generator).items()
     }
-    leaves = {name: leaf.requires_grad_() for name, leaf in params.items() if not name.startswith("head")}
+    leaves = {name: leaf.requires_grad_() for name, leaf in params.items()}
     state, action, told = random_trial(generator)
     observations = a_trial(state, action, told)
     if states == 1:
         observations = torch.cat([torch.zeros(*SHAPE, 1), observations[..., TABULAR[0] :]], dim=-1)
-    cotangent = torch.randn(*SHAPE, 2 * 5, generator=generator)
+    cotangent = torch.randn(*SHAPE, 2 + 2 * 5, generator=generator)
     by_loop, unrolled = network.features(leaves, observations), network.features_once(leaves, observations)
     torch.testing.assert_close(unrolled, by_loop)
     expected, found = (
