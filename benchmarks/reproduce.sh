@@ -18,7 +18,9 @@ cheetah-vel-paper) learners="maml metasgd multitask oracle" evaluation="--protoc
 navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol paper" ;;
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
 cheetah-dir) learners="maml metasgd" evaluation="--tasks 200" ;;
-cheetah-vel | navigation) learners=maml evaluation="--tasks 200" ;;
+cheetah-vel) learners=maml evaluation="--tasks 200" ;;
+navigation) learners="maml rl2" evaluation="--tasks 200" ;;
+bandit | bandit-* | tabular-mdp | tabular-mdp-*) learners=rl2 evaluation="--protocol rl2" ;;
 sinusoid)
     learners="maml fomaml metasgd mamlpp anil cavia imaml reptile cnp recurrent multitask oracle"
     seeds="1 2 3" several=maml evaluation="--protocol paper"

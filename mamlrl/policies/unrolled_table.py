@@ -201,7 +201,7 @@ def _look(last: Last, cells: Tensor, context: Tensor, out: Tensor) -> None:
 
 
 def _look_back(last: Last, by_linear: Tensor, cells: Tensor, context: Tensor, by_last: Last) -> tuple[Tensor, Tensor]:
-    """Derivatives by memories and contexts from that by W [c, g] + w, [N, A, H]; those by W, w are added up in place."""
+    """Derivatives by memories and contexts from that by W [c, g] + w, [N, A, H]; those by W and w are added up."""
     units, by_all = cells.shape[-1], by_linear.sum(1)
     by_last.hidden_weight[:units].addmm_(cells.flatten(0, 1).t(), by_linear.flatten(0, 1))
     by_last.hidden_weight[units:].addmm_(context.t(), by_all)
