@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical
-from mamlrl.errors import ConfigError, UserError
+from mamlrl.errors import ConfigError, UserError, shown
 from mamlrl.policies.recurrent import GRU, RecurrentPolicy, State, xavier
 from mamlrl.policies.unrolled_table import Last, Layer, Trials, UnrolledTable
 from mamlrl.structs import Params
@@ -190,8 +190,9 @@ class TabularNetwork:
         for name, part in {"state": slice(self.states), "action before": slice(self.states, -TOLD)}.items():
             numbers = observations[..., part]
             if not ((numbers == 0) | (numbers == 1)).all() or (numbers.sum(-1) > 1).any():
+                one = [round(number, 3) for number in numbers[0, 0].tolist()]
                 raise UserError(
-                    f"policy.network is categorical_tabular, and the {name} is {numbers[0, 0].tolist()} in an "
+                    f"policy.network is categorical_tabular, and the {name} is {shown(one)} in an "
                     "observation; it must be one-hot, or all zeros"
                 )
 
