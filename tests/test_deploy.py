@@ -520,7 +520,7 @@ def test_the_policy_of_every_learner_pickles(learner: str) -> None:
 
 
 def test_a_policy_with_a_memory_pickles() -> None:
-    trained = mamlrl.load(Path(__file__).parents[1] / "runs/pretrained/bandit")
+    trained = mamlrl.load(Path(__file__).parents[1] / "runs/pretrained/bandit/rl2/seed-1")
     agent, again = trained.start(), pickle.loads(pickle.dumps(trained)).start()
     pulls = [(np.zeros(1), 0.0, False), (np.zeros(1), 1.0, True), (np.zeros(1), 0.0, True)]
     assert [agent.act(*pull) for pull in pulls] == [again.act(*pull) for pull in pulls]
