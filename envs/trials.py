@@ -109,7 +109,7 @@ class TrialVector(TaskVectorWrapper):
     def picture_shape(self) -> tuple[int, ...]:
         """Height, width and colours of the picture that the environment's own observation is; empty where it is none.
 
-        Said by the environment where its observations are flat, or the shape of its observation space.
+        That of its observation space, or what a family says whose observations are flat.
         """
         shape = getattr(self.env, "picture_shape", self.env.single_observation_space.shape)
         return shape if len(shape) == 3 else ()

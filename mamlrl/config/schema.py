@@ -139,7 +139,7 @@ class PolicyConfig:
     observation, added up with these as weights: where they are one-hot, a layer for each state."""
     picture: tuple[int, ...] = field(default=(), metadata=OF_ROLLOUTS)
     """Height, width and colours of the picture that an observation is, for networks with convolutions before a memory;
-    empty for what the environment says."""
+    empty for the shape of the environment's observation space, or what a family says whose observations are flat."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of the hidden layers."""
     observation_scale: tuple[float, ...] = ()
