@@ -105,6 +105,15 @@ class TrialVector(TaskVectorWrapper):
         """Numbers that follow the observation, A + 2."""
         return self._actions + 2
 
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """Height, width and colours of the picture that the environment's own observation is; empty where it is none.
+
+        That of its observation space, or what a family says whose observations are flat.
+        """
+        shape = getattr(self.env, "picture_shape", self.env.single_observation_space.shape)
+        return shape if len(shape) == 3 else ()
+
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, Infos]:

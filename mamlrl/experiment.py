@@ -26,7 +26,7 @@ from mamlrl.learners import LearnerRow, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.named_learner import NamedLearner
 from mamlrl.objectives import EXAMPLE_LOSSES
-from mamlrl.policies import make_policy
+from mamlrl.policies import POLICIES, make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.policies.predictors import make_predictor
 from mamlrl.seeding import Stream, Streams
@@ -169,6 +169,7 @@ def make_experiment(config: Config) -> Experiment:
     try:
         check_reward_info(envs, config.sampling.reward_info)
         spaces_ = envs.single_observation_space, envs.single_action_space
+        config = with_picture(config, envs)
         policy = make_policy(policy_config(config, envs), *spaces_, recurrent=row.recurrent)
         learner = make_learner(row, policy, config, own)
     except BaseException:
@@ -376,6 +377,17 @@ def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:
     if scale and isinstance(envs, TrialVector):
         scale = (*scale, *[1.0] * envs.extra_inputs)
     return dataclasses.replace(config.policy, observation_scale=scale)
+
+
+def with_picture(config: Config, envs: VectorEnv) -> Config:
+    """The config with the shape of the pictures that its policy sees, as the environment says where it is not given.
+
+    A run stores it: the policy is made anew where the environment is not there to ask.
+    """
+    row = POLICIES.get(config.policy.network)
+    if config.policy.picture or row is None or not row.pictures or not isinstance(envs, TrialVector):
+        return config
+    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, picture=envs.picture_shape))
 
 
 def check_device(device: str) -> None:

@@ -128,7 +128,8 @@ class PolicyConfig:
     network: str = "auto"
     """Kind of policy: auto takes the MLP policy that fits the action space, gaussian_mlp or categorical_mlp, and for
     supervised tasks mlp; of a learner with a memory gaussian_gru or categorical_gru, and ..._lstm is another,
-    as is categorical_tabular, with a memory for each state and action;
+    as is categorical_tabular, with a memory for each state and action; gaussian_conv_gru, categorical_conv_gru and
+    ..._conv_lstm have layers of convolution before the others, for observations that are pictures;
     my_module:MyNetwork takes a network from outside of the package."""
     hidden_sizes: tuple[int, ...] = (100, 100)
     """Units of each hidden layer; with a memory the last is the recurrent one, and of categorical_tabular the two are
@@ -136,6 +137,9 @@ class PolicyConfig:
     head: Literal["linear", "per_state"] = "linear"
     """Last layer of a network with a memory: linear, or per_state, one for each number of the environment's own
     observation, added up with these as weights: where they are one-hot, a layer for each state."""
+    picture: tuple[int, ...] = field(default=(), metadata=OF_ROLLOUTS)
+    """Height, width and colours of the picture that an observation is, for networks with convolutions before a memory;
+    empty for the shape of the environment's observation space, or what a family says whose observations are flat."""
     activation: Literal["tanh", "relu"] = "tanh"
     """Nonlinearity of the hidden layers."""
     observation_scale: tuple[float, ...] = ()
@@ -152,6 +156,9 @@ class PolicyConfig:
         require(all(size <= 10**6 for size in sizes), "policy.hidden_sizes", sizes, f"at most {10**6} each")
         require(len(sizes) <= 100, "policy.hidden_sizes", sizes, "at most 100 layers")
         require(all(abs(x) <= HUGE for x in scale), "policy.observation_scale", scale, f"finite, at most {HUGE} each")
+        picture = self.picture
+        shaped = len(picture) in (0, 3) and all(1 <= size <= 10**6 for size in picture)
+        require(shaped, "policy.picture", picture, f"three numbers in [1, {10**6}]: height, width, colours; or empty")
         _require_positive("policy.min_std", self.min_std)
         require(self.initial_std >= self.min_std, "policy.initial_std", self.initial_std, "at least policy.min_std")
         _require_positive("policy.initial_std", self.initial_std)

@@ -16,6 +16,7 @@ from mamlrl.distributions import Categorical, DiagonalGaussian
 from mamlrl.errors import ConfigError, described
 from mamlrl.external import load_external, unknown_name
 from mamlrl.policies.base import Network, Policy
+from mamlrl.policies.conv_recurrent import categorical_conv, gaussian_conv
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
 from mamlrl.policies.recurrent import CELLS, categorical_recurrent, gaussian_recurrent
@@ -32,6 +33,8 @@ class PolicyRow(NamedTuple):
     """what it acts in"""
     recurrent: bool = False
     """whether it has a memory"""
+    pictures: bool = False
+    """whether it sees pictures, of the shape `policy.picture`"""
 
 
 POLICIES = {
@@ -41,6 +44,10 @@ POLICIES = {
 for _cell in CELLS:
     POLICIES[f"gaussian_{_cell}"] = PolicyRow(partial(gaussian_recurrent, cell=_cell), spaces.Box, True)
     POLICIES[f"categorical_{_cell}"] = PolicyRow(partial(categorical_recurrent, cell=_cell), spaces.Discrete, True)
+    POLICIES[f"gaussian_conv_{_cell}"] = PolicyRow(partial(gaussian_conv, cell=_cell), spaces.Box, True, True)
+    POLICIES[f"categorical_conv_{_cell}"] = PolicyRow(
+        partial(categorical_conv, cell=_cell), spaces.Discrete, True, True
+    )
 POLICIES["categorical_tabular"] = PolicyRow(categorical_tabular, spaces.Discrete, True)
 
 
@@ -82,6 +89,8 @@ def make_policy(
         raise ConfigError(f"policy.hidden_sizes is []; of {name} it must hold at least one layer, the recurrent one")
     if config.head != "linear" and not POLICIES[name].recurrent:
         raise ConfigError(f"policy.head is {config.head!r}, which {name} has not; it must be linear")
+    if config.picture and not POLICIES[name].pictures:
+        raise ConfigError(f"policy.picture is {list(config.picture)}, which {name} has not; it must be []")
     return POLICIES[name].make(config, observation_dim, num_actions)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import imageio.v3 as imageio
 import numpy as np
 import pytest
+import yaml
 
 import mamlrl
 from mamlrl import evaluate, record
@@ -121,6 +122,31 @@ def test_an_agent_acts_as_the_sampler_does() -> None:
         reward, ended = rewards[0], bool(inputs[0, -1])
 
 
+PICTURES = (
+    "--learner rl2 --sampling.tasks 3 --sampling.rollouts 1 --environment.horizon 4 --policy.hidden_sizes [6] "
+    "--threads 1 --eval.every 0 --iterations 1"
+)
+
+
+@pytest.mark.parametrize(
+    ("env", "shape"),
+    [
+        ("mamlrl/Maze-v0 --environment.kwargs.height 6 --policy.network categorical_conv_gru", [6, 20, 3]),
+        ("tests.envs.third_party:Camera-v0 --policy.network gaussian_conv_lstm", [4, 5, 3]),
+    ],
+)
+def test_a_run_knows_the_shape_of_the_pictures_that_its_agent_sees(
+    command: Command, env: str, shape: list[int]
+) -> None:
+    """Which the environment told it."""
+    outcome = command(f"--env {env}", PICTURES, "--out run")
+    assert outcome.code == 0, outcome.err
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["policy"]["picture"] == shape
+    agent, picture = mamlrl.load("run").start(), np.zeros(shape)
+    agent.act(picture)
+    assert np.isfinite(agent.act(picture + 1.0, 0.5, True, deterministic=True)).all()
+
+
 @pytest.mark.usefixtures("trained")
 def test_what_an_agent_cannot_take_is_said() -> None:
     policy = mamlrl.load("run")
@@ -148,6 +174,8 @@ def test_what_an_agent_cannot_take_is_said() -> None:
         ("--policy.network gaussian_lstm", "has a memory, and learner maml takes none"),
         ("--learner rl2 --outer sgd", "outer is 'sgd', but not with learner rl2"),
         ("--learner rl2 --policy.hidden_sizes []", "it must hold at least one layer, the recurrent one"),
+        ("--learner rl2 --policy.network gaussian_conv_gru", "which sees pictures, and the environment has none"),
+        ("--learner rl2 --policy.picture [1,2,1]", "policy.picture is [1, 2, 1], which gaussian_gru has not"),
         ("--learner rl2 --env sinusoid", "learner rl2 learns from rollouts alone"),
     ],
 )

@@ -7,6 +7,7 @@ inner step, nor its batching. How a learner adapts is said once more, as a `Rule
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -21,22 +22,32 @@ from mamlrl.learners.gradient import GradientLearner
 from mamlrl.learners.maml import MAMLSettings
 from mamlrl.learners.maml import make_maml as make_maml_of
 from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss, mean_kl
+from mamlrl.policies import POLICIES
 from mamlrl.policies import make_policy as make_policy_for
 from mamlrl.policies.base import Policy
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, flatten, unflatten
 
 OBSERVATION, ACTIONS, ROLLOUTS, TIME = 4, 3, 3, 5
 STEP_SIZE = 0.3
+PICTURE = 4, 3, 2
+"""Height, width and colours."""
 
 
 def observation_space() -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (OBSERVATION,))
 
 
-def observation_space_of(network: str) -> spaces.Box:
-    """What a network can see: where it has a memory for each state and action, what a trial tells of four states."""
+def picture_of(network: str) -> tuple[int, ...]:
+    """Shape of the pictures that a network sees; empty of those that see none."""
+    return PICTURE if network in POLICIES and POLICIES[network].pictures else ()
+
+
+def observation_space_of(network: str, actions: int) -> spaces.Box:
+    """That which a network can see: of some what a trial tells, of four states or of pictures."""
     if network == "categorical_tabular":
-        return spaces.Box(-1.0, 1.0, (OBSERVATION + ACTIONS + 2,))
+        return spaces.Box(-1.0, 1.0, (OBSERVATION + actions + 2,))
+    if picture_of(network):
+        return spaces.Box(-1.0, 1.0, (math.prod(PICTURE) + actions + 2,))
     return observation_space()
 
 
@@ -89,8 +100,9 @@ def random_mask(num_tasks: int, generator: torch.Generator) -> Tensor:
 
 def random_observations(policy: Policy, rows: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Normal numbers; where a network takes one-hot states and actions, these."""
-    if getattr(policy, "inputs", OBSERVATION) != OBSERVATION + ACTIONS + 2:
-        return torch.randn(*rows, OBSERVATION, generator=generator)
+    inputs = getattr(policy, "inputs", OBSERVATION)
+    if inputs != OBSERVATION + ACTIONS + 2:
+        return torch.randn(*rows, inputs, generator=generator)
     state, action = (
         torch.nn.functional.one_hot(torch.randint(size, rows, generator=generator), size).double()
         for size in (OBSERVATION, ACTIONS)

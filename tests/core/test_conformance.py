@@ -34,6 +34,7 @@ from mamlrl.learners.base import LearnerState, Outcome
 from mamlrl.learners.objective import adapt_along
 from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss
 from mamlrl.policies import POLICIES, make_policy
+from mamlrl.policies.base import Policy
 from mamlrl.rounds import adaptation_rounds
 from mamlrl.run_folder.checkpoints import Progress, read_checkpoint, write_checkpoint
 from mamlrl.run_folder.metrics_table import Written
@@ -45,6 +46,7 @@ from tests.core.problems import (
     observation_space_of,
     one_task,
     padded,
+    picture_of,
     random_batch,
     random_mask,
     random_params,
@@ -102,14 +104,21 @@ class Case(NamedTuple):
             learner=self.learner,
             outer=self.outer,  # type: ignore[arg-type]
             iterations=50,
-            policy=PolicyConfig(network=self.network, hidden_sizes=(4, 3), initial_std=0.7),
+            policy=PolicyConfig(
+                network=self.network, hidden_sizes=(4, 3), initial_std=0.7, picture=picture_of(self.network)
+            ),
             adaptation=AdaptationConfig(steps=self.steps, step_size=STEP_SIZES.get(self.learner, STEP_SIZE)),
             adam=AdamConfig(updates=2),
             sgd=SgdConfig(rate=0.05, momentum=0.9),
         )
 
+    def make_policy(self, config: Config) -> Policy:
+        space = SPACES[self.space]
+        actions = spaces.flatdim(space)
+        return make_policy(config.policy, observation_space_of(self.network, actions), space)
+
     def make(self, config: Config) -> Any:
-        policy = make_policy(config.policy, observation_space_of(self.network), SPACES[self.space])
+        policy = self.make_policy(config)
         return self.row.build(policy, config, self.row.settings(**OWN.get(self.learner, [{}])[self.own]))
 
     @property
@@ -400,10 +409,7 @@ def test_evaluation_takes_whole_the_inner_steps_that_the_meta_update_takes(probl
 def test_a_task_adapts_alone_as_it_does_in_a_batch(problem: Problem) -> None:
     """With the learner's own settings as they are by default, where solvers stop early."""
     case = problem.case
-    policy, config = (
-        make_policy(problem.config.policy, observation_space_of(case.network), SPACES[case.space]),
-        problem.config,
-    )
+    policy, config = case.make_policy(problem.config), problem.config
     learner = case.row.build(policy, config, case.row.settings())
     start = params = learner.start(problem.meta)
 

@@ -43,6 +43,20 @@ def test_episodes_follow_each_other_in_one_task_with_what_came_before_in_the_obs
     assert envs.single_observation_space.contains(observations[0])
 
 
+@pytest.mark.parametrize(
+    ("env", "kwargs", "shape"),
+    [
+        ("mamlrl/Maze-v0", {"height": 6, "width": 8}, (6, 8, 3)),  # which says so of its flat observations
+        ("tests.envs.third_party:Camera-v0", {}, (4, 5, 3)),  # whose observations have this shape
+        ("mamlrl/Navigation2D-v0", {}, ()),
+    ],
+)
+def test_the_shape_of_pictures_is_that_of_the_environment(env: str, kwargs: dict, shape: tuple[int, ...]) -> None:
+    envs = TrialVector(make_task_envs(env, 2, HORIZON, kwargs), EPISODES)
+    assert envs.picture_shape == shape
+    envs.close()
+
+
 def test_trials_are_learned_from_what_is_expected_while_the_memory_sees_the_reward() -> None:
     envs = TrialVector(make_task_envs("mamlrl/Bandit-v0", 200, 1, {"arms": 2}), 3)
     envs.reset(seed=0, options={"task": np.tile([0.25, 0.75], (200, 1))})

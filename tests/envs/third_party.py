@@ -209,6 +209,15 @@ def wrapped_twice(scale: float = 1.0) -> gymnasium.Env:
     return gymnasium.wrappers.TransformObservation(PoleTasks(scale=scale), lambda x: x, None)
 
 
+class Camera(Countdown):
+    """Sees a picture, 4 x 5 pixels of three colours."""
+
+    observation_space = spaces.Box(0.0, 1.0, (4, 5, 3), np.float64)
+
+    def observe(self) -> np.ndarray:
+        return self.np_random.random((4, 5, 3))
+
+
 class VectorTasks(Navigation2DVectorEnv):
     """A family that somebody else has written as a vector environment."""
 
@@ -229,6 +238,7 @@ for env in (
     NoActions,
     OfAnySize,
     Inert,
+    Camera,
 ):
     gymnasium.register(f"{env.__name__}-v0", entry_point=f"tests.envs.third_party:{env.__name__}")
 gymnasium.register("Wrapped-v0", entry_point=f"{__name__}:PoleTasks")
