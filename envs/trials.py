@@ -111,7 +111,7 @@ class TrialVector(TaskVectorWrapper):
 
         That of its observation space, or what a family says whose observations are flat.
         """
-        shape = getattr(self.env, "picture_shape", self.env.single_observation_space.shape)
+        shape = getattr(self.env, "picture_shape", self.env.single_observation_space.shape or ())
         return shape if len(shape) == 3 else ()
 
     def reset(
