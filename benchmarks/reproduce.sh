@@ -20,7 +20,8 @@ navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol pa
 cheetah-dir) learners="maml metasgd" evaluation="--tasks 200" ;;
 cheetah-vel) learners=maml evaluation="--tasks 200" ;;
 navigation) learners="maml rl2" evaluation="--tasks 200" ;;
-bandit | bandit-* | tabular-mdp | tabular-mdp-*) learners=rl2 evaluation="--protocol rl2" ;;
+bandit | bandit-n10-*) learners=rl2 seeds="1 2 3" evaluation="--protocol rl2" ;;
+bandit-* | tabular-mdp | tabular-mdp-*) learners=rl2 evaluation="--protocol rl2" ;;
 sinusoid)
     learners="maml fomaml metasgd mamlpp anil cavia imaml reptile cnp recurrent multitask oracle"
     seeds="1 2 3" several=maml evaluation="--protocol paper"
@@ -28,7 +29,7 @@ sinusoid)
 sinusoid-frequency) learners="maml metasgd" evaluation="--tasks 600" ;;
 glyphs) learners="maml protonet" evaluation="--tasks 600" ;;
 *)
-    echo "error: no results of $name; there are some of the configurations named in docs/results.md" >&2
+    echo "error: no results of $name; there are some of the configurations named in docs/results.md and docs/bandits.md" >&2
     exit 2
     ;;
 esac

@@ -22,13 +22,14 @@ from mamlrl.envs.trials import TrialVector
 from mamlrl.envs.workers import num_processors
 from mamlrl.errors import ConfigError, UserError, described, shown, suggestion
 from mamlrl.learner_settings import own_settings, resolved
-from mamlrl.learners import LearnerRow, find_learner, training_steps
+from mamlrl.learners import LearnerRow, check_remembers, find_learner, training_steps
 from mamlrl.learners.base import Learner, LearnerState
 from mamlrl.named_learner import NamedLearner
 from mamlrl.objectives import EXAMPLE_LOSSES
 from mamlrl.policies import POLICIES, make_policy
 from mamlrl.policies.base import Policy
 from mamlrl.policies.predictors import make_predictor
+from mamlrl.policies.tabular import TabularNetwork
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import Examples, Params
 from mamlrl.supervised import TASK_SETS, find_task_set, make_tasks
@@ -37,6 +38,8 @@ from mamlrl.supervised.observe_task import ObserveTask
 
 DEFAULT_HORIZON = 100
 """Time steps of an episode where neither the settings nor the environment say how many."""
+MOST_COLORS = 4
+"""Of a picture: where the first of its sizes is no larger, and the last is, colours stand first."""
 LEARNER_PARTS = ("policy", "init", "start", "adapt", "meta_step")
 """What a learner has, see `learners.base.Learner`."""
 
@@ -169,8 +172,11 @@ def make_experiment(config: Config) -> Experiment:
     try:
         check_reward_info(envs, config.sampling.reward_info)
         spaces_ = envs.single_observation_space, envs.single_action_space
+        if (network := POLICIES.get(config.policy.network)) is not None:
+            check_remembers(network.recurrent, config, row.recurrent)
         config = with_picture(config, envs)
         policy = make_policy(policy_config(config, envs), *spaces_, recurrent=row.recurrent)
+        check_one_hot(envs, policy)
         learner = make_learner(row, policy, config, own)
     except BaseException:
         envs.close()
@@ -193,6 +199,18 @@ def check_reward_info(envs: VectorEnv, name: str) -> None:
     if name not in numbers:
         wanted = f"empty, or one of {', '.join(numbers)}"
         raise ConfigError(f"sampling.reward_info is {shown(name)}; it must be {wanted}{suggestion(name, numbers)}")
+
+
+def check_one_hot(envs: VectorEnv, policy: Policy) -> None:
+    """The environment's observations are one-hot, if the policy takes no others.
+
+    Raises:
+        ConfigError: they are not.
+    """
+    network = getattr(policy, "network", None)
+    if isinstance(network, TabularNetwork):
+        observations, _ = envs.reset(seed=0)
+        network.check_one_hot(torch.as_tensor(observations).unsqueeze(0))
 
 
 def check_is_environment(config: Config) -> None:
@@ -383,11 +401,22 @@ def with_picture(config: Config, envs: VectorEnv) -> Config:
     """The config with the shape of the pictures that its policy sees, as the environment says where it is not given.
 
     A run stores it: the policy is made anew where the environment is not there to ask.
+
+    Raises:
+        ConfigError: the environment says another shape, or has its colours first.
     """
     row = POLICIES.get(config.policy.network)
-    if config.policy.picture or row is None or not row.pictures or not isinstance(envs, TrialVector):
+    if row is None or not row.pictures or not isinstance(envs, TrialVector):
         return config
-    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, picture=envs.picture_shape))
+    given, known = config.policy.picture, envs.picture_shape
+    if given and known and given != known:
+        raise ConfigError(f"policy.picture is {list(given)}; the environment's pictures are {list(known)}")
+    if not given and known and known[0] <= MOST_COLORS < known[2]:
+        raise ConfigError(
+            f"observations are {' x '.join(map(str, known))}, which looks like colours first; policy.network "
+            f"{config.policy.network} takes height x width x colours"
+        )
+    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, picture=given or known))
 
 
 def check_device(device: str) -> None:

@@ -33,7 +33,7 @@ def sampling_memory(config: Config, observation_dim: int = 1, action_outputs: in
         action_outputs: parameters of the action distribution.
     """
     num_envs = config.sampling.tasks * config.sampling.rollouts
-    a_step = _data(observation_dim, action_outputs) + 17 * sum(_hidden(config))
+    a_step = _data(observation_dim, action_outputs) + 17 * _units(config, action_outputs)
     params = config.sampling.tasks * _params(config, observation_dim, action_outputs)
     return PROGRAM + num_envs * (ROW + max(config.environment.horizon, 1) * a_step) + 2 * params
 
@@ -49,7 +49,8 @@ def training_memory(config: Config, steps: int, observation_dim: int, action_out
     """
     num_envs = config.sampling.tasks * config.sampling.rollouts
     # of a hidden unit: activations and derivatives in the query round, and fewer in each round that is adapted on
-    a_step = (steps + 1) * _data(observation_dim, action_outputs) + sum(_hidden(config)) * (40 + 25 * steps)
+    of_units = _units(config, action_outputs) * (40 + 25 * steps)
+    a_step = (steps + 1) * _data(observation_dim, action_outputs) + of_units
     params = config.sampling.tasks * _params(config, observation_dim, action_outputs)
     return PROGRAM + num_envs * (ROW + config.environment.horizon * a_step) + (6 + 2 * steps) * params
 
@@ -63,6 +64,14 @@ def _params(config: Config, observation_dim: int, action_outputs: int) -> int:
     """Bytes of the parameters of a network."""
     sizes = (observation_dim, *_hidden(config), action_outputs)
     return 4 * sum((inputs + 1) * outputs for inputs, outputs in pairwise(sizes))
+
+
+def _units(config: Config, action_outputs: int) -> int:
+    """Units that are computed in a time step; a memory for each action has more, of which less is kept."""
+    units = sum(_hidden(config))
+    if config.policy.network == "categorical_tabular":
+        return units + units * (action_outputs // 2) // 10
+    return units
 
 
 def _hidden(config: Config) -> tuple[int, ...]:

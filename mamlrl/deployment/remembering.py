@@ -123,9 +123,10 @@ class Agent:
         """
         rows, single = self._rows(observation)
         count = len(rows)
-        if self._memory is None:
-            self._memory = self.origin.policy.initial_state(1, count)
-            self._actions, told = np.zeros((count, action_size(self.origin.action_space))), np.zeros((2, count))
+        memory, before = self._memory, self._actions
+        if memory is None:
+            memory = self.origin.policy.initial_state(1, count)
+            before, told = np.zeros((count, action_size(self.origin.action_space))), np.zeros((2, count))
         elif len(self._actions) != count:
             raise UserError(
                 f"the memory is of {len(self._actions)} trials, and there are observations of {count}; start() begins "
@@ -133,9 +134,9 @@ class Agent:
             )
         else:
             told = np.stack([_of_rows("reward", reward, count), _of_rows("done", done, count)])
-        inputs = torch.from_numpy(trial_inputs(rows, self._actions, *told).astype(np.float32))
+        inputs = torch.from_numpy(trial_inputs(rows, before, *told).astype(np.float32))
         policy = self.origin.policy
-        outputs, self._memory = policy.step(self.origin.params, inputs.unsqueeze(0), self._memory)
+        outputs, self._memory = policy.step(self.origin.params, inputs.unsqueeze(0), memory)
         actions = self._in_environment_units(choose(policy.distribution, outputs, deterministic, self._rng))
         self._actions = action_numbers(actions, self.origin.action_space)
         if not single:

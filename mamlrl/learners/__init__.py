@@ -80,7 +80,7 @@ class LearnerRow(NamedTuple):
         Raises:
             ConfigError: it cannot take that outer step, or such a policy.
         """
-        check_memory(policy, config, self.recurrent)
+        check_remembers(policy.initial_state(1, 1) is not None, config, self.recurrent)
         return self.make(policy, self.resolved(config), own)
 
     def resolved(self, config: Config) -> Config:
@@ -110,13 +110,17 @@ class LearnerRow(NamedTuple):
         return config.outer
 
 
-def check_memory(policy: Policy, config: Config, recurrent: bool) -> None:
+def check_remembers(remembers: bool, config: Config, recurrent: bool) -> None:
     """The policy has a memory where the learner needs one, and none where not.
+
+    Args:
+        remembers: whether it has one.
+        config: names policy and learner.
+        recurrent: whether the learner needs one.
 
     Raises:
         ConfigError: it is otherwise.
     """
-    remembers = policy.initial_state(1, 1) is not None
     if remembers != recurrent:
         has = "a memory, and" if remembers else "no memory, and"
         wants = "takes none" if remembers else "needs one"

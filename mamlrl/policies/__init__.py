@@ -89,6 +89,8 @@ def make_policy(
         raise ConfigError(f"policy.hidden_sizes is []; of {name} it must hold at least one layer, the recurrent one")
     if config.head != "linear" and not POLICIES[name].recurrent:
         raise ConfigError(f"policy.head is {config.head!r}, which {name} has not; it must be linear")
+    if config.activation != "tanh" and POLICIES[name].recurrent:
+        raise ConfigError(f"policy.activation is {config.activation!r}, which {name} has not; it must be tanh")
     if config.picture and not POLICIES[name].pictures:
         raise ConfigError(f"policy.picture is {list(config.picture)}, which {name} has not; it must be []")
     return POLICIES[name].make(config, observation_dim, num_actions)

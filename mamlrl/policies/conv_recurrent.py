@@ -53,14 +53,12 @@ class ConvRecurrentNetwork:
         return math.prod(self.picture) + self.recurrent.inputs - features_size(self.picture)
 
     @property
-    def units(self) -> int:
+    def value_units(self) -> int:
         """Numbers that a value function is linear in."""
         return self.recurrent.units
 
-    @property
-    def heads(self) -> int:
-        """Linear layers of which an observation chooses."""
-        return self.recurrent.heads
+    heads = 1
+    """linear layers of which an observation chooses"""
 
     def with_one_output(self, prefix: str) -> ConvRecurrentNetwork:
         """A network like this with one output and parameters of its own."""
@@ -94,7 +92,7 @@ class ConvRecurrentNetwork:
         """`features` of shared parameters that are differentiated no more than once, faster where that can be."""
         return self.recurrent.features_once(params, self._seen(params, observations))
 
-    def pooled(self, features: Tensor) -> Tensor:
+    def value_inputs(self, features: Tensor) -> Tensor:
         """What a value function is linear in: the outputs of the recurrent layer."""
         return features
 

@@ -206,6 +206,11 @@ class RecurrentNetwork:
         return self.sizes[-2]
 
     @property
+    def value_units(self) -> int:
+        """H."""
+        return self.units
+
+    @property
     def heads(self) -> int:
         """Linear layers of which an observation chooses."""
         return max(self.states, 1)
@@ -281,7 +286,7 @@ class RecurrentNetwork:
             outputs = self._affine(params, "head", features.flatten(1, 2)).unflatten(1, shape[1:])
         return self.of_state(outputs, observations)
 
-    def pooled(self, features: Tensor) -> Tensor:
+    def value_inputs(self, features: Tensor) -> Tensor:
         """What a value function is linear in: the outputs of the recurrent layer."""
         return features
 
@@ -349,8 +354,8 @@ class MemoryNetwork(Protocol):
         ...
 
     @property
-    def units(self) -> int:
-        """Numbers that `pooled` returns."""
+    def value_units(self) -> int:
+        """Numbers that `value_inputs` returns."""
         ...
 
     @property
@@ -382,7 +387,7 @@ class MemoryNetwork(Protocol):
         """`features` of shared parameters that are differentiated no more than once."""
         ...
 
-    def pooled(self, features: Tensor) -> Tensor:
+    def value_inputs(self, features: Tensor) -> Tensor:
         """What a value function is linear in."""
         ...
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical
-from mamlrl.errors import ConfigError, UserError, shown
+from mamlrl.errors import ConfigError, shown
 from mamlrl.policies.recurrent import GRU, RecurrentPolicy, State, xavier
 from mamlrl.policies.unrolled_table import Last, Layer, Trials, UnrolledTable
 from mamlrl.structs import Params
@@ -87,7 +87,7 @@ class TabularNetwork:
         return self.states + self.actions + TOLD
 
     @property
-    def units(self) -> int:
+    def value_units(self) -> int:
         """Numbers that a value function is linear in, 2 H."""
         return 2 * self.context_units
 
@@ -120,9 +120,9 @@ class TabularNetwork:
         """Outputs [M, B, Z] for observations [M, B, O], and the new state.
 
         Raises:
-            UserError: states or actions are not one-hot.
+            ConfigError: states or actions are not one-hot.
         """
-        self._check_one_hot(observations)
+        self.check_one_hot(observations)
         table, context, before = (leaf.to(observations) for leaf in state)
         memory = Memory(table.unflatten(-1, (-1, self.cell_units)), context)
         seen = self._seen(observations)
@@ -163,14 +163,14 @@ class TabularNetwork:
         """Outputs [..., A] as they are, or their mean as a single one."""
         return outputs.mean(-1, keepdim=True) if self.single_output else outputs
 
-    def pooled(self, features: Tensor) -> Tensor:
+    def value_inputs(self, features: Tensor) -> Tensor:
         """What a value function is linear in: maxima and means of z over the actions."""
-        return features[..., -self.units :]
+        return features[..., -self.value_units :]
 
     def head(self, params: Params, features: Tensor, observations: Tensor) -> Tensor:
         """Outputs [M, B, T, Z], which the features begin with."""
         del params, observations
-        return features[..., : -self.units]
+        return features[..., : -self.value_units]
 
     def of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
         """Outputs as they are: one layer serves in all states."""
@@ -186,14 +186,21 @@ class TabularNetwork:
         state, action, told = observations.split([self.states, self.actions, TOLD], dim=-1)
         return Trials(told, state.argmax(-1), action.argmax(-1), action.sum(-1, keepdim=True))
 
-    def _check_one_hot(self, observations: Tensor) -> None:
-        for name, part in {"state": slice(self.states), "action before": slice(self.states, -TOLD)}.items():
-            numbers = observations[..., part]
-            if not ((numbers == 0) | (numbers == 1)).all() or (numbers.sum(-1) > 1).any():
-                one = [round(number, 3) for number in numbers[0, 0].tolist()]
-                raise UserError(
-                    f"policy.network is categorical_tabular, and the {name} is {shown(one)} in an "
-                    "observation; it must be one-hot, or all zeros"
+    def check_one_hot(self, observations: Tensor) -> None:
+        """States and actions in observations [..., O] are such.
+
+        Raises:
+            ConfigError: a state is not one-hot, or zero where there is but one, or an action is not one-hot or zeros.
+        """
+        state, action, _ = observations.flatten(0, -2).split([self.states, self.actions, TOLD], dim=-1)
+        for name, numbers, least in (("state", state, self.states > 1), ("action before", action, 0)):
+            ones = numbers.sum(-1)
+            wrong = ((numbers != 0) & (numbers != 1)).any(-1) | (ones > 1) | (ones < least)
+            if wrong.any():
+                one = [round(number, 3) for number in numbers[wrong][0].tolist()]
+                raise ConfigError(
+                    f"policy.network is categorical_tabular, and the {name} is {shown(one)} in an observation; it must "
+                    "be one-hot"
                 )
 
     def _advance(self, params: Params, memory: Memory, seen: Trials, before: Tensor) -> Memory:
@@ -250,8 +257,7 @@ def categorical_tabular(config: PolicyConfig, observation_dim: int, num_actions:
         num_actions: number of actions.
 
     Raises:
-        ConfigError: other than two hidden layers, a head for each state, scales of observations, or observations that
-            are not those of trials.
+        ConfigError: other than two hidden layers, a head for each state, or scales of observations.
     """
     sizes = config.hidden_sizes
     if len(sizes) != 2:
@@ -259,13 +265,9 @@ def categorical_tabular(config: PolicyConfig, observation_dim: int, num_actions:
             f"policy.hidden_sizes is {list(sizes)}; of categorical_tabular it must be two numbers, units of each "
             "memory and of their context, such as [16, 32]"
         )
-    if config.head != "linear" or config.observation_scale:
-        name = "head" if config.head != "linear" else "observation_scale"
-        raise ConfigError(
-            f"policy.{name} is {getattr(config, name)!r}, which categorical_tabular has not; leave it out"
-        )
-    states = observation_dim - num_actions - TOLD
-    if states < 1:
-        raise ConfigError("policy.network is categorical_tabular, which sees trials alone: it takes learner rl2")
-    network = TabularNetwork(states, num_actions, *sizes)
+    if config.head != "linear":
+        raise ConfigError(f"policy.head is {config.head!r}, which categorical_tabular has not; it must be linear")
+    if config.observation_scale:
+        raise ConfigError("policy.observation_scale is set, and categorical_tabular takes none; it must be []")
+    network = TabularNetwork(observation_dim - num_actions - TOLD, num_actions, *sizes)
     return RecurrentPolicy(network, Categorical(num_actions))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mamlrl.policies.mlp import tanh_
+
 
 class Trials(NamedTuple):
     """What N trials of T time steps have seen."""
@@ -52,7 +54,7 @@ def advance(layer: Layer, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Kept]
     recurrent = torch.addmm(layer.recurrent_bias, hidden, layer.recurrent_weight)
     opened, new, new_map = gates[:, : 2 * units], gates[:, 2 * units :], recurrent[:, 2 * units :]
     opened.add_(recurrent[:, : 2 * units]).sigmoid_()
-    new.addcmul_(opened[:, :units], new_map).tanh_()
+    tanh_(new.addcmul_(opened[:, :units], new_map))
     return torch.lerp(new, hidden, opened[:, units:]), Kept(inputs, hidden, gates, new_map)
 
 
@@ -134,10 +136,11 @@ class UnrolledTable(torch.autograd.Function):
         units, context_units = len(parts.cell.recurrent_weight), len(parts.context.recurrent_weight)
         table = params[0].new_zeros(rows * states, actions * units)
         by_action, context = table.view(-1, units), params[0].new_zeros(rows, context_units)
-        cells, hidden = (table.new_empty(steps, rows, actions, size) for size in (units, context_units))
+        slots = range(steps) if any(ctx.needs_input_grad) else [0] * steps  # without a derivative nothing is kept
+        cells, hidden = (table.new_empty(len({*slots}), rows, actions, size) for size in (units, context_units))
         outputs, pooled = table.new_empty(steps, rows, actions), table.new_empty(steps, rows, 2 * context_units)
-        ctx.kept = []
-        for t in range(steps):
+        ctx.kept = {}
+        for t, slot in enumerate(slots):
             where = places(trials, t, states, actions)
             there = table[where.here].view(rows, actions, units)
             seen = torch.cat([trials.told[t], there.amax(1), there.mean(1)], dim=1)
@@ -147,11 +150,11 @@ class UnrolledTable(torch.autograd.Function):
             by_action[where.written] = written
             inputs = torch.cat([seen, written * trials.acted[t]], dim=1)
             context, of_context = advance(parts.context, inputs, context)
-            ctx.kept.append((of_cell, of_context))
-            cells[t] = table[where.here].view(rows, actions, units)
-            _look(parts.last, cells[t], context, hidden[t])
-            outputs[t] = (hidden[t] @ parts.last.head_weight).squeeze(-1)
-            torch.cat([hidden[t].amax(1), hidden[t].mean(1)], dim=1, out=pooled[t])
+            ctx.kept[slot] = of_cell, of_context
+            cells[slot] = table[where.here].view(rows, actions, units)
+            _look(parts.last, cells[slot], context, hidden[slot])
+            outputs[t] = (hidden[slot] @ parts.last.head_weight).squeeze(-1)
+            torch.cat([hidden[slot].amax(1), hidden[slot].mean(1)], dim=1, out=pooled[t])
         ctx.last_context = context
         ctx.save_for_backward(cells, hidden, pooled, *params)
         ctx.trials, ctx.sizes = trials, sizes
@@ -171,23 +174,28 @@ class UnrolledTable(torch.autograd.Function):
         told, context = trials.told.shape[2], ctx.last_context
         for t in reversed(range(steps)):
             where, (of_cell, of_context) = places(trials, t, states, actions), ctx.kept[t]
-            by_hidden = by_outputs[t].unsqueeze(2) * parts.last.head_weight.squeeze(1)
+            # what was made of the memories
             by_parts.last.head_weight.addmm_(hidden[t].flatten(0, 1).t(), by_outputs[t].reshape(-1, 1))
-            by_hidden += _by_pooled(hidden[t], pooled[t, :, : len(by_context[0])], by_pooled[t])
+            by_hidden = by_outputs[t].unsqueeze(2) * parts.last.head_weight.squeeze(1)
+            by_hidden += _by_pooled(hidden[t], pooled[t, :, : context.shape[1]], by_pooled[t])
             by_hidden.mul_(1 - hidden[t].square())
             by_cells, by_now = _look_back(parts.last, by_hidden, cells[t], context, by_parts.last)
             by_table.index_add_(0, where.here, by_cells.flatten(1))
+            # the context's step
             by_inputs, by_context = pull_back(parts.context, of_context, by_context + by_now, by_parts.context)
             _, by_seen, by_written = by_inputs.split([told, 2 * units, units], dim=1)
-            by_written = (by_written + by_action[where.written]) * trials.acted[t]
-            by_kept = by_action[where.written] * (1 - trials.acted[t])
-            by_inputs, by_before = pull_back(parts.cell, of_cell, by_written, by_parts.cell)
-            by_action[where.written] = by_before + by_kept
-            by_context += by_inputs[:, told + 2 * units :]
-            by_seen = by_seen + by_inputs[:, told : told + 2 * units]
-            there = _before(cells[t], where, of_cell.hidden, trials.action[t])
+            # the memory that was written: from here on the derivative there is one by what stood there before
+            by_place = by_action[where.written]
+            by_after = (by_written + by_place) * trials.acted[t]
+            by_inputs, by_before = pull_back(parts.cell, of_cell, by_after, by_parts.cell)
+            by_action[where.written] = by_before + by_place * (1 - trials.acted[t])
+            _, by_seen_too, by_context_too = by_inputs.split([told, 2 * units, context.shape[1]], dim=1)
+            by_context += by_context_too
+            # the memories that were read before it was
+            there = _unwritten(cells[t], where, of_cell.hidden, trials.action[t])
             largest = of_cell.inputs[:, told : told + units]
-            by_table.index_add_(0, where.here, _by_pooled(there, largest, by_seen).flatten(1))
+            by_there = _by_pooled(there, largest, by_seen + by_seen_too)
+            by_table.index_add_(0, where.here, by_there.flatten(1))
             context = of_context.hidden
         by_parts.last.head_bias.add_(by_outputs.sum())
         return None, None, *gradients
@@ -197,7 +205,7 @@ def _look(last: Last, cells: Tensor, context: Tensor, out: Tensor) -> None:
     """Z of memories [N, A, C] and contexts [N, H], written to [N, A, H]."""
     units = cells.shape[-1]
     of_context = torch.addmm(last.hidden_bias, context, last.hidden_weight[units:])
-    torch.matmul(cells, last.hidden_weight[:units], out=out).add_(of_context.unsqueeze(1)).tanh_()
+    tanh_(torch.matmul(cells, last.hidden_weight[:units], out=out).add_(of_context.unsqueeze(1)))
 
 
 def _look_back(last: Last, by_linear: Tensor, cells: Tensor, context: Tensor, by_last: Last) -> tuple[Tensor, Tensor]:
@@ -209,7 +217,7 @@ def _look_back(last: Last, by_linear: Tensor, cells: Tensor, context: Tensor, by
     return by_linear @ last.hidden_weight[:units].t(), by_all @ last.hidden_weight[units:].t()
 
 
-def _before(cells: Tensor, where: Places, hidden: Tensor, action: Tensor) -> Tensor:
+def _unwritten(cells: Tensor, where: Places, hidden: Tensor, action: Tensor) -> Tensor:
     """Memories [N, A, C] in the state that is there now, before one of them was written."""
     there, rows = cells.clone(), torch.arange(len(cells), device=cells.device)
     there[rows, action] = torch.where(where.stayed.unsqueeze(1), hidden, there[rows, action])

@@ -19,9 +19,9 @@ PREFIX = "value_"
 class WithValues:
     """A recurrent policy with a value function, which acting does not need.
 
-    Its parameters are those of the policy, and ``value_weight`` [H, 1] and ``value_bias`` [1] of a linear layer on the
-    policy's recurrent one ([H, S] and [S] where it has one for each state); or those of a network of its own, with
-    ``value_`` before their names.
+    Its parameters are those of the policy, and ``value_weight`` [V, 1] and ``value_bias`` [1] of a linear layer on what
+    the policy's network says (`value_inputs`), the recurrent layer of most ([V, S] and [S] where it has one for each
+    state); or those of a network of its own, with ``value_`` before their names.
 
     Args:
         policy: the policy.
@@ -51,7 +51,7 @@ class WithValues:
         """Those of the policy, and of a value function that begins at zero everywhere."""
         params = self._policy.init_params(generator)
         if self._kind == "value":
-            shape = self._policy.network.units, self._policy.network.heads
+            shape = self._policy.network.value_units, self._policy.network.heads
             zeros = torch.zeros(shape, dtype=torch.float32)
             return {**params, f"{PREFIX}weight": zeros, f"{PREFIX}bias": zeros[0].clone()}
         if self._kind == "own_value":
@@ -88,7 +88,7 @@ class WithValues:
         outputs = self._policy.head(params, features, observations)
         if self._kind == "value":
             network, seen = self._policy.network, self._policy.scaled(observations)
-            values = network.pooled(features) @ params[f"{PREFIX}weight"] + params[f"{PREFIX}bias"]
+            values = network.value_inputs(features) @ params[f"{PREFIX}weight"] + params[f"{PREFIX}bias"]
             return outputs, network.of_state(values, seen).squeeze(-1)
         if self._kind == "own_value":
             seen = self._policy.scaled(observations)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from gymnasium import spaces
@@ -240,13 +242,17 @@ def test_states_and_actions_may_change_their_names(generator: torch.Generator) -
 def test_a_tabular_network_takes_one_hot_numbers_alone(generator: torch.Generator) -> None:
     policy = tabular_policy()
     params, observations = random_params(policy, generator), a_trial(*random_trial(generator))
-    observations[0, 0, 0, :3] = 0.5
-    with pytest.raises(UserError, match=r"the state is \[0.5, 0.5, 0.5\] in an observation; it must be one-hot"):
-        policy.step(params, observations[:, :, 0], policy.initial_state(*SHAPE[:2]))
+    for wrong in ([0.5, 0.5, 0.5], [0.0, 0.0, 0.0]):
+        observations[1, 2, 0, :3] = torch.tensor(wrong)
+        with pytest.raises(
+            UserError, match=rf"the state is {re.escape(str(wrong))} in an observation; it must be one-hot"
+        ):
+            policy.step(params, observations[:, :, 0], policy.initial_state(*SHAPE[:2]))
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("hidden_sizes", (4,)), ("head", "per_state"), ("observation_scale", (1.0,) * 7)]
+    ("field", "value"),
+    [("hidden_sizes", (4,)), ("head", "per_state"), ("observation_scale", (1.0,) * 7), ("activation", "relu")],
 )
 def test_settings_that_a_tabular_network_has_not_are_refused(field, value) -> None:
     config = PolicyConfig(**{"network": "categorical_tabular", "hidden_sizes": (4, 5), field: value})
