@@ -15,9 +15,10 @@ case $name in
 navigation-paper) learners="maml fomaml context multitask oracle" seeds="1 2 3" evaluation="--protocol paper --random" ;;
 cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protocol paper --random" ;;
 cheetah-vel-paper) learners="maml metasgd multitask oracle" evaluation="--protocol paper --random" ;;
+ant-vel-paper) learners=maml evaluation="--protocol paper" ;;
 navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol paper" ;;
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
-cheetah-dir) learners="maml metasgd" evaluation="--tasks 200" ;;
+cheetah-dir) learners="maml metasgd rl2" evaluation="--tasks 200" ;;
 cheetah-vel) learners=maml evaluation="--tasks 200" ;;
 navigation) learners="maml rl2" evaluation="--tasks 200" ;;
 bandit | bandit-n10-*) learners=rl2 seeds="1 2 3" evaluation="--protocol rl2" ;;
