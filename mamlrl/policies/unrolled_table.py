@@ -78,21 +78,21 @@ def pull_back(layer: Layer, kept: Kept, by_after: Tensor, by_layer: Layer) -> tu
 
 
 class Places(NamedTuple):
-    """Rows of the table [N S A, C] at a time step."""
+    """Rows of the table [N S A, C] at all time steps."""
 
     here: Tensor
-    """of the state that is there now, among N S, [N]"""
+    """of the state that is there now, among N S, [T, N]"""
     written: Tensor
-    """of the state and the action before, among N S A, [N]"""
+    """of the state and the action before, among N S A, [T, N]"""
     stayed: Tensor
-    """whether the two states are one, [N]"""
+    """whether the two states are one, [T, N]"""
 
 
-def places(trials: Trials, t: int, states: int, actions: int) -> Places:
+def places(trials: Trials, states: int, actions: int) -> Places:
     """Where is read and written; before the first time step all are in state 0."""
     first = torch.arange(trials.state.shape[1], device=trials.state.device) * states
-    before = trials.state[t - 1] if t else torch.zeros_like(trials.state[0])
-    return Places(first + trials.state[t], (first + before) * actions + trials.action[t], before == trials.state[t])
+    before = torch.cat([torch.zeros_like(trials.state[:1]), trials.state[:-1]])
+    return Places(first + trials.state, (first + before) * actions + trials.action, before == trials.state)
 
 
 class Last(NamedTuple):
@@ -139,19 +139,19 @@ class UnrolledTable(torch.autograd.Function):
         slots = range(steps) if any(ctx.needs_input_grad) else [0] * steps  # without a derivative nothing is kept
         cells, hidden = (table.new_empty(len({*slots}), rows, actions, size) for size in (units, context_units))
         outputs, pooled = table.new_empty(steps, rows, actions), table.new_empty(steps, rows, 2 * context_units)
-        ctx.kept = {}
+        ctx.kept, ctx.places = {}, places(trials, states, actions)
         for t, slot in enumerate(slots):
-            where = places(trials, t, states, actions)
-            there = table[where.here].view(rows, actions, units)
+            here, place = ctx.places.here[t], ctx.places.written[t]
+            there = table[here].view(rows, actions, units)
             seen = torch.cat([trials.told[t], there.amax(1), there.mean(1)], dim=1)
-            before = by_action[where.written]
+            before = by_action[place]
             after, of_cell = advance(parts.cell, torch.cat([seen, context], dim=1), before)
             written = torch.lerp(before, after, trials.acted[t])
-            by_action[where.written] = written
+            by_action[place] = written
             inputs = torch.cat([seen, written * trials.acted[t]], dim=1)
             context, of_context = advance(parts.context, inputs, context)
             ctx.kept[slot] = of_cell, of_context
-            cells[slot] = table[where.here].view(rows, actions, units)
+            cells[slot] = table[here].view(rows, actions, units)
             _look(parts.last, cells[slot], context, hidden[slot])
             outputs[t] = (hidden[slot] @ parts.last.head_weight).squeeze(-1)
             torch.cat([hidden[slot].amax(1), hidden[slot].mean(1)], dim=1, out=pooled[t])
@@ -173,29 +173,30 @@ class UnrolledTable(torch.autograd.Function):
         by_action, by_context = by_table.view(-1, units), torch.zeros_like(ctx.last_context)
         told, context = trials.told.shape[2], ctx.last_context
         for t in reversed(range(steps)):
-            where, (of_cell, of_context) = places(trials, t, states, actions), ctx.kept[t]
+            here, place, stayed = (leaf[t] for leaf in ctx.places)
+            of_cell, of_context = ctx.kept[t]
             # what was made of the memories
             by_parts.last.head_weight.addmm_(hidden[t].flatten(0, 1).t(), by_outputs[t].reshape(-1, 1))
             by_hidden = by_outputs[t].unsqueeze(2) * parts.last.head_weight.squeeze(1)
             by_hidden += _by_pooled(hidden[t], pooled[t, :, : context.shape[1]], by_pooled[t])
             by_hidden.mul_(1 - hidden[t].square())
             by_cells, by_now = _look_back(parts.last, by_hidden, cells[t], context, by_parts.last)
-            by_table.index_add_(0, where.here, by_cells.flatten(1))
+            by_table.index_add_(0, here, by_cells.flatten(1))
             # the context's step
             by_inputs, by_context = pull_back(parts.context, of_context, by_context + by_now, by_parts.context)
             _, by_seen, by_written = by_inputs.split([told, 2 * units, units], dim=1)
             # the memory that was written: from here on the derivative there is one by what stood there before
-            by_place = by_action[where.written]
+            by_place = by_action[place]
             by_after = (by_written + by_place) * trials.acted[t]
             by_inputs, by_before = pull_back(parts.cell, of_cell, by_after, by_parts.cell)
-            by_action[where.written] = by_before + by_place * (1 - trials.acted[t])
+            by_action[place] = by_before + by_place * (1 - trials.acted[t])
             _, by_seen_too, by_context_too = by_inputs.split([told, 2 * units, context.shape[1]], dim=1)
             by_context += by_context_too
             # the memories that were read before it was
-            there = _unwritten(cells[t], where, of_cell.hidden, trials.action[t])
+            there = _unwritten(cells[t], stayed, of_cell.hidden, trials.action[t])
             largest = of_cell.inputs[:, told : told + units]
             by_there = _by_pooled(there, largest, by_seen + by_seen_too)
-            by_table.index_add_(0, where.here, by_there.flatten(1))
+            by_table.index_add_(0, here, by_there.flatten(1))
             context = of_context.hidden
         by_parts.last.head_bias.add_(by_outputs.sum())
         return None, None, *gradients
@@ -217,10 +218,10 @@ def _look_back(last: Last, by_linear: Tensor, cells: Tensor, context: Tensor, by
     return by_linear @ last.hidden_weight[:units].t(), by_all @ last.hidden_weight[units:].t()
 
 
-def _unwritten(cells: Tensor, where: Places, hidden: Tensor, action: Tensor) -> Tensor:
+def _unwritten(cells: Tensor, stayed: Tensor, hidden: Tensor, action: Tensor) -> Tensor:
     """Memories [N, A, C] in the state that is there now, before one of them was written."""
     there, rows = cells.clone(), torch.arange(len(cells), device=cells.device)
-    there[rows, action] = torch.where(where.stayed.unsqueeze(1), hidden, there[rows, action])
+    there[rows, action] = torch.where(stayed.unsqueeze(1), hidden, there[rows, action])
     return there
 
 

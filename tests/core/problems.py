@@ -25,6 +25,7 @@ from mamlrl.objectives import INNER_LOSSES, likelihood_ratio_loss, mean_kl
 from mamlrl.policies import POLICIES
 from mamlrl.policies import make_policy as make_policy_for
 from mamlrl.policies.base import Policy
+from mamlrl.policies.recurrent import RecurrentPolicy
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, StepSizes, flatten, unflatten
 
 OBSERVATION, ACTIONS, ROLLOUTS, TIME = 4, 3, 3, 5
@@ -89,6 +90,15 @@ def is_first_order(objective: Any) -> bool:
 
 def random_like(params: Params, generator: torch.Generator) -> Params:
     return {name: torch.randn(leaf.shape, generator=generator) for name, leaf in params.items()}
+
+
+def by_single_steps(policy: RecurrentPolicy, params: Params, observations: Tensor) -> Tensor:
+    """Outputs of a policy with a memory on rollouts [M, B, T, O], one time step after the other."""
+    memory, steps = policy.initial_state(*observations.shape[:2]), []
+    for t in range(observations.shape[2]):
+        outputs, memory = policy.step(params, observations[:, :, t], memory)
+        steps.append(outputs)
+    return torch.stack(steps, dim=2)
 
 
 def random_mask(num_tasks: int, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,7 @@ from mamlrl.policies.conv_recurrent import ConvRecurrentNetwork
 from mamlrl.policies.recurrent import RecurrentPolicy
 from mamlrl.policies.values import WithValues
 from mamlrl.structs import MetaParams, flatten, unflatten
-from tests.core.problems import ACTIONS, action_space, central_difference, random_like, random_params
+from tests.core.problems import ACTIONS, action_space, by_single_steps, central_difference, random_like, random_params
 
 SHAPE = 2, 3, 5
 PICTURE = 6, 9, 3
@@ -75,11 +75,8 @@ def test_it_is_that_of_torchs_layers(cell, module, generator: torch.Generator) -
 def test_time_steps_one_by_one_are_a_rollout(policy: RecurrentPolicy, generator: torch.Generator) -> None:
     for params in (random_params(policy, generator), random_params(policy, generator, SHAPE[0])):
         observations = random_observations(generator)
-        memory, steps = policy.initial_state(*SHAPE[:2]), []
-        for t in range(SHAPE[2]):
-            outputs, memory = policy.step(params, observations[:, :, t], memory)
-            steps.append(outputs)
-        torch.testing.assert_close(torch.stack(steps, dim=2), policy.outputs(params, observations))
+        outputs = policy.outputs(params, observations)
+        torch.testing.assert_close(by_single_steps(policy, params, observations), outputs)
 
 
 @every_policy

@@ -15,7 +15,7 @@ from mamlrl.policies import make_policy
 from mamlrl.policies.recurrent import GRU, LSTM, RecurrentNetwork, RecurrentPolicy
 from mamlrl.policies.tabular import TabularNetwork
 from mamlrl.policies.values import WithValues
-from tests.core.problems import OBSERVATION, action_space, observation_space, random_params
+from tests.core.problems import OBSERVATION, action_space, by_single_steps, observation_space, random_params
 
 SHAPE = (2, 3, 5)
 
@@ -51,11 +51,8 @@ def test_a_recurrent_layer_is_that_of_torch(cell, module, generator: torch.Gener
 def test_time_steps_one_by_one_are_a_rollout(policy: RecurrentPolicy, generator: torch.Generator) -> None:
     for params in (random_params(policy, generator), random_params(policy, generator, SHAPE[0])):
         observations = torch.randn(*SHAPE, OBSERVATION, generator=generator)
-        memory, steps = policy.initial_state(*SHAPE[:2]), []
-        for t in range(SHAPE[2]):
-            outputs, memory = policy.step(params, observations[:, :, t], memory)
-            steps.append(outputs)
-        torch.testing.assert_close(torch.stack(steps, dim=2), policy.outputs(params, observations))
+        outputs = policy.outputs(params, observations)
+        torch.testing.assert_close(by_single_steps(policy, params, observations), outputs)
 
 
 @every_policy
