@@ -16,9 +16,16 @@ import torch
 from torch import Tensor
 
 from mamlrl.config import PolicyConfig
-from mamlrl.distributions import Categorical, DiagonalGaussian
 from mamlrl.errors import ConfigError
-from mamlrl.policies.recurrent import CELLS, Cell, RecurrentNetwork, RecurrentPolicy, State
+from mamlrl.policies.recurrent import (
+    CELLS,
+    Cell,
+    RecurrentNetwork,
+    RecurrentPolicy,
+    State,
+    categorical_with,
+    gaussian_with,
+)
 from mamlrl.structs import Params
 
 FILTERS = 16, 16
@@ -143,9 +150,7 @@ def gaussian_conv(config: PolicyConfig, observation_dim: int, action_dim: int, c
     Raises:
         ConfigError: as `categorical_conv`.
     """
-    network = _network(config, observation_dim, action_dim, CELLS[cell]())
-    distribution = DiagonalGaussian(action_dim, config.min_std)
-    return RecurrentPolicy(network, distribution, config.observation_scale, math.log(config.initial_std))
+    return gaussian_with(_network(config, observation_dim, action_dim, CELLS[cell]()), config, action_dim)
 
 
 def categorical_conv(config: PolicyConfig, observation_dim: int, num_actions: int, cell: str) -> RecurrentPolicy:
@@ -161,8 +166,7 @@ def categorical_conv(config: PolicyConfig, observation_dim: int, num_actions: in
     Raises:
         ConfigError: there are no pictures, ones of another size, or a head for each state.
     """
-    network = _network(config, observation_dim, num_actions, CELLS[cell]())
-    return RecurrentPolicy(network, Categorical(num_actions), config.observation_scale)
+    return categorical_with(_network(config, observation_dim, num_actions, CELLS[cell]()), config, num_actions)
 
 
 def _network(config: PolicyConfig, observation_dim: int, actions: int, cell: Cell) -> ConvRecurrentNetwork:

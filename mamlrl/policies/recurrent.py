@@ -491,6 +491,17 @@ class RecurrentPolicy:
         return torch.cat([means, free.expand(*means.shape[:-1], -1)], dim=-1)
 
 
+def gaussian_with(network: MemoryNetwork, config: PolicyConfig, action_dim: int) -> RecurrentPolicy:
+    """The Gaussian policy whose means are the outputs of a network, with free log standard deviations."""
+    distribution = DiagonalGaussian(action_dim, config.min_std)
+    return RecurrentPolicy(network, distribution, config.observation_scale, math.log(config.initial_std))
+
+
+def categorical_with(network: MemoryNetwork, config: PolicyConfig, num_actions: int) -> RecurrentPolicy:
+    """The categorical policy whose logits are the outputs of a network."""
+    return RecurrentPolicy(network, Categorical(num_actions), config.observation_scale)
+
+
 def gaussian_recurrent(config: PolicyConfig, observation_dim: int, action_dim: int, cell: str) -> RecurrentPolicy:
     """pi(a | o_1 ... o_t) = N(network(o_1 ... o_t), diag(sigma^2)), sigma a parameter.
 
@@ -500,9 +511,7 @@ def gaussian_recurrent(config: PolicyConfig, observation_dim: int, action_dim: i
         action_dim: A.
         cell: a name in CELLS.
     """
-    network = _network(config, observation_dim, action_dim, cell)
-    distribution = DiagonalGaussian(action_dim, config.min_std)
-    return RecurrentPolicy(network, distribution, config.observation_scale, math.log(config.initial_std))
+    return gaussian_with(_network(config, observation_dim, action_dim, cell), config, action_dim)
 
 
 def categorical_recurrent(config: PolicyConfig, observation_dim: int, num_actions: int, cell: str) -> RecurrentPolicy:
@@ -514,8 +523,7 @@ def categorical_recurrent(config: PolicyConfig, observation_dim: int, num_action
         num_actions: number of actions.
         cell: a name in CELLS.
     """
-    network = _network(config, observation_dim, num_actions, cell)
-    return RecurrentPolicy(network, Categorical(num_actions), config.observation_scale)
+    return categorical_with(_network(config, observation_dim, num_actions, cell), config, num_actions)
 
 
 def _network(config: PolicyConfig, observation_dim: int, actions: int, cell: str) -> RecurrentNetwork:

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from mamlrl.config import PolicyConfig
-from mamlrl.distributions import Categorical
 from mamlrl.errors import ConfigError, shown
-from mamlrl.policies.recurrent import GRU, RecurrentPolicy, State, xavier
+from mamlrl.policies.recurrent import GRU, RecurrentPolicy, State, categorical_with, xavier
 from mamlrl.policies.unrolled_table import Last, Layer, Trials, UnrolledTable
 from mamlrl.structs import Params
 
@@ -270,4 +269,4 @@ def categorical_tabular(config: PolicyConfig, observation_dim: int, num_actions:
     if config.observation_scale:
         raise ConfigError("policy.observation_scale is set, and categorical_tabular takes none; it must be []")
     network = TabularNetwork(observation_dim - num_actions - TOLD, num_actions, *sizes)
-    return RecurrentPolicy(network, Categorical(num_actions))
+    return categorical_with(network, config, num_actions)
