@@ -155,7 +155,7 @@ class TrialObjective:
         self._linearized: tuple[Linearization, Tensor] | None = None
         self._shares = shares_of(self._all, draws.shares, draws.generator) if draws.shares > 1 else None
         with torch.no_grad():
-            self._built, values = policy.outputs_and_values(meta.init, batch.observations)
+            self._built, values = policy.outputs_and_values(meta.init, batch.observations, batch.weights > 0)
         self.credit = credit(batch, values, terms.baseline, sampling)
         self._batch = batch._replace(advantages=self.credit.advantages)
         self._at_point = sum_over_ranks(self._loss(self._built, values, self._batch, self.credit.targets))
@@ -168,7 +168,8 @@ class TrialObjective:
             targets = targets[:, rows]
         vector = (self.point if point is None else point).detach().requires_grad_()
         with torch.enable_grad():
-            outputs = self._policy.outputs_and_values(unflatten(vector, self._meta).init, batch.observations)
+            params = unflatten(vector, self._meta).init
+            outputs = self._policy.outputs_and_values(params, batch.observations, batch.weights > 0)
             loss = self._loss(*outputs, batch, targets)
             (gradient,) = torch.autograd.grad(loss, vector)
         loss, gradient = sums_over_ranks([loss.detach(), gradient])
@@ -193,7 +194,7 @@ class TrialObjective:
         if point is self.point:
             return float(self._at_point), 0.0
         params = unflatten(point, self._meta).init
-        outputs, values = self._policy.outputs_and_values(params, self._batch.observations)
+        outputs, values = self._policy.outputs_and_values(params, self._batch.observations, self._batch.weights > 0)
         kl = mean_kl(self._policy.distribution, self._built, outputs, self._batch.weights).squeeze(0)
         loss, kl = sums_over_ranks([self._loss(outputs, values, self._batch, self.credit.targets), kl])
         return float(loss), float(kl)

@@ -95,9 +95,13 @@ class ConvRecurrentNetwork:
         """Outputs of the recurrent layer on rollouts from their start, [M, B, T, O] -> [M, B, T, H]; differentiable."""
         return self.recurrent.features(params, self._seen(params, observations))
 
-    def features_once(self, params: Params, observations: Tensor) -> Tensor:
-        """`features` of shared parameters that are differentiated no more than once, faster where that can be."""
-        return self.recurrent.features_once(params, self._seen(params, observations))
+    def features_once(self, params: Params, observations: Tensor, valid: Tensor | None = None) -> Tensor:
+        """`features` of shared parameters that are differentiated no more than once; padding is not looked at."""
+        if valid is None:
+            return self.recurrent.features_once(params, self._seen(params, observations))
+        some = self._seen(params, observations[valid].unsqueeze(0)).squeeze(0)
+        seen = some.new_zeros(*valid.shape, some.shape[-1]).index_put(valid.nonzero(as_tuple=True), some)
+        return self.recurrent.features_once(params, seen)
 
     def value_inputs(self, features: Tensor) -> Tensor:
         """What a value function is linear in: the outputs of the recurrent layer."""
@@ -126,7 +130,7 @@ class ConvRecurrentNetwork:
             maps = torch.conv2d(maps, weights, bias.flatten(), STRIDE, SIDE // 2, groups=groups).relu()
         # [N, groups F, H', W'] with filters last, as they are in memory where there is one group
         features = maps.unflatten(1, (groups, -1)).permute(1, 0, 3, 4, 2)
-        return torch.cat([features.reshape(*rest.shape[:-1], -1), rest], dim=-1)
+        return torch.cat([features.reshape(*rest.shape[:-1], features_size(self.picture)), rest], dim=-1)
 
 
 def features_size(picture: tuple[int, int, int]) -> int:

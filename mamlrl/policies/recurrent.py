@@ -260,8 +260,9 @@ class RecurrentNetwork:
         by_time = observations.transpose(1, 2).flatten(1, 2)
         return self._unrolled(params, by_time, (steps, rollouts), 1).transpose(1, 2)
 
-    def features_once(self, params: Params, observations: Tensor) -> Tensor:
+    def features_once(self, params: Params, observations: Tensor, valid: Tensor | None = None) -> Tensor:
         """`features` of shared parameters that are differentiated no more than once, faster where that can be."""
+        del valid
         unroll = self.cell.unroll
         if unroll is None:
             return self.features(params, observations)
@@ -383,8 +384,11 @@ class MemoryNetwork(Protocol):
         """What the last layer sees of rollouts from their start, [M, B, T, O] -> [M, B, T, F]; differentiable."""
         ...
 
-    def features_once(self, params: Params, observations: Tensor) -> Tensor:
-        """`features` of shared parameters that are differentiated no more than once."""
+    def features_once(self, params: Params, observations: Tensor, valid: Tensor | None = None) -> Tensor:
+        """`features` of shared parameters that are differentiated no more than once.
+
+        Where `valid` [M, B, T] is not true, behind the end of a rollout, they may be anything finite.
+        """
         ...
 
     def value_inputs(self, features: Tensor) -> Tensor:
@@ -459,10 +463,13 @@ class RecurrentPolicy:
         check_shapes(("observations", observations, "MBTO"))
         return self.network.features(params, self.scaled(observations))
 
-    def features_once(self, params: Params, observations: Tensor) -> Tensor:
-        """`features` of shared parameters that are differentiated no more than once, faster where that can be."""
+    def features_once(self, params: Params, observations: Tensor, valid: Tensor | None = None) -> Tensor:
+        """`features` of shared parameters that are differentiated no more than once, faster where that can be.
+
+        Where `valid` [M, B, T] is not true, behind the end of a rollout, they may be anything finite.
+        """
         check_shapes(("observations", observations, "MBTO"))
-        return self.network.features_once(params, self.scaled(observations))
+        return self.network.features_once(params, self.scaled(observations), valid)
 
     def head(self, params: Params, features: Tensor, observations: Tensor) -> Tensor:
         """Distribution parameters from these, [M, B, T, H] -> [M, B, T, Z]."""

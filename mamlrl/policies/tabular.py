@@ -147,8 +147,9 @@ class TabularNetwork:
         pooled = torch.cat([hidden.amax(-2), hidden.mean(-2)], dim=-1)
         return torch.cat([self._outputs(params, hidden), pooled], dim=-1)
 
-    def features_once(self, params: Params, observations: Tensor) -> Tensor:
+    def features_once(self, params: Params, observations: Tensor, valid: Tensor | None = None) -> Tensor:
         """`features` of shared parameters that are differentiated no more than once, faster."""
+        del valid
         trials = self._seen(observations.permute(2, 0, 1, 3).flatten(1, 2))
         leaves = [params[f"{self.prefix}{name}"] for name in PARTS]
         outputs, pooled = UnrolledTable.apply(trials, (self.states, self.actions), *leaves)

@@ -75,7 +75,9 @@ class WithValues:
         """That of the policy."""
         return self._policy.linearize(params, observations)
 
-    def outputs_and_values(self, params: Params, observations: Tensor) -> tuple[Tensor, Tensor]:
+    def outputs_and_values(
+        self, params: Params, observations: Tensor, valid: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Distribution parameters [M, B, T, Z], and values [M, B, T], zero without a value function.
 
         Both are differentiable once.
@@ -83,8 +85,10 @@ class WithValues:
         Args:
             params: shared by all tasks.
             observations: of rollouts from their start, [M, B, T, O].
+            valid: where they are none behind the end of a rollout, [M, B, T], whose outputs may be anything finite;
+                None to compute all.
         """
-        features = self._policy.features_once(params, observations)
+        features = self._policy.features_once(params, observations, valid)
         outputs = self._policy.head(params, features, observations)
         if self._kind == "value":
             network, seen = self._policy.network, self._policy.scaled(observations)
@@ -92,6 +96,6 @@ class WithValues:
             return outputs, network.of_state(values, seen).squeeze(-1)
         if self._kind == "own_value":
             seen = self._policy.scaled(observations)
-            own = self._network.features_once(params, seen)
+            own = self._network.features_once(params, seen, valid)
             return outputs, self._network.head(params, own, seen).squeeze(-1)
         return outputs, outputs.new_zeros(outputs.shape[:-1])

@@ -100,6 +100,26 @@ def test_all_time_steps_at_once_have_the_derivative_of_the_loop(
     torch.testing.assert_close(found, expected)
 
 
+@every_policy
+def test_padding_is_not_looked_at(policy: RecurrentPolicy, generator: torch.Generator) -> None:
+    params = {name: leaf.requires_grad_() for name, leaf in random_params(policy, generator).items()}
+    leaves = [leaf for name, leaf in params.items() if not name.startswith(("head", "free"))]
+    observations, cotangent = random_observations(generator), torch.randn(*SHAPE, 4, generator=generator)
+    steps = torch.randint(1, SHAPE[2], SHAPE[:2], generator=generator)
+    valid = torch.arange(SHAPE[2]) < steps.unsqueeze(-1)
+    beyond = torch.where(valid.unsqueeze(-1), observations, torch.nan)
+    whole = policy.features_once(params, observations)
+    short = policy.features_once(params, beyond, valid)
+    torch.testing.assert_close(short[valid], whole[valid])
+    assert short.isfinite().all()
+    cotangent = torch.where(valid.unsqueeze(-1), cotangent, 0.0)
+    expected, found = (torch.autograd.grad(features, leaves, cotangent) for features in (whole, short))
+    torch.testing.assert_close(found, expected)
+    nothing = policy.features_once(params, beyond, torch.zeros_like(valid))
+    gradients = torch.autograd.grad(nothing.sum() * 0.0, leaves, allow_unused=True)
+    assert nothing.isfinite().all() and not any(gradient.any() for gradient in gradients if gradient is not None)
+
+
 def test_products_with_derivatives_are_those_of_differences(generator: torch.Generator) -> None:
     policy, observations = policy_of("categorical", "gru"), random_observations(generator)
     params = random_params(policy, generator, SHAPE[0])
