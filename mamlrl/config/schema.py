@@ -88,7 +88,7 @@ class EnvironmentConfig:
     """Policy units that span half of the action range: a policy action of +-action_scale reaches the bounds."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the environment's constructor, or of the supervised tasks (docs/supervised.md)."""
-    metrics: tuple[str, ...] = field(default=("success:max",), metadata={**IS_NO_METHOD, **OF_ROLLOUTS})
+    metrics: tuple[str, ...] = field(default=("success:max", "diverged:max"), metadata={**IS_NO_METHOD, **OF_ROLLOUTS})
     """Numbers of the environment's info that become metrics where it has them: NAME, NAME:mean, NAME:max or NAME:last,
     the mean over a rollout's time steps, the largest, or the last; the metric is the mean over rollouts."""
     vectorization: Literal["auto", "sync", "async"] = field(default="auto", metadata={**IS_NO_METHOD, **OF_ROLLOUTS})

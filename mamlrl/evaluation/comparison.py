@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from mamlrl.config import Config, EvalConfig, SamplingConfig
 from mamlrl.config.files import differences
 from mamlrl.errors import ConfigError
-from mamlrl.evaluation.examples import evaluate_supervised, held_out_tasks, nearest_neighbour
+from mamlrl.evaluation.examples import DIVERGED, evaluate_supervised, held_out_tasks, nearest_neighbour
 from mamlrl.evaluation.held_out import AdaptationResult, evaluate_adaptation
 from mamlrl.evaluation.methods import environment_settings, group_methods
 from mamlrl.evaluation.protocols import paper_settings
@@ -190,7 +190,18 @@ def evaluate_runs(
     row = find_task_set(configs[0].env)
     if row and row.quantity.name == "accuracy":
         results.append(_nearest_neighbour(configs[0], plan.seed))
-    return results
+    return results if row else _without_zeros(results, DIVERGED)
+
+
+def _without_zeros(results: Sequence[Evaluated], quantity: str) -> list[Evaluated]:
+    """The same without a quantity that is zero wherever it was measured, which is not worth a table."""
+    if any(np.nan_to_num(result.measured[quantity]).any() for result in results if quantity in result.measured):
+        return list(results)
+
+    def without(result: Evaluated) -> Evaluated:
+        return result._replace(measured={name: rows for name, rows in result.measured.items() if name != quantity})
+
+    return [without(result) for result in results]
 
 
 def _episodes_used(config: Config, rows: int) -> tuple[int, ...]:

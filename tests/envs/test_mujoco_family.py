@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 from mamlrl.envs import Factor, Goal, Value, mujoco_family
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.envs.making import make_task_envs
+from mamlrl.evaluate import main as evaluate
 from mamlrl.train import main
 from tests.envs.arm import Arm
 from tests.envs.making import make, make_vec
@@ -75,15 +76,24 @@ def test_an_arm_trains(tmp_path):
     assert main(["--env", ID, *tiny, "--environment.kwargs.change_at", "3", "--out", str(tmp_path / "run")]) == 0
 
 
-def test_simulations_that_diverge_are_counted_and_do_not_end_the_training(tmp_path, monkeypatch):
+def test_simulations_that_diverge_are_counted_and_do_not_end_the_training(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)  # MuJoCo logs its warnings to a file
     arm = family({"strength": Factor("actuator_gear", "shoulder", base=1e8, span=2.0)})
     gymnasium.register("my/WildArm-v0", entry_point=arm, vector_entry_point=arm.vector_class, max_episode_steps=5)
     arguments = "--env my/WildArm-v0 --iterations 1 --sampling.tasks 8 --sampling.rollouts 2 --environment.horizon 5"
-    metrics = ["--environment.metrics", "[diverged:max]"]
-    assert main([*arguments.split(), *metrics, "--eval.every", "0", "--threads", "1", "--out", "run"]) == 0
+    assert main([*arguments.split(), "--eval.every", "0", "--threads", "1", "--out", "run"]) == 0
     (row,) = csv.DictReader(Path("run/metrics.csv").open())
     assert 0 < float(row["diverged/step_0"]) < 1 and 0 < float(row["diverged/step_1"]) < 1
+    assert evaluate(["run", "--tasks", "8", "--rollouts", "2", "--threads", "1"]) == 0
+    assert "diverged:" in capsys.readouterr().out
+
+
+def test_what_never_diverges_has_no_table_of_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    arguments = f"--env {ID} --iterations 1 --sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 5"
+    assert main([*arguments.split(), "--eval.every", "0", "--threads", "1", "--out", "run"]) == 0
+    assert evaluate(["run", "--tasks", "2", "--rollouts", "2", "--threads", "1"]) == 0
+    assert "1 step" in (out := capsys.readouterr().out) and "diverged" not in out
 
 
 def family(tasks, **kwargs):
