@@ -8,6 +8,8 @@
 - `loop`: the same forward and backward pass of `torch.nn.GRUCell` in a loop, for comparison;
 - `iteration`: a meta-iteration in all, with three passes.
 
+Networks are GRUs, and a memory for each arm (`--table`, units of a memory and of the context).
+
 CPU seconds of one thread, the least of `--repeats`, alternating. Compare figures of one run, on a machine that does
 nothing else.
 """
@@ -19,6 +21,7 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +35,13 @@ from mamlrl.structs import MetaBatch, Rollouts, flatten
 from mamlrl.training.iteration import meta_iteration
 
 
-def experiment_of(units: int, trials: int, episodes: int) -> Experiment:
-    """Bandits with five arms and a GRU."""
+def experiment_of(policy: dict[str, Any], trials: int, episodes: int) -> Experiment:
+    """Bandits with five arms."""
     settings = {
         "env": "mamlrl/Bandit-v0",
         "learner": "rl2",
         "environment": {"horizon": 1, "kwargs": {"arms": 5}},
-        "policy": {"hidden_sizes": [units]},
+        "policy": policy,
         "sampling": {"tasks": trials // 2, "rollouts": 2, "episodes": episodes},
         "adam": {"judge": False},
         "threads": 1,
@@ -74,9 +77,9 @@ def acting(experiment: Experiment, state: LearnerState, rollouts: Rollouts) -> C
     return run
 
 
-def ways(units: int, trials: int, episodes: int) -> dict[str, Callable[[], object]]:
+def ways(policy_settings: dict[str, Any], trials: int, episodes: int) -> dict[str, Callable[[], object]]:
     """What is timed."""
-    experiment = experiment_of(units, trials, episodes)
+    experiment = experiment_of(policy_settings, trials, episodes)
     config, envs, policy, learner, streams = experiment
     state = initial_state(experiment)
     tasks = draw_tasks(envs, config.sampling.tasks, np.random.default_rng(0))
@@ -87,19 +90,22 @@ def ways(units: int, trials: int, episodes: int) -> dict[str, Callable[[], objec
     (query,) = adaptation_rounds(learner, state.meta, sampled, 0, config.sampling)
     objective = learner.objective(state, MetaBatch((), query.batch))  # type: ignore[attr-defined]
     point = flatten(state.meta, state.meta)
-    return {
+    timed: dict[str, Callable[[], object]] = {
         "act": acting(experiment, state, query.rollouts),
         "sample": lambda: sampled(learner.start(state.meta), 0),
         "gradient": lambda: objective.loss_and_gradient(point),
-        "loop": by_torch(query.rollouts, units),
         "iteration": lambda: meta_iteration(experiment, state, 0),
     }
+    if "network" not in policy_settings:
+        timed["loop"] = by_torch(query.rollouts, policy_settings["hidden_sizes"][0])
+    return timed
 
 
 def main() -> None:
     """Time everything and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", default="32,64,256", help="Units of the recurrent layer.")
+    parser.add_argument("--table", default="16,32", help="Units of a memory for each arm, and of its context.")
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=5)
@@ -107,17 +113,22 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     results: dict[str, dict[str, float]] = {}
-    for units in map(int, options.hidden.split(",")):
-        timed = ways(units, options.trials, options.episodes)
-        seconds: dict[str, list[float]] = {name: [] for name in timed}
+    networks: dict[str, dict[str, Any]] = {
+        f"GRU {units}": {"hidden_sizes": [int(units)]} for units in options.hidden.split(",")
+    }
+    table = [int(units) for units in options.table.split(",")]
+    networks[f"table {options.table}"] = {"network": "categorical_tabular", "hidden_sizes": table}
+    for name, settings in networks.items():
+        timed = ways(settings, options.trials, options.episodes)
+        seconds: dict[str, list[float]] = {part: [] for part in timed}
         for _ in range(options.repeats):
-            for name, way in timed.items():
+            for part, way in timed.items():
                 start = time.process_time()
                 way()
-                seconds[name].append(time.process_time() - start)
+                seconds[part].append(time.process_time() - start)
         per = 100_000 / (options.trials * options.episodes)
-        results[str(units)] = {name: round(min(values) * per, 4) for name, values in seconds.items()}
-        print(f"GRU {units}: " + ", ".join(f"{name} {value:.3f}" for name, value in results[str(units)].items()))
+        results[name] = {part: round(min(values) * per, 4) for part, values in seconds.items()}
+        print(f"{name}: " + ", ".join(f"{part} {value:.3f}" for part, value in results[name].items()), flush=True)
     if options.json:
         options.json.write_text(json.dumps(results, indent=1) + "\n")
 
