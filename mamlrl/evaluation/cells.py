@@ -5,6 +5,7 @@ Source: Duan et al. (2016), "RL^2: Fast Reinforcement Learning via Slow Reinforc
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -25,11 +26,21 @@ class Family(NamedTuple):
     """n in the paper"""
     first_sizes: tuple[int, ...]
     """the first size in the paper"""
+    longer: Mapping[int, int] = {}
+    """the horizon, by the first size, where it is another"""
+    rivals: bool = True
+    """whether there are algorithms that were designed for it"""
+
+    def horizon_of(self, sizes: Mapping[str, Any]) -> int:
+        """Time steps of an episode, of tasks of some sizes."""
+        return self.longer.get(sizes[next(iter(self.sizes))], self.horizon)
 
 
 FAMILIES = {
     "bandit": Family("mamlrl/Bandit-v0", {"arms": 5}, 1, (10, 100, 500), (5, 10, 50)),
     "tabular-mdp": Family("mamlrl/TabularMDP-v0", {"states": 10, "actions": 5}, 10, (10, 25, 50, 75, 100), (10,)),
+    # The paper does not tell how long an episode may be in its large mazes.
+    "maze": Family("mamlrl/Maze-v0", {"size": 5}, 250, (2,), (5, 9), longer={9: 1000}, rivals=False),
 }
 
 
@@ -46,7 +57,7 @@ class Cell(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Arms of a bandit (k), states of an MDP (S)."""
+        """Arms of a bandit (k), states of an MDP (S), cells along a side of a maze."""
         return dict(self.kwargs)[next(iter(FAMILIES[self.family].sizes))]
 
     @property
@@ -56,16 +67,19 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Its column in a table: n, and what differs from the family in the paper, or tells its cells apart."""
+        """Its column in a table: n where there are several, and what differs from the paper, or tells cells apart."""
         family, given = FAMILIES[self.family], dict(self.kwargs)
         usual = {**family.sizes, "reward": "bernoulli"}
-        parts = [f"n={self.episodes}"]
+        parts = [f"n={self.episodes}"] if family.episodes != (self.episodes,) else []
         for name, value in given.items():
             if name == "arms":
                 parts.append(f"k={value}")
+            elif name == "size":
+                parts.append(f"{value} x {value}")
             elif value != usual[name]:
                 parts.append(f"{name}={value}")
-        return ", ".join(parts + ([f"horizon={self.horizon}"] if self.horizon != family.horizon else []))
+        longer = self.horizon != family.horizon_of(given)
+        return ", ".join(parts + ([f"horizon={self.horizon}"] if longer else []))
 
 
 def published(cell: Cell) -> dict[str, float]:
@@ -73,7 +87,7 @@ def published(cell: Cell) -> dict[str, float]:
     first, *others = FAMILIES[cell.family].sizes.items()
     values = dict(cell.kwargs)
     usual = all(values[name] == size for name, size in others) and values.get("reward", "bernoulli") == "bernoulli"
-    if not usual or cell.horizon != FAMILIES[cell.family].horizon:
+    if cell.family not in PUBLISHED or not usual or cell.horizon != FAMILIES[cell.family].horizon:
         return {}
     methods, rows = PUBLISHED[cell.family]
     return dict(zip(methods, rows.get((cell.episodes, values[first[0]]), ()), strict=False))
@@ -109,20 +123,19 @@ PUBLISHED: dict[str, tuple[tuple[str, ...], dict[tuple[int, int], tuple[float, .
 
 
 def paper_cells(family: str | None = None) -> list[Cell]:
-    """All cells of the paper's tables, or those of one."""
-    return [
-        Cell(name, episodes, tuple({**row.sizes, next(iter(row.sizes)): size}.items()), row.horizon)
-        for name, row in FAMILIES.items()
-        if family in (None, name)
-        for episodes in row.episodes
-        for size in row.first_sizes
-    ]
+    """Cells of a family in the paper's tables, or those of all that have algorithms of their own."""
+    cells = []
+    for name, row in FAMILIES.items():
+        if name == family or (family is None and row.rivals):
+            sizes = [{**row.sizes, next(iter(row.sizes)): size} for size in row.first_sizes]
+            cells += [Cell(name, n, tuple(one.items()), row.horizon_of(one)) for n in row.episodes for one in sizes]
+    return cells
 
 
 def parse_cell(text: str) -> list[Cell]:
-    """`bandit:n=20,k=3`, `tabular-mdp:n=10,states=5` as a cell; `bandit` alone as all of the paper's.
+    """`bandit:n=20,k=3`, `tabular-mdp:n=10,states=5`, `maze:size=7` as a cell; `bandit` alone as all of the paper's.
 
-    `k` is short for `arms`; what is not given is as in the paper.
+    `k` is short for `arms`; what is not given is as in the paper, but n, of which the paper has several.
 
     Raises:
         ConfigError: names what is wrong.
@@ -143,7 +156,8 @@ def parse_cell(text: str) -> list[Cell]:
             rule = f"must be one of {', '.join(known)} with = and a value{suggestion(key, known)}"
             raise ConfigError(f"--cell {shown(text)}: {shown(pair)} {rule}")
         values[key] = value if key == "reward" else _count(text, key, value)
-    episodes, horizon = values.pop("n", None), values.pop("horizon", family.horizon)
+    episodes = values.pop("n", family.episodes[0] if len(family.episodes) == 1 else None)
+    horizon = values.pop("horizon", family.horizon_of({**family.sizes, **values}))
     if episodes is None:
         raise ConfigError(f"--cell {shown(text)}: n, the number of episodes, is missing")
     if values.get("reward") == "bernoulli":
@@ -171,6 +185,8 @@ def cell_of(config: Config) -> Cell | None:
     for name, family in FAMILIES.items():
         if config.env == family.env:
             kwargs = {**family.sizes, **config.environment.kwargs}
+            if not family.rivals:  # what else differs is no matter of the tasks
+                kwargs = {name: kwargs[name] for name in family.sizes}
             if kwargs.get("reward") == "bernoulli":
                 del kwargs["reward"]
             horizon = config.environment.horizon or registered_horizon(config.env)

@@ -15,10 +15,10 @@ from mamlrl.evaluation.cells import FAMILIES, Cell, cell_of
 from mamlrl.evaluation.methods import group_methods
 from mamlrl.evaluation.rl2 import Array, Trial, grouped
 from mamlrl.evaluation.trials import trial_returns
-from mamlrl.experiment import initial_state, make_experiment
+from mamlrl.experiment import Experiment, initial_state, make_experiment
 from mamlrl.learners import find_learner
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
-from mamlrl.structs import on_device
+from mamlrl.structs import Params, on_device
 
 
 class Run(NamedTuple):
@@ -42,7 +42,7 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     """The trained policies in run folders, checkpoints and folders of runs; what is named twice counts once.
 
     Raises:
-        UserError: a path holds no policy, or one that does not learn within trials of bandits or tabular MDPs.
+        UserError: a path holds no policy, or one that does not learn within trials of FAMILIES.
     """
     found: dict[Path, Path] = {}
     for path in (path for run in paths for path in find_checkpoints(run)):
@@ -104,8 +104,12 @@ def _returns(run: Run, cell: Cell, tasks: Array, seed: int, device: str) -> Arra
     small = dataclasses.replace(run.config.sampling, tasks=1, rollouts=1)
     experiment = make_experiment(dataclasses.replace(run.config, sampling=small, device=device))
     try:
-        meta = on_device(run.trained.meta(initial_state(experiment)), device)
-        params = experiment.learner.start(meta)
+        params = params_of(run, experiment, device)
         return trial_returns(experiment.config, experiment.policy, params, tasks, cell.episodes, seed)[:, 0]
     finally:
         experiment.envs.close()
+
+
+def params_of(run: Run, experiment: Experiment, device: str) -> Params:
+    """Parameters of a run's policy at the start of a trial."""
+    return experiment.learner.start(on_device(run.trained.meta(initial_state(experiment)), device))

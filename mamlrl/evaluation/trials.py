@@ -37,8 +37,6 @@ class Acting(NamedTuple):
     """what is summed up in place of the reward: a number of the environment's info, such as expected_reward"""
 
 
-@torch.no_grad()
-@one_math_thread()
 def trial_returns(
     config: Config,
     policy: Policy,
@@ -71,22 +69,42 @@ def trial_returns(
         UserError: the environment cannot be made, does not fit the policy, refused a task, or returned a number that is
             not finite.
     """
+    return play_tasks(config, Acting(policy, params, greedy, told), tasks, episodes, seed, rollouts).returns
+
+
+class Played(NamedTuple):
+    """What happened in the episodes of trials, [M, B, E] each."""
+
+    returns: np.ndarray
+    """undiscounted"""
+    lengths: np.ndarray
+    """time steps"""
+    successes: np.ndarray
+    """time steps in which the environment told of success; 0 where it tells nothing of it"""
+
+
+@torch.no_grad()
+@one_math_thread()
+def play_tasks(
+    config: Config, acting: Acting, tasks: np.ndarray, episodes: int, seed: int, rollouts: int = 1
+) -> Played:
+    """Play trials on given tasks; arguments and errors as of `trial_returns`."""
     require(episodes >= 1, "episodes", episodes, "at least 1")
     require(rollouts >= 1, "rollouts", rollouts, "at least 1")
     sampling = dataclasses.replace(config.sampling, episodes=episodes, curriculum=(), curriculum_iterations=())
     config = dataclasses.replace(config, sampling=sampling)
-    acting, at_once = Acting(policy, params, greedy, told), max(1, MOST_ROWS // rollouts)
+    at_once = max(1, MOST_ROWS // rollouts)
     parts = [tasks[start : start + at_once] for start in range(0, len(tasks), at_once)]
     results = []
     for number, part in enumerate(parts):
         envs = make_envs(config, len(part) * rollouts)
         try:
-            _check_fits(policy, envs, config)
+            _check_fits(acting.policy, envs, config)
             streams = Streams(seed).test().part(number).rollouts(0, 0)
             results.append(play_trials(envs, acting, part, streams, config))
         finally:
             envs.close()
-    return np.concatenate(results)
+    return Played(*map(np.concatenate, zip(*results, strict=True)))
 
 
 def _check_fits(policy: Policy, envs: VectorEnv, config: Config) -> None:
@@ -103,10 +121,8 @@ def _check_fits(policy: Policy, envs: VectorEnv, config: Config) -> None:
         )
 
 
-def play_trials(
-    envs: VectorEnv, acting: Acting, tasks: np.ndarray, streams: RolloutStreams, config: Config
-) -> np.ndarray:
-    """The returns [M, B, E] of trials in environments that are there; nothing else of them is kept.
+def play_trials(envs: VectorEnv, acting: Acting, tasks: np.ndarray, streams: RolloutStreams, config: Config) -> Played:
+    """Play a trial in each row of environments that are there; nothing else of them is kept.
 
     Args:
         envs: a `TrialVector` of M * B rows.
@@ -116,15 +132,19 @@ def play_trials(
         config: settings of the run.
     """
     rollouts = envs.num_envs // len(tasks)
-    returns = np.zeros((envs.num_envs, envs.trial_episodes))  # type: ignore[attr-defined]
+    played = Played(*np.zeros((3, envs.num_envs, envs.trial_episodes)))  # type: ignore[attr-defined]
     rows = np.arange(envs.num_envs)
     for step in _steps(envs, acting, tasks, streams, config):
         numbers = step.infos[acting.told] if acting.told else step.rewards
-        returns[rows, step.infos["episode"]] += np.where(step.alive, numbers, 0.0)
-    if not np.isfinite(returns).all():
-        row = int(np.isfinite(returns).all(1).argmin())
-        raise not_finite(config.env, "step", "rewards", tasks[row // rollouts])
-    return returns.reshape(len(tasks), rollouts, -1)
+        now = rows, step.infos["episode"]
+        played.returns[now] += np.where(step.alive, numbers, 0.0)
+        played.lengths[now] += step.alive
+        played.successes[now] += np.where(step.alive, step.infos.get("success", 0.0), 0.0) > 0
+    finite = np.isfinite(played.returns).all(1)
+    if not finite.all():
+        raise not_finite(config.env, "step", "rewards", tasks[int(finite.argmin()) // rollouts])
+    by_task = (numbers.reshape(len(tasks), rollouts, -1) for numbers in played)
+    return Played(*by_task)
 
 
 def _steps(

@@ -49,7 +49,10 @@ def test_cells_of_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("bandits:n=10", "--cell 'bandits:n=10': there is no family 'bandits'; it must be one of bandit, tabular-mdp"),
+        (
+            "bandits:n=10",
+            "--cell 'bandits:n=10': there is no family 'bandits'; it must be one of bandit, tabular-mdp, maze",
+        ),
         ("bandit:k=5", "--cell 'bandit:k=5': n, the number of episodes, is missing"),
         ("bandit:n=0", "--cell 'bandit:n=0': n is '0'; it must be a whole number of at least 1"),
         ("bandit:n=10,k=1", "--cell 'bandit:n=10,k=1': arms is 1; it must be a whole number of at least 2"),
@@ -187,7 +190,7 @@ def test_tuning_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         (["--protocol", "rl2", "--interval", "bootstrap"], "--protocol rl2 excludes --interval"),
         (["--protocol", "rl2", "--tasks", "1"], "--tasks is 1; it must be at least 2"),
         (["--protocol", "rl2", "--seed", "-1"], "--seed is -1; it must be at least 0"),
-        (["--protocol", "rl2", "--cell", "maze:n=1"], "there is no family 'maze'"),
+        (["--protocol", "rl2", "--cell", "labyrinth:n=1"], "there is no family 'labyrinth'"),
         (["--cell", "bandit", "run"], "--cell is of --protocol rl2"),
         ([], "the following arguments are required: RUN"),
     ],
