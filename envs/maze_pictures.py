@@ -14,8 +14,8 @@ from .base import Array, Mask
 FIELD_OF_VIEW = np.deg2rad(75.0)
 PILLAR = 0.2
 """Radius of the target, in cells."""
-FRAME_SIZE = 480
-"""Width and height of a picture for people, in pixels."""
+FRAME_WIDTH, FRAME_HEIGHT = 480, 280
+"""Of a picture for people, in pixels."""
 CEILING, FLOOR, GREEN = (np.array(color) / 255.0 for color in ((225, 232, 240), (150, 145, 140), (40, 170, 80)))
 PALETTE = (
     np.array(
@@ -122,7 +122,7 @@ def _pillars(positions: Array, rays: Array, targets: Array) -> Array:
 
 
 def draw_maze(view: Array, walls: tuple[Mask, Mask], path: Array, heading: float, target: Array) -> NDArray[np.uint8]:
-    """Draw what is seen, and beside it the map, [FRAME_SIZE, FRAME_SIZE, 3].
+    """Draw what is seen, and beside it the map, [FRAME_HEIGHT, FRAME_WIDTH, 3].
 
     Args:
         view: the picture from within, [H, W, 3].
@@ -134,15 +134,15 @@ def draw_maze(view: Array, walls: tuple[Mask, Mask], path: Array, heading: float
     from PIL import Image, ImageDraw  # only those who render pay for it
 
     scale, size = 2, len(walls[0])
-    image = Image.new("RGB", (scale * FRAME_SIZE, scale * FRAME_SIZE), "white")
+    image = Image.new("RGB", (scale * FRAME_WIDTH, scale * FRAME_HEIGHT), "white")
     seen = Image.fromarray(np.round(255 * view).astype(np.uint8))
-    side = scale * FRAME_SIZE // 2
+    side = scale * FRAME_WIDTH // 2
     image.paste(
-        seen.resize((round(side * 0.94), round(side * 0.7)), Image.Resampling.NEAREST), (side // 40, side * 13 // 20)
+        seen.resize((round(side * 0.94), round(side * 0.7)), Image.Resampling.NEAREST), (side // 40, side * 3 // 20)
     )
     canvas = ImageDraw.Draw(image)
     cell = 0.9 * side / size
-    left, top = side * 1.06, side * 0.55
+    left, top = side * 1.05, side * 0.05
 
     def pixel(point: Array) -> tuple[float, float]:
         return left + cell * float(point[0]), top + cell * float(point[1])

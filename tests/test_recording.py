@@ -99,7 +99,7 @@ def test_small_pictures_are_enlarged_so_that_captions_can_be_read() -> None:
 def panel(**fields: Any) -> Panel:
     """A panel of a dark picture in which nothing has happened yet."""
     dark = np.zeros((FULL_WIDTH, FULL_WIDTH, 3), np.uint8)
-    return Panel(1, "task 0.50", dark, -1.0, None, None, None)._replace(**fields)
+    return Panel(1, "task 0.50", dark, -1.0, None, None, ())._replace(**fields)
 
 
 def has_color(picture: np.ndarray, color: str) -> bool:
@@ -108,8 +108,8 @@ def has_color(picture: np.ndarray, color: str) -> bool:
 
 
 def test_a_panel_says_that_its_episode_has_ended() -> None:
-    going_on, ended, success = (compose([panel(**fields)]) for fields in ({}, {"ended": 37}, {"success": 3}))
-    both = compose([panel(ended=37, success=37)])
+    going_on, ended, success = (compose([panel(**fields)]) for fields in ({}, {"ended": 37}, {"successes": ((0, 3),)}))
+    both = compose([panel(ended=37, successes=((0, 37),))])
     assert going_on[-30, 240].max() == 0 and ended[-30, 460].min() > 100  # it fades
     assert [has_color(picture, INK) for picture in (going_on, ended, success)] == [False, True, False]
     assert [has_color(picture, GREEN) for picture in (going_on, ended, success, both)] == [False, False, True, True]
@@ -120,7 +120,7 @@ def test_a_panel_says_that_its_episode_has_ended() -> None:
 def test_any_caption_in_any_width(task: str, width: int) -> None:
     picture = np.zeros((11, width, 3), np.uint8)
     composed = compose(
-        [panel(task=task, picture=picture, episode_return=-1.2e12, speed=1e6, ended=10**6, success=1)] * 3
+        [panel(task=task, picture=picture, episode_return=-1.2e12, speed=1e6, ended=10**6, successes=((0, 1),))] * 3
     )
     assert composed.shape[0] % 2 == composed.shape[1] % 2 == 0
 
@@ -141,9 +141,25 @@ def test_an_episode_that_the_horizon_cuts_off_is_not_said_to_have_ended() -> Non
 
 def test_a_film_tells_of_success_and_goes_on() -> None:
     _, shown = filmed(experiment_on(succeeds_after=3))
-    assert [panels[0].success for panels in shown] == [None] * 3 + [3] * 6
+    assert [panels[0].successes for panels in shown] == [()] * 3 + [((0, 3),)] * 6
     _, shown = filmed(experiment_on(succeeds_after=100))
-    assert {panel.success for panels in shown for panel in panels} == {None}
+    assert {panel.successes for panels in shown for panel in panels} == {()}
+
+
+def test_a_film_of_a_trial_tells_of_the_success_of_each_episode() -> None:
+    kwargs = {"ends_after": 5, "succeeds_after": 3}
+    config = Config(
+        env="tests.cli.drawing_envs:toy/Drawn-v0",
+        learner="rl2",
+        threads=1,
+        environment=EnvironmentConfig(horizon=HORIZON, kwargs=kwargs),
+        sampling=SamplingConfig(tasks=1, rollouts=1, episodes=2),
+        policy=PolicyConfig(hidden_sizes=(4,)),
+    )
+    _, shown = filmed(make_experiment(config), steps=(0,))
+    first, both = ((0, 3),), ((0, 3), (1, 3))
+    told = [panels[0].successes for panels in shown]
+    assert told[:9] == [()] * 3 + [first] * 5 + [both] and told[-1] == both
 
 
 @pytest.mark.filterwarnings("ignore:.*not within the observation space")

@@ -348,7 +348,7 @@ def title_of(config: Config, settings: EvalConfig) -> str:
         if row.loss == "cross_entropy":
             examples += " of each class"
         return f"{name}: {settings.tasks} held-out tasks, adapted to on {examples}, measured on {others}"
-    data = f"{settings.rollouts} rollouts of {horizon} steps"
+    data = f"{settings.rollouts} rollout{'s' * (settings.rollouts != 1)} of {horizon} step{'s' * (horizon != 1)}"
     if settings.min_steps:
         data = f"{settings.min_steps} steps in rollouts of {horizon}"
     return f"{name}: {settings.tasks} held-out tasks, {data}"

@@ -220,7 +220,9 @@ class _Log:
         self.episodes: list[np.ndarray] = []
         self.episode: np.ndarray | None = None
         self.returns, self.lengths = np.zeros(len(start)), np.zeros(len(start), int)
-        self._ended, self._succeeded_at = np.zeros(len(start), bool), np.zeros(len(start), int)
+        self._ended = np.zeros(len(start), bool)
+        self._number, self._in_episode = np.zeros((2, len(start)), int)  # of the episode, and time steps in it
+        self._successes: list[dict[int, int]] = [{} for _ in start]
 
     def add(self, step: TimeStep) -> None:
         """Take a time step."""
@@ -231,8 +233,11 @@ class _Log:
         self.lengths = self.lengths + step.alive
         self._ended = step.terminated | ~step.alive  # of an episode cut off, the next time step tells
         self.speeds.append(_numbers(step.infos.get("x_velocity"), step.alive))
-        succeeds = step.alive & (_numbers(step.infos.get("success"), step.alive) > 0)
-        self._succeeded_at = np.where(succeeds & (self._succeeded_at == 0), self.lengths, self._succeeded_at)
+        number = np.asarray(step.infos.get("episode", self._number))
+        self._in_episode = np.where(number == self._number, self._in_episode, 0) + step.alive
+        self._number = number
+        for row in np.flatnonzero(step.alive & (_numbers(step.infos.get("success"), step.alive) > 0)):
+            self._successes[row].setdefault(int(number[row]), int(self._in_episode[row]))
 
     def panels(self, steps: Sequence[int], pictures: Sequence[Picture], window: int) -> list[Panel]:
         """The panels now; the speed is a mean over up to `window` time steps."""
@@ -244,7 +249,7 @@ class _Log:
                 float(self.returns[row]),
                 self._mean_speed(row, window),
                 int(self.lengths[row]) if self._ended[row] else None,
-                int(self._succeeded_at[row]) or None,
+                tuple(self._successes[row].items()),
                 "" if self.episode is None else f"episode {int(self.episode[row]) + 1}",
             )
             for row, picture in enumerate(pictures)
