@@ -165,7 +165,7 @@ class TrialObjective:
         batch, targets = self._batch, self.credit.targets
         if self._shares is not None:
             batch, rows = self._taken(next(self._shares))
-            targets = targets[:, rows]
+            targets = targets[:, rows, : batch.weights.shape[2]]
         vector = (self.point if point is None else point).detach().requires_grad_()
         with torch.enable_grad():
             params = unflatten(vector, self._meta).init
@@ -176,7 +176,7 @@ class TrialObjective:
         return float(loss), gradient
 
     def _taken(self, trials: Tensor) -> tuple[Batch, Tensor]:
-        """Trials by their numbers among those of all ranks: those that are here, and their rows.
+        """Trials by their numbers among those of all ranks: those that are here, up to the end of the longest; their rows.
 
         A rank that has none of them takes one for which nothing counts.
         """
@@ -184,7 +184,8 @@ class TrialObjective:
         rows = rows[(rows >= 0) & (rows < self._batch.weights.shape[1])].to(self._batch.weights.device)
         counts = len(rows) > 0
         rows = rows if counts else rows.new_zeros(1)
-        batch = Batch(*(leaf[:, rows] for leaf in self._batch))
+        longest = int((self._batch.weights[0, rows] > 0).sum(1).max())
+        batch = Batch(*(leaf[:, rows, :longest] for leaf in self._batch))
         weights = batch.weights if counts else torch.zeros_like(batch.weights)
         return batch._replace(weights=weights / sum_over_ranks(weights.sum())), rows
 
