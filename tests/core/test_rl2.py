@@ -123,6 +123,28 @@ def test_the_losses_of_shares_have_the_mean_of_all(generator: torch.Generator) -
     torch.testing.assert_close(torch.stack([one for _, one in found]).mean(0), gradient)
 
 
+@pytest.mark.parametrize("shares", [3, TASKS * ROLLOUTS])
+def test_the_losses_of_shares_of_short_and_long_trials_have_the_mean_of_all(
+    shares: int, generator: torch.Generator
+) -> None:
+    """By numbers of valid time steps; each share ends with its longest trial."""
+    learner = make(minibatches=shares)
+    state, batch = learner.init(random_params(learner.policy, generator)), batch_of(learner, generator)
+    valid = (batch.weights > 0).double()
+    batch = batch._replace(weights=valid / valid.sum())
+    whole = learner.objective(state, MetaBatch((), batch))
+    by_share: TrialObjective = learner.objective(state, MetaBatch((), batch), torch.Generator().manual_seed(3))
+    drawn = shares_of(TASKS * ROLLOUTS, shares, torch.Generator().manual_seed(3))
+    loss, gradient = 0.0, torch.zeros_like(whole.point)
+    for _ in range(shares):
+        part = valid.flatten(0, 1)[next(drawn)].sum() / valid.sum()
+        one, its_gradient = by_share.loss_and_gradient()
+        loss, gradient = loss + float(part) * one, gradient + part * its_gradient
+    expected, its_gradient = whole.loss_and_gradient()
+    assert loss == pytest.approx(expected)
+    torch.testing.assert_close(gradient, its_gradient)
+
+
 @pytest.mark.parametrize("network", ["categorical_gru", "categorical_lstm"])
 def test_the_fisher_product_through_the_memory_is_the_hessian_of_the_kl(network, generator: torch.Generator) -> None:
     learner = make("trust_region", network)
