@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .arguments import check_count
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv
-from .maze_layouts import is_test_layout, reachable, spanning_trees
+from .maze_layouts import draw_layouts, is_test_layout, reachable, squares
 from .maze_pictures import View, draw_maze
 
 LEFT, RIGHT, FORWARD = range(3)
@@ -36,10 +36,12 @@ class MazeSpace(TaskSpace):
         size: S, cells of a side.
         loops: probability that a wall which is not needed for a perfect maze is left out.
         split: of which layouts tasks are drawn.
+        smallest: cells of a side of the smallest mazes that are drawn, which lie within the larger square; None for S.
     """
 
-    def __init__(self, size: int, loops: float, split: Split):
+    def __init__(self, size: int, loops: float, split: Split, smallest: int | None = None):
         self.size, self._loops, self._split = size, loops, split
+        self._smallest = size if smallest is None else smallest
         self.inner = 2 * size * (size - 1)
         last = size - 1
         super().__init__(np.zeros(self.inner + 5), np.concatenate([np.ones(self.inner), [last] * 4, [3]]))
@@ -60,18 +62,18 @@ class MazeSpace(TaskSpace):
 
     def draw(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n tasks, [n, P]: a layout of the split, and two different cells and a direction, all equally likely."""
-        found = np.zeros((0, self.inner))
-        while len(found) < n:
-            walls = spanning_trees(2 * n, self.size, rng)
-            walls &= rng.random(walls.shape) >= self._loops
+        layouts, inside = np.zeros((0, self.inner)), np.zeros((0, self.size**2), bool)
+        while len(layouts) < n:
+            cells = squares(2 * n, self.size, self._smallest, rng)
+            walls = draw_layouts(cells, self._loops, rng)
             test = is_test_layout(walls)
             wanted = {"all": test | ~test, "train": ~test, "test": test}[self._split]
-            found = np.concatenate([found, walls[wanted].astype(np.float64)])
-        cells = self.size**2
-        target = rng.integers(cells, size=n)
-        start = (target + rng.integers(1, cells, size=n)) % cells
+            layouts = np.concatenate([layouts, walls[wanted].astype(np.float64)])
+            inside = np.concatenate([inside, cells[wanted]])
+        order = np.where(inside[:n], rng.random((n, self.size**2)), 2.0).argsort(axis=1)
+        target, start = order[:, 0], order[:, 1]
         places = np.stack([*divmod(target, self.size), *divmod(start, self.size), rng.integers(4, size=n)], axis=1)
-        return np.concatenate([found[:n], places.astype(np.float64)], axis=1)
+        return np.concatenate([layouts[:n], places.astype(np.float64)], axis=1)
 
     def accepts(self, tasks: Array) -> Mask:
         """Which of the tasks [N, P] are mazes whose target can be reached from another cell, the start, [N]."""
@@ -113,9 +115,14 @@ class MazeVectorEnv(TaskVectorEnv):
         width: int = 20,
         move: float = 0.5,
         turn: float = 30.0,
+        smallest: int | None = None,
     ):
         for name, value, least in (("size", size, 2), ("height", height, 1), ("width", width, 2)):
             check_count(name, value, least)
+        if smallest is not None:
+            check_count("smallest", smallest, 2)
+        if smallest is not None and smallest > size:
+            raise ValueError(f"smallest is {smallest}; it must be at most size, {size}")
         if not 0 <= loops <= 1:
             raise ValueError(f"loops is {loops}; it must be a probability, between 0 and 1")
         if split not in get_args(Split):
@@ -128,7 +135,7 @@ class MazeVectorEnv(TaskVectorEnv):
         super().__init__(
             observation_space=spaces.Box(0.0, 1.0, (height * width * 3,), np.float64),
             action_space=spaces.Discrete(3),
-            task_space=MazeSpace(size, loops, split),
+            task_space=MazeSpace(size, loops, split, smallest),
             num_envs=num_envs,
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
@@ -260,6 +267,9 @@ class MazeEnv(TaskEnv):
     | `height`, `width` | int | 15, 20 | of the picture (pixels) |
     | `move` | float | 0.5 | length of a step (cells) |
     | `turn` | float | 30 | angle of a turn (degrees) |
+    | `smallest` | int or None | None | cells of a side of the smallest mazes; None for `size` alone |
+
+    With `smallest` the side is uniform between that and `size`, and a smaller maze lies anywhere within the square.
 
     The task is a vector [2 S (S - 1) + 5], given by `reset(options={"task": task})`, as `MazeSpace` describes it. Any
     layout is accepted in which the target can be reached.

@@ -6,6 +6,8 @@ columns [S - 1, S], flattened.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,16 +17,46 @@ TEST_SHARE = 5
 """One of so many layouts is for tests."""
 
 
-def spanning_trees(n: int, size: int, rng: np.random.Generator) -> Mask:
-    """Draw n perfect mazes: every cell can be reached from every other in exactly one way.
+def squares(n: int, size: int, smallest: int, rng: np.random.Generator) -> Mask:
+    """Draw n squares of `smallest` to S cells a side, all equally likely, anywhere: the cells they hold, [n, S^2]."""
+    sides = rng.integers(smallest, size + 1, size=n)
+    first = rng.integers((size + 1 - sides)[:, None], size=(n, 2))  # row and column
+    along = (np.arange(size) >= first[..., None]) & (np.arange(size) < (first + sides[:, None])[..., None])
+    return (along[:, 0, :, None] & along[:, 1, None, :]).reshape(n, size**2)
 
-    Trees grow from a cell, by the free edge of the least random weight (Prim 1957), all n at once.
+
+def draw_layouts(inside: Mask, loops: float, rng: np.random.Generator) -> Mask:
+    """Draw mazes within squares: perfect ones, of whose walls some are left out. Around a square there are walls.
+
+    Args:
+        inside: cells of the squares, [n, S^2].
+        loops: probability that a wall is left out.
+        rng: of all of it.
 
     Returns:
         Walls, [n, 2 S (S - 1)].
     """
-    ends = _ends(size)
-    weights = rng.random((n, len(ends)))
+    size = math.isqrt(inside.shape[1])
+    ends = inside[:, _ends(size)]  # [n, walls, 2]
+    # Lighter than all others, the edges within a square hold a tree of it.
+    walls = spanning_trees(rng.random(ends.shape[:2]) + ~ends.all(axis=2), size)
+    walls &= rng.random(walls.shape) >= loops
+    return walls | (ends[..., 0] != ends[..., 1])
+
+
+def spanning_trees(weights: NDArray[np.float64], size: int) -> Mask:
+    """Perfect mazes: every cell can be reached from every other in exactly one way.
+
+    Trees grow from a cell, by the free edge of the least weight (Prim 1957), all n at once.
+
+    Args:
+        weights: of the walls, random for random mazes, [n, 2 S (S - 1)].
+        size: S, cells of a side.
+
+    Returns:
+        Walls, [n, 2 S (S - 1)].
+    """
+    ends, n = _ends(size), len(weights)
     walls, inside, rows = np.ones(weights.shape, bool), np.zeros((n, size**2), bool), np.arange(n)
     inside[:, 0] = True
     for _ in range(size**2 - 1):

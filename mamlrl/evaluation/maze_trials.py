@@ -101,7 +101,7 @@ def _played(run: Run, cell: Cell, instances: int, seed: int, device: str) -> Pla
 
 
 def _in_tests(config: Config, cell: Cell) -> Config:
-    kwargs = {**config.environment.kwargs, **dict(cell.kwargs), "split": "test"}
+    kwargs = {**config.environment.kwargs, **dict(cell.kwargs), "split": "test", "smallest": cell.size}
     environment = dataclasses.replace(config.environment, kwargs=kwargs, horizon=cell.horizon)
     return dataclasses.replace(config, environment=environment)
 

@@ -176,7 +176,7 @@ class TrialObjective:
         return float(loss), gradient
 
     def _taken(self, trials: Tensor) -> tuple[Batch, Tensor]:
-        """Trials by their numbers among those of all ranks: those that are here, up to the end of the longest; their rows.
+        """Trials by their numbers among those of all ranks: those that are here, up to the longest's end; their rows.
 
         A rank that has none of them takes one for which nothing counts.
         """

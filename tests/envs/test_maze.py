@@ -37,7 +37,7 @@ def place(env) -> list[float]:
 
 @pytest.mark.parametrize("size", [2, 5, 9])
 def test_perfect_mazes_have_one_way_between_any_two_cells(size):
-    walls = spanning_trees(50, size, np.random.default_rng(0))
+    walls = spanning_trees(np.random.default_rng(0).random((50, 2 * size * (size - 1))), size)
     assert ((~walls).sum(axis=1) == size**2 - 1).all()  # a graph that is connected with as few edges is a tree
     tasks = np.concatenate([walls.astype(np.float64), np.zeros((50, 5))], axis=1)
     upright, level = MazeSpace(size, 0.0, "all").walls(tasks)
@@ -51,6 +51,36 @@ def test_loops_are_walls_left_out():
     kept = space.draw(400, rng)[:, : space.inner].sum(axis=1)
     assert kept.mean() == pytest.approx(0.75 * (40 - 24), abs=0.3)
     assert not MazeSpace(5, 1.0, "all").draw(5, rng)[:, :40].any()
+
+
+def test_smaller_mazes_lie_within_larger_squares():
+    rng = np.random.default_rng(0)
+    space = MazeSpace(4, 0.0, "all", smallest=2)
+    tasks = space.draw(600, rng)
+    assert space.accepts(tasks).all()
+    places = tasks[:, space.inner :].astype(int)
+    found = reachable(*space.walls(tasks), places[:, 2], places[:, 3])
+    assert set(found.sum(axis=(1, 2))) == {4, 9, 16}  # squares of 2, 3 and 4 cells a side, nothing around them
+    counts = [(found.sum(axis=(1, 2)) == cells).mean() for cells in (4, 9, 16)]
+    assert counts == pytest.approx([1 / 3] * 3, abs=0.06)
+    rows, columns = found.any(axis=2).sum(axis=1), found.any(axis=1).sum(axis=1)
+    assert (rows == columns).all() and (rows**2 == found.sum(axis=(1, 2))).all()
+    open_walls = (1 - tasks[:, : space.inner]).reshape(600, -1)
+    ends_of = np.argwhere(found.reshape(600, -1))  # a perfect maze within: one edge less than cells
+    inside = np.zeros((600, 16), bool)
+    inside[ends_of[:, 0], ends_of[:, 1]] = True
+    cells = np.arange(16).reshape(4, 4)
+    ends = np.concatenate(
+        [
+            np.stack([cells[:, :-1].ravel(), cells[:, 1:].ravel()], 1),
+            np.stack([cells[:-1].ravel(), cells[1:].ravel()], 1),
+        ]
+    )
+    within = inside[:, ends].all(axis=2)
+    assert ((open_walls * within).sum(axis=1) == inside.sum(axis=1) - 1).all()
+    assert len(np.unique(places[:, :2], axis=0)) == 16 and len(np.unique(places[:, 2:4], axis=0)) == 16
+    with pytest.raises(ValueError, match="smallest is 6; it must be at most size, 5"):
+        make("mamlrl/Maze-v0", smallest=6)
 
 
 def test_layouts_of_training_and_test_are_apart():
