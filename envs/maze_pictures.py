@@ -15,7 +15,7 @@ FIELD_OF_VIEW = np.deg2rad(75.0)
 PILLAR = 0.2
 """Radius of the target, in cells."""
 FRAME_WIDTH, FRAME_HEIGHT = 480, 280
-"""Of a picture for people, in pixels."""
+"""Of a picture for people, in pixels; there is room beneath for what a film says of the outcome."""
 CEILING, FLOOR, GREEN = (np.array(color) / 255.0 for color in ((225, 232, 240), (150, 145, 140), (40, 170, 80)))
 PALETTE = (
     np.array(

@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="Run folder, checkpoint, or folder of runs; --protocol rl2 needs none.",
     )
     parser.add_argument("--steps", type=int, metavar="N", help="Gradient steps on each task (3).")
-    parser.add_argument("--tasks", type=int, metavar="N", help="Held-out tasks (40; rl2: 10000).")
+    parser.add_argument("--tasks", type=int, metavar="N", help="Held-out tasks (40; rl2: 10000, in mazes 1000).")
     parser.add_argument("--rollouts", type=int, metavar="N", help="Rollouts per task and gradient step (20).")
     parser.add_argument("--shots", type=int, metavar="N", help="Examples that supervised tasks are adapted to on.")
     parser.add_argument("--queries", type=int, metavar="N", help="Examples that the error is measured on.")
@@ -68,8 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
         "--cell",
         action="append",
         metavar="CELL",
-        help="Of protocol rl2: bandit:n=100,k=10 or tabular-mdp:n=25, with any sizes, or bandit alone for all of the "
-        "paper's; more than once for several (those of the runs; without runs all of the paper's).",
+        help="Of protocol rl2: bandit:n=100,k=10, tabular-mdp:n=25 or maze:size=7, with any sizes, or bandit alone for "
+        "all of the paper's; more than once for several (those of the runs; without runs the paper's but mazes).",
     )
     parser.add_argument("--tune", action="store_true", help="Of protocol rl2: find the algorithms' parameters anew.")
     parser.add_argument(

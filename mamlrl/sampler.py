@@ -239,6 +239,15 @@ def _told(step: TimeStep, name: str) -> np.ndarray:
     return np.where(mask, values.reshape(rows), np.nan)
 
 
+def numbers_or_nan(values: Any, alive: np.ndarray) -> np.ndarray:
+    """What an info says of every row as numbers [N]; NaN where it does not."""
+    try:
+        numbers = np.asarray(values, np.float64)
+    except (TypeError, ValueError):
+        return np.full(len(alive), np.nan)
+    return numbers if numbers.shape == alive.shape else np.full(len(alive), np.nan)
+
+
 def _mean(values: np.ndarray, told: np.ndarray) -> np.ndarray:
     return np.where(told, values, 0.0).sum(0) / np.maximum(told.sum(0), 1)
 

@@ -11,8 +11,8 @@ import torch
 from gymnasium import spaces
 
 import mamlrl
-from mamlrl.config import Config, EvalConfig
-from mamlrl.config.files import make_config, shipped_settings
+from mamlrl.config import Config, EnvironmentConfig, EvalConfig
+from mamlrl.config.files import FORMER_DEFAULTS, make_config, shipped_settings
 from mamlrl.evaluation.comparison import evaluate_config
 from mamlrl.learner_settings import completed
 from mamlrl.run_folder.checkpoints import FORMAT
@@ -37,7 +37,9 @@ def test_a_shipped_policy_has_the_settings_of_its_configuration(checkpoint: Path
     assert seed == [f"seed-{trained.seed}"] or (seed, trained.seed) == ([], 1)
 
     def of_training(config: Config) -> Config:
-        environment = dataclasses.replace(config.environment, metrics=())
+        former = config.environment.metrics == tuple(FORMER_DEFAULTS["environment.metrics"])
+        environment = EnvironmentConfig() if former else config.environment
+        environment = dataclasses.replace(config.environment, metrics=environment.metrics)
         no_training = {"video": Config().video, "checkpoint": Config().checkpoint, "environment": environment}
         return dataclasses.replace(config, seed=1, threads=0, **no_training)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfi
 from mamlrl.errors import NonFiniteError, UserError
 from mamlrl.experiment import Experiment, initial_state, make_experiment
 from mamlrl.recording import films, stage
-from mamlrl.recording.panels import FULL_WIDTH, GREEN, INK, Panel, compose
+from mamlrl.recording.panels import FULL_WIDTH, GREEN, INK, Panel, _outcome, compose
 from mamlrl.recording.pictures import as_picture, enlarged, fitted
 from mamlrl.recording.stage import check_stage, open_stage
 from mamlrl.recording.stills import still
@@ -108,8 +109,8 @@ def has_color(picture: np.ndarray, color: str) -> bool:
 
 
 def test_a_panel_says_that_its_episode_has_ended() -> None:
-    going_on, ended, success = (compose([panel(**fields)]) for fields in ({}, {"ended": 37}, {"successes": ((0, 3),)}))
-    both = compose([panel(ended=37, successes=((0, 37),))])
+    going_on, ended, success = (compose([panel(**fields)]) for fields in ({}, {"ended": 37}, {"outcomes": (3,)}))
+    both = compose([panel(ended=37, outcomes=(37,))])
     assert going_on[-30, 240].max() == 0 and ended[-30, 460].min() > 100  # it fades
     assert [has_color(picture, INK) for picture in (going_on, ended, success)] == [False, True, False]
     assert [has_color(picture, GREEN) for picture in (going_on, ended, success, both)] == [False, False, True, True]
@@ -120,7 +121,7 @@ def test_a_panel_says_that_its_episode_has_ended() -> None:
 def test_any_caption_in_any_width(task: str, width: int) -> None:
     picture = np.zeros((11, width, 3), np.uint8)
     composed = compose(
-        [panel(task=task, picture=picture, episode_return=-1.2e12, speed=1e6, ended=10**6, successes=((0, 1),))] * 3
+        [panel(task=task, picture=picture, episode_return=-1.2e12, speed=1e6, ended=10**6, outcomes=(1,))] * 3
     )
     assert composed.shape[0] % 2 == composed.shape[1] % 2 == 0
 
@@ -141,13 +142,14 @@ def test_an_episode_that_the_horizon_cuts_off_is_not_said_to_have_ended() -> Non
 
 def test_a_film_tells_of_success_and_goes_on() -> None:
     _, shown = filmed(experiment_on(succeeds_after=3))
-    assert [panels[0].successes for panels in shown] == [()] * 3 + [((0, 3),)] * 6
+    assert [panels[0].outcomes for panels in shown] == [()] * 3 + [(3,)] * 6
     _, shown = filmed(experiment_on(succeeds_after=100))
-    assert {panel.successes for panels in shown for panel in panels} == {()}
+    assert {panel.outcomes for panels in shown for panel in panels} == {()}
 
 
 def test_a_film_of_a_trial_tells_of_the_success_of_each_episode() -> None:
     kwargs = {"ends_after": 5, "succeeds_after": 3}
+    without = EnvironmentConfig(horizon=HORIZON, kwargs={"ends_after": 5})
     config = Config(
         env="tests.cli.drawing_envs:toy/Drawn-v0",
         learner="rl2",
@@ -157,9 +159,25 @@ def test_a_film_of_a_trial_tells_of_the_success_of_each_episode() -> None:
         policy=PolicyConfig(hidden_sizes=(4,)),
     )
     _, shown = filmed(make_experiment(config), steps=(0,))
-    first, both = ((0, 3),), ((0, 3), (1, 3))
-    told = [panels[0].successes for panels in shown]
-    assert told[:9] == [()] * 3 + [first] * 5 + [both] and told[-1] == both
+    told = [panels[0].outcomes for panels in shown]
+    assert told[:9] == [()] * 3 + [(3,)] * 5 + [(3, 3)] and told[-1] == (3, 3)
+    _, shown = filmed(make_experiment(dataclasses.replace(config, environment=without)), steps=(0,))
+    told = [panels[0].outcomes for panels in shown]
+    assert told[:11] == [()] * 5 + [(None,)] * 5 + [(None, None)]
+
+
+def test_an_outcome_in_words() -> None:
+    trial = panel(episode="episode 2")
+    for outcomes, words in (
+        ((), ""),
+        ((None,), ""),
+        ((3,), "steps to success: 3"),
+        ((None, 4), "steps to success: -, 4"),
+        ((3, None), "steps to success: 3, -"),
+        ((1, 2, 3, None, 5, 6), "steps to success: ..., 2, 3, -, 5, 6"),
+    ):
+        assert _outcome(trial._replace(outcomes=outcomes)) == words
+    assert _outcome(trial._replace(outcomes=(None, None), ended=9)) == "ended after 9 steps"
 
 
 @pytest.mark.filterwarnings("ignore:.*not within the observation space")

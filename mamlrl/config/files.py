@@ -307,6 +307,10 @@ def differences(settings: Settings, others: Settings, prefix: str = "") -> dict[
     return dict(sorted(result.items()))
 
 
+FORMER_DEFAULTS: dict[str, Any] = {"environment.metrics": ["success:max"]}
+"""Of settings whose defaults have changed: runs from before hold them, though nobody gave them."""
+
+
 def check_read(config: Config, data: str) -> None:
     """No setting has a value of its own that the kind of data of a run does not read.
 
@@ -320,7 +324,7 @@ def check_read(config: Config, data: str) -> None:
     others = {"rollouts": "examples", "examples": "rollouts"}[data]
     flat, defaults = flat_settings(config), flat_settings(Config())
     for name in sorted(fields_marked("data", others)):
-        if flat[name] != defaults[name]:
+        if flat[name] not in (defaults[name], FORMER_DEFAULTS.get(name)):
             kind = "is an environment" if data == "rollouts" else "has examples in place of an environment"
             raise ConfigError(f"{name} is {shown(flat[name])}, but {cut(config.env)} {kind} and does not read it")
 

@@ -26,21 +26,21 @@ class Family(NamedTuple):
     """n in the paper"""
     first_sizes: tuple[int, ...]
     """the first size in the paper"""
-    longer: Mapping[int, int] = {}
-    """the horizon, by the first size, where it is another"""
-    rivals: bool = True
-    """whether there are algorithms that were designed for it"""
+    other_horizons: Mapping[int, int] = {}
+    """by the first size, where it is another"""
 
     def horizon_of(self, sizes: Mapping[str, Any]) -> int:
         """Time steps of an episode, of tasks of some sizes."""
-        return self.longer.get(sizes[next(iter(self.sizes))], self.horizon)
+        return self.other_horizons.get(sizes[next(iter(self.sizes))], self.horizon)
 
 
+MAZE = "maze"
+"""The family that nothing was designed for."""
 FAMILIES = {
     "bandit": Family("mamlrl/Bandit-v0", {"arms": 5}, 1, (10, 100, 500), (5, 10, 50)),
     "tabular-mdp": Family("mamlrl/TabularMDP-v0", {"states": 10, "actions": 5}, 10, (10, 25, 50, 75, 100), (10,)),
     # The paper does not tell how long an episode may be in its large mazes.
-    "maze": Family("mamlrl/Maze-v0", {"size": 5}, 250, (2,), (5, 9), longer={9: 1000}, rivals=False),
+    MAZE: Family("mamlrl/Maze-v0", {"size": 5}, 250, (2,), (5, 9), other_horizons={9: 1000}),
 }
 
 
@@ -78,8 +78,8 @@ class Cell(NamedTuple):
                 parts.append(f"{value} x {value}")
             elif value != usual[name]:
                 parts.append(f"{name}={value}")
-        longer = self.horizon != family.horizon_of(given)
-        return ", ".join(parts + ([f"horizon={self.horizon}"] if longer else []))
+        other = self.horizon != family.horizon_of(given)
+        return ", ".join(parts + ([f"horizon={self.horizon}"] if other else []))
 
 
 def published(cell: Cell) -> dict[str, float]:
@@ -126,7 +126,7 @@ def paper_cells(family: str | None = None) -> list[Cell]:
     """Cells of a family in the paper's tables, or those of all that have algorithms of their own."""
     cells = []
     for name, row in FAMILIES.items():
-        if name == family or (family is None and row.rivals):
+        if name == family or (family is None and name != MAZE):
             sizes = [{**row.sizes, next(iter(row.sizes)): size} for size in row.first_sizes]
             cells += [Cell(name, n, tuple(one.items()), row.horizon_of(one)) for n in row.episodes for one in sizes]
     return cells
@@ -185,7 +185,7 @@ def cell_of(config: Config) -> Cell | None:
     for name, family in FAMILIES.items():
         if config.env == family.env:
             kwargs = {**family.sizes, **config.environment.kwargs}
-            if not family.rivals:  # what else differs is no matter of the tasks
+            if name == MAZE:  # all play the same mazes, each with the pictures, steps and turns of its training
                 kwargs = {name: kwargs[name] for name in family.sizes}
             if kwargs.get("reward") == "bernoulli":
                 del kwargs["reward"]

@@ -190,18 +190,7 @@ def evaluate_runs(
     row = find_task_set(configs[0].env)
     if row and row.quantity.name == "accuracy":
         results.append(_nearest_neighbour(configs[0], plan.seed))
-    return results if row else _without_zeros(results, DIVERGED)
-
-
-def _without_zeros(results: Sequence[Evaluated], quantity: str) -> list[Evaluated]:
-    """The same without a quantity that is zero wherever it was measured, which is not worth a table."""
-    if any(np.nan_to_num(result.measured[quantity]).any() for result in results if quantity in result.measured):
-        return list(results)
-
-    def without(result: Evaluated) -> Evaluated:
-        return result._replace(measured={name: rows for name, rows in result.measured.items() if name != quantity})
-
-    return [without(result) for result in results]
+    return results
 
 
 def _episodes_used(config: Config, rows: int) -> tuple[int, ...]:
@@ -359,6 +348,8 @@ def compare(
 ) -> list[Comparison]:
     """Methods beside each other, for everything that was measured: returns or errors first; of errors medians too.
 
+    Of simulations that diverged only where there are some.
+
     Args:
         results: of `evaluate_runs`.
         title: what was evaluated, in a line.
@@ -367,6 +358,9 @@ def compare(
     """
     comparisons, kind = [], INTERVALS[interval]
     for number, quantity in enumerate(quantities(results)):
+        rows = [result.measured[quantity] for result in results if quantity in result.measured]
+        if quantity == DIVERGED and "return" in quantities(results) and all((one == 0).all() for one in rows):
+            continue
         beside = published if published and number == 0 else {}
         comparisons.append(Comparison(title, kind, pool(results, interval, quantity), beside, quantity))
         if quantity == "error":  # of which a few tasks that diverge ruin the mean
@@ -427,9 +421,10 @@ def _table_by_episodes(comparison: Comparison) -> str:
     """Methods against the episodes that they had on a task before: all numbers after gradient steps, some in trials."""
     shown = {used for curve in comparison.curves for used in _shown(curve.used)}
     columns = sorted(shown)
+    digits = DIGITS.get(comparison.quantity, 2)
     rows = [["method", *("1 episode" if n == 1 else f"{n} episodes" for n in columns), "over"]]
     for curve in comparison.curves:
-        cells = [mean_with_interval(*numbers) for numbers in zip(curve.means, curve.bounds, strict=True)]
+        cells = [mean_with_interval(*numbers, digits) for numbers in zip(curve.means, curve.bounds, strict=True)]
         at = dict(zip(curve.at(), cells, strict=True))
         rows.append([curve.method, *(at.get(n, "") for n in columns), curve.over])
     return markdown(rows if len(_over(comparison)) > 1 else [row[:-1] for row in rows])

@@ -6,27 +6,29 @@ Source: Duan et al. (2016), "RL^2: Fast Reinforcement Learning via Slow Reinforc
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mamlrl.config import Config
-from mamlrl.envs.making import make_task_envs
 from mamlrl.errors import ConfigError
-from mamlrl.evaluation.cells import Cell
+from mamlrl.evaluation.cells import MAZE, Cell, paper_cells
 from mamlrl.evaluation.methods import group_methods
 from mamlrl.evaluation.tables import markdown, write_csv
-from mamlrl.evaluation.trained_trials import Run, params_of
+from mamlrl.evaluation.trained_trials import Run, playing
 from mamlrl.evaluation.trials import Acting, Played, play_tasks
-from mamlrl.experiment import make_experiment
+from mamlrl.experiment import draw_tasks
 from mamlrl.messages import say
 from mamlrl.seeding import Stream, Streams
+from mamlrl.statistics import standard_error
 
 MAZES_FILE = "mazes.csv"
 INSTANCES = 1_000
 """As many as in the paper."""
+LAYOUTS = "loops", "smallest"
+"""Arguments of the environment that say which layouts there are: as by default, whatever they were in training."""
 
 
 class Mazes(NamedTuple):
@@ -40,15 +42,17 @@ class Mazes(NamedTuple):
     """mean number of time steps of the episodes in which it was, by episode"""
     sooner: float
     """share of the mazes in which the last episode was shorter than the first"""
-    errors: tuple[float, ...] = ()
-    """standard errors of `steps`; none of published ones"""
+    errors: tuple[float, ...]
+    """standard errors of `steps`: over mazes, or over seeds where there are several; NaN where there is none"""
 
 
-PUBLISHED = {
-    5: Mazes("  published", Cell("maze", 2, (("size", 5),), 250), (0.993, 0.996), (52.4, 39.1), 0.917),
-    9: Mazes("  published", Cell("maze", 2, (("size", 9),), 1000), (0.971, 0.967), (180.1, 151.8), 0.714),
-}
-"""By size; the paper's pictures, steps and turns are others."""
+SMALL, LARGE = paper_cells(MAZE)
+NONE = math.nan, math.nan
+PUBLISHED = [
+    Mazes("  published", SMALL, (0.993, 0.996), (52.4, 39.1), 0.917, NONE),
+    Mazes("  published", LARGE, (0.971, 0.967), (180.1, 151.8), 0.714, NONE),
+]
+"""Of the paper, whose pictures, steps and turns are others, and which does not tell the horizon of large mazes."""
 
 
 def check(runs: Sequence[Run], cells: Sequence[Cell]) -> None:
@@ -76,45 +80,61 @@ def play_mazes(runs: Sequence[Run], cells: Sequence[Cell], instances: int, seed:
     Raises:
         UserError: an environment cannot be made.
     """
+    for run in runs:
+        split = run.config.environment.kwargs.get("split", "train")
+        if split != "train":
+            say(f"note: {run.path} was trained on layouts of split {split!r}; it may have seen some of these")
     results = []
     for cell in cells:
         for method, some in group_methods(runs).items():
             say(f"{method}, mazes of {cell.name}")
-            played = [_played(run, cell, instances, seed, device) for run in some]
-            results.append(measured(method, cell, Played(*map(np.concatenate, zip(*played, strict=True)))))
+            results.append(
+                pooled([measured(method, cell, _played(run, cell, instances, seed, device)) for run in some])
+            )
     return results
 
 
 def _played(run: Run, cell: Cell, instances: int, seed: int, device: str) -> Played:
     """One trial on each of N mazes, [N, n] each."""
-    config = _in_tests(run.config, cell)
-    maker: Any = make_task_envs(config.env, 1, cell.horizon, config.environment.kwargs)
-    tasks = maker.sample_tasks(instances, Streams(seed).test().numpy(Stream.TASKS, 0))
-    small = dataclasses.replace(config.sampling, tasks=1, rollouts=1)
-    experiment = make_experiment(dataclasses.replace(config, sampling=small, device=device))
-    try:
-        acting = Acting(experiment.policy, params_of(run, experiment, device), greedy=False)
+    kwargs = {**run.config.environment.kwargs, **dict(cell.kwargs), **dict.fromkeys(LAYOUTS), "split": "test"}
+    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    environment = dataclasses.replace(run.config.environment, kwargs=kwargs, horizon=cell.horizon)
+    config = dataclasses.replace(run.config, environment=environment)
+    with playing(config, run, device) as (experiment, params):
+        tasks = draw_tasks(experiment.envs, instances, Streams(seed).test().numpy(Stream.TASKS, 0))
+        acting = Acting(experiment.policy, params, greedy=False)
         played = play_tasks(experiment.config, acting, tasks, cell.episodes, seed)
         return Played(*(numbers[:, 0] for numbers in played))
-    finally:
-        experiment.envs.close()
-
-
-def _in_tests(config: Config, cell: Cell) -> Config:
-    kwargs = {**config.environment.kwargs, **dict(cell.kwargs), "split": "test", "smallest": cell.size}
-    environment = dataclasses.replace(config.environment, kwargs=kwargs, horizon=cell.horizon)
-    return dataclasses.replace(config, environment=environment)
 
 
 def measured(method: str, cell: Cell, played: Played) -> Mazes:
-    """What a method did, of trials [N, n] each."""
-    found, lengths = played.successes > 0, np.where(played.successes > 0, played.lengths, np.nan)
-    counts = found.sum(0)
-    steps = np.where(counts > 0, np.nansum(lengths, 0) / np.maximum(counts, 1), np.nan)
-    spread = np.sqrt(np.nansum(np.square(lengths - steps), 0) / np.maximum(counts - 1, 1))
-    sooner = float((played.lengths[:, -1] < played.lengths[:, 0]).mean())
-    errors = spread / np.sqrt(np.maximum(counts, 1))
-    return Mazes(method, cell, tuple(found.mean(0).tolist()), tuple(steps.tolist()), sooner, tuple(errors.tolist()))
+    """What one policy did, of trials [N, n] each."""
+    found = played.successes > 0
+    lengths = [played.lengths[mask, episode] for episode, mask in enumerate(found.T)]
+    return Mazes(
+        method,
+        cell,
+        tuple(found.mean(0).tolist()),
+        tuple(float(one.mean()) if len(one) else math.nan for one in lengths),
+        float((played.lengths[:, -1] < played.lengths[:, 0]).mean()),
+        tuple(float(standard_error(one)) for one in lengths),
+    )
+
+
+def pooled(seeds: Sequence[Mazes]) -> Mazes:
+    """The mean over seeds; one seed as it is."""
+    first = seeds[0]
+    if len(seeds) == 1:
+        return first
+    found, steps = (np.array([getattr(one, name) for one in seeds]) for name in ("found", "steps"))
+    return Mazes(
+        f"{first.method} ({len(seeds)} seeds)",
+        first.cell,
+        tuple(found.mean(0).tolist()),
+        tuple(steps.mean(0).tolist()),
+        float(np.mean([one.sooner for one in seeds])),
+        tuple(standard_error(steps).tolist()),
+    )
 
 
 def tables(results: Sequence[Mazes]) -> str:
@@ -122,14 +142,15 @@ def tables(results: Sequence[Mazes]) -> str:
     parts = []
     for cell in dict.fromkeys(result.cell for result in results):
         some = [result for result in results if result.cell == cell]
-        known = PUBLISHED.get(cell.size)
-        if known and (known.cell.episodes, known.cell.horizon) == (cell.episodes, cell.horizon):
-            some.append(known)
+        some += [known for known in PUBLISHED if known.cell == cell]
         numbers = range(1, cell.episodes + 1)
         head = ["", *(f"found in {n}" for n in numbers), *(f"steps in {n}" for n in numbers)]
-        last = f"sooner in {cell.episodes} than in 1"
-        rows = [[one.method, *map(_percent, one.found), *_steps(one), _percent(one.sooner)] for one in some]
-        parts += [f"Mazes, {cell.name}: target found in episode n, mean steps to it", markdown([[*head, last], *rows])]
+        rows = [[*head, f"sooner in {cell.episodes} than in 1"]]
+        rows += [[one.method, *map(_percent, one.found), *_steps(one), _percent(one.sooner)] for one in some]
+        if cell.episodes == 1:
+            rows = [row[:-1] for row in rows]
+        title = f"Mazes, {cell.name}: target found in episode n, mean steps to it and standard error"
+        parts += [title, markdown(rows)]
     return "\n\n".join(parts)
 
 
@@ -138,8 +159,9 @@ def _percent(share: float) -> str:
 
 
 def _steps(result: Mazes) -> Iterator[str]:
-    for number, mean in enumerate(result.steps):
-        yield f"{mean:.1f} ± {result.errors[number]:.1f}" if result.errors else f"{mean:.1f}"
+    for mean, error in zip(result.steps, result.errors, strict=True):
+        told = "" if math.isnan(error) else f" ± {error:.1f}"
+        yield "" if math.isnan(mean) else f"{mean:.1f}{told}"
 
 
 def write_mazes(folder: Path, results: Sequence[Mazes]) -> None:

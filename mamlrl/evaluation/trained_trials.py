@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from mamlrl.config import Config
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation.cells import FAMILIES, Cell, cell_of
 from mamlrl.evaluation.methods import group_methods
@@ -101,15 +103,16 @@ def _mean_over(runs: Sequence[Run], seed: int, device: str) -> Callable[[Cell, A
 
 def _returns(run: Run, cell: Cell, tasks: Array, seed: int, device: str) -> Array:
     """The return of each episode, [N, n]."""
-    small = dataclasses.replace(run.config.sampling, tasks=1, rollouts=1)
-    experiment = make_experiment(dataclasses.replace(run.config, sampling=small, device=device))
-    try:
-        params = params_of(run, experiment, device)
+    with playing(run.config, run, device) as (experiment, params):
         return trial_returns(experiment.config, experiment.policy, params, tasks, cell.episodes, seed)[:, 0]
+
+
+@contextmanager
+def playing(config: Config, run: Run, device: str) -> Iterator[tuple[Experiment, Params]]:
+    """An experiment of one trial with some settings, closed afterwards, and the parameters of a run's policy in it."""
+    small = dataclasses.replace(config.sampling, tasks=1, rollouts=1)
+    experiment = make_experiment(dataclasses.replace(config, sampling=small, device=device))
+    try:
+        yield experiment, experiment.learner.start(on_device(run.trained.meta(initial_state(experiment)), device))
     finally:
         experiment.envs.close()
-
-
-def params_of(run: Run, experiment: Experiment, device: str) -> Params:
-    """Parameters of a run's policy at the start of a trial."""
-    return experiment.learner.start(on_device(run.trained.meta(initial_state(experiment)), device))

@@ -13,7 +13,7 @@ from mamlrl.config.schema import require
 from mamlrl.envs.workers import num_processors
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation import maze_trials, rl2
-from mamlrl.evaluation.cells import FAMILIES, Cell, paper_cells, parse_cell
+from mamlrl.evaluation.cells import MAZE, Cell, paper_cells, parse_cell
 from mamlrl.evaluation.rl2_figures import FIGURES, trial_figures
 from mamlrl.evaluation.trained_trials import Run, find_runs, trained_trials
 from mamlrl.messages import say
@@ -65,13 +65,13 @@ def carry_out(runs: Sequence[Path], plan: TrialPlan, folder: Path) -> str:
         run_folder.check_results(folder, name)
     found = find_runs(runs)
     cells = chosen_cells(plan.cells) or list(dict.fromkeys(run.cell for run in found)) or paper_cells()
-    designed = [cell for cell in cells if FAMILIES[cell.family].rivals]
+    designed = [cell for cell in cells if cell.family != MAZE]
     mazes = [cell for cell in cells if cell not in designed]
-    in_mazes = [run for run in found if not FAMILIES[run.cell.family].rivals]
-    others = [run for run in found if FAMILIES[run.cell.family].rivals]
+    in_mazes = [run for run in found if run.cell.family == MAZE]
+    others = [run for run in found if run.cell.family != MAZE]
     trials = trained_trials(others, designed, plan.seed, plan.device)
     if plan.tune:
-        if not designed:
+        if mazes or in_mazes:
             raise ConfigError("--tune: mazes have no algorithms whose parameters could be found")
         settings = rl2.tune(designed, plan.instances or rl2.TUNING_INSTANCES, Streams(plan.seed).evaluation())
         rl2.write_settings(folder, settings)

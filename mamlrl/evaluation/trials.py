@@ -17,7 +17,7 @@ from mamlrl.errors import ConfigError
 from mamlrl.experiment import make_envs
 from mamlrl.policies.base import Policy
 from mamlrl.progress import progress_bar
-from mamlrl.sampler import TimeStep, longest_rollout, not_finite, one_math_thread, play, reset_to_tasks
+from mamlrl.sampler import TimeStep, longest_rollout, not_finite, numbers_or_nan, one_math_thread, play, reset_to_tasks
 from mamlrl.seeding import RolloutStreams, Streams
 from mamlrl.structs import Params
 
@@ -73,14 +73,14 @@ def trial_returns(
 
 
 class Played(NamedTuple):
-    """What happened in the episodes of trials, [M, B, E] each."""
+    """What happened in the episodes of trials, [M, B, E] each, or of some of them."""
 
     returns: np.ndarray
     """undiscounted"""
     lengths: np.ndarray
     """time steps"""
     successes: np.ndarray
-    """time steps in which the environment told of success; 0 where it tells nothing of it"""
+    """time steps in which the environment told of success; 0 where it tells nothing of it, or no number"""
 
 
 @torch.no_grad()
@@ -139,7 +139,7 @@ def play_trials(envs: VectorEnv, acting: Acting, tasks: np.ndarray, streams: Rol
         now = rows, step.infos["episode"]
         played.returns[now] += np.where(step.alive, numbers, 0.0)
         played.lengths[now] += step.alive
-        played.successes[now] += np.where(step.alive, step.infos.get("success", 0.0), 0.0) > 0
+        played.successes[now] += step.alive & (numbers_or_nan(step.infos.get("success"), step.alive) > 0)
     finite = np.isfinite(played.returns).all(1)
     if not finite.all():
         raise not_finite(config.env, "step", "rewards", tasks[int(finite.argmin()) // rollouts])

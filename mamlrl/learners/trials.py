@@ -184,7 +184,7 @@ class TrialObjective:
         rows = rows[(rows >= 0) & (rows < self._batch.weights.shape[1])].to(self._batch.weights.device)
         counts = len(rows) > 0
         rows = rows if counts else rows.new_zeros(1)
-        longest = int((self._batch.weights[0, rows] > 0).sum(1).max())
+        longest = 1 + int((self._batch.weights[0, rows] > 0).any(0).nonzero().max())
         batch = Batch(*(leaf[:, rows, :longest] for leaf in self._batch))
         weights = batch.weights if counts else torch.zeros_like(batch.weights)
         return batch._replace(weights=weights / sum_over_ranks(weights.sum())), rows

@@ -28,6 +28,7 @@ from mamlrl.sampler import (
     collect,
     longest_rollout,
     not_finite,
+    numbers_or_nan,
     one_math_thread,
     play,
     reset_to_tasks,
@@ -226,17 +227,17 @@ class _Log:
 
     def add(self, step: TimeStep) -> None:
         """Take a time step."""
-        if "episode" in step.infos and self.episode is not None:
+        if self.episode is not None:
             self.episodes.append(step.infos["episode"])
         self.observations.append(step.next_observations.reshape(len(step.alive), -1))
         self.returns = self.returns + np.where(step.alive, step.rewards, 0.0)
         self.lengths = self.lengths + step.alive
         self._ended = step.terminated | ~step.alive  # of an episode cut off, the next time step tells
-        self.speeds.append(_numbers(step.infos.get("x_velocity"), step.alive))
-        number = np.asarray(step.infos.get("episode", self._number))
+        self.speeds.append(numbers_or_nan(step.infos.get("x_velocity"), step.alive))
+        number = self._number if self.episode is None else step.infos["episode"]
         self._in_episode = np.where(number == self._number, self._in_episode, 0) + step.alive
         self._number = number
-        for row in np.flatnonzero(step.alive & (_numbers(step.infos.get("success"), step.alive) > 0)):
+        for row in np.flatnonzero(step.alive & (numbers_or_nan(step.infos.get("success"), step.alive) > 0)):
             self._successes[row].setdefault(int(number[row]), int(self._in_episode[row]))
 
     def panels(self, steps: Sequence[int], pictures: Sequence[Picture], window: int) -> list[Panel]:
@@ -249,26 +250,22 @@ class _Log:
                 float(self.returns[row]),
                 self._mean_speed(row, window),
                 int(self.lengths[row]) if self._ended[row] else None,
-                tuple(self._successes[row].items()),
+                self._outcomes(row),
                 "" if self.episode is None else f"episode {int(self.episode[row]) + 1}",
             )
             for row, picture in enumerate(pictures)
         ]
+
+    def _outcomes(self, row: int) -> tuple[int | None, ...]:
+        told = self._successes[row]
+        over = bool(self._ended[row]) + (0 if self.episode is None else int(self.episode[row]))
+        return tuple(told.get(episode) for episode in range(max([over, *(episode + 1 for episode in told)])))
 
     def _mean_speed(self, row: int, window: int) -> float | None:
         end = int(self.lengths[row])
         speeds = [float(speed[row]) for speed in self.speeds[max(0, end - window) : end]]
         mean = sum(speeds) / len(speeds) if speeds else math.nan
         return mean if math.isfinite(mean) else None
-
-
-def _numbers(values: Any, alive: np.ndarray) -> np.ndarray:
-    """What an environment tells of every row as numbers [N]; NaN where it does not."""
-    try:
-        numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        return np.full(len(alive), np.nan)
-    return numbers if numbers.shape == alive.shape else np.full(len(alive), np.nan)
 
 
 def _check_finite(step: TimeStep, environment: str, task: np.ndarray) -> None:

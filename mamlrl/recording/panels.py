@@ -19,7 +19,7 @@ INK, GREEN = "#1d2530", "#1b7f5c"
 FULL_WIDTH = 480  # pixels; captions of a smaller picture shrink with it
 MIN_WIDTH = 320  # pixels; smaller pictures are enlarged, so that captions can be read
 CAPTION_HEIGHT, GAP = 84, 8  # pixels at full width
-SHOWN_EPISODES = 5
+SHOWN_EPISODES = 5  # of a trial, the last ones: there is room for no more
 ENDED_PALE = 0.4  # how far the picture of an ended episode fades
 
 
@@ -37,8 +37,8 @@ class Panel(NamedTuple):
     """along x, m/s; None where the environment tells none"""
     ended: int | None
     """time steps after which the episode ended; None while it goes on"""
-    successes: tuple[tuple[int, int], ...]
-    """episodes, from 0, in which the environment told of success, with the time steps of each until then"""
+    outcomes: tuple[int | None, ...]
+    """of each episode that is over or has had success: time steps until the environment told of it; None without"""
     episode: str = ""
     """which of a trial it is, in words; empty where there is none"""
 
@@ -84,21 +84,26 @@ def _drawn(panel: Panel) -> Picture:
     )
     _line(canvas, picture.width, 66, 24, INK, " ".join(panel.task.split()), right)
     if badge := _outcome(panel):
-        _badge(canvas, badge, whole.size, GREEN if panel.successes else INK)
+        _badge(canvas, badge, whole.size, GREEN if _succeeded(panel) else INK)
     return np.array(whole)
 
 
 def _outcome(panel: Panel) -> str:
     """What became of an episode, if anything yet."""
     ended = "" if panel.ended is None else f"ended after {_time_steps(panel.ended)}"
-    if not panel.successes:
+    if not _succeeded(panel):
         return ended
-    if panel.episode:  # of a trial; there is room for some
-        numbers = dict(panel.successes)
-        told = [str(numbers.get(episode, "-")) for episode in range(max(numbers) + 1)]
-        return f"steps to success: {', '.join(told[-SHOWN_EPISODES:])}"
-    ((_, number),) = panel.successes
+    if panel.episode:
+        told = ["-" if number is None else str(number) for number in panel.outcomes]
+        cut = ["..."] if len(told) > SHOWN_EPISODES else []
+        return f"steps to success: {', '.join([*cut, *told[-SHOWN_EPISODES:]])}"
+    number = panel.outcomes[0]
+    assert number is not None
     return f"success, {ended}" if ended else f"success after {_time_steps(number)}"
+
+
+def _succeeded(panel: Panel) -> bool:
+    return any(number is not None for number in panel.outcomes)
 
 
 def _time_steps(number: int) -> str:

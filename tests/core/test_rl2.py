@@ -135,6 +135,9 @@ def test_the_losses_of_shares_of_short_and_long_trials_have_the_mean_of_all(
     whole = learner.objective(state, MetaBatch((), batch))
     by_share: TrialObjective = learner.objective(state, MetaBatch((), batch), torch.Generator().manual_seed(3))
     drawn = shares_of(TASKS * ROLLOUTS, shares, torch.Generator().manual_seed(3))
+    lengths = valid.flatten(0, 1).sum(1)
+    for trial in range(TASKS * ROLLOUTS):
+        assert by_share._taken(torch.tensor([trial]))[0].weights.shape[2] == lengths[trial]
     loss, gradient = 0.0, torch.zeros_like(whole.point)
     for _ in range(shares):
         part = valid.flatten(0, 1)[next(drawn)].sum() / valid.sum()
