@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
     from matplotlib.figure import Figure
 
-    from mamlrl.recording import writers
+    from mamlrl.recording import films, writers
     from mamlrl.run_folder.pretrained import Trained
     from mamlrl.supervised.base import TaskDistribution
 
@@ -157,11 +157,18 @@ def _write_films(
                 with write_film(path, stage.frames_per_second) as write:
                     film = films.film(experiment, stage, subject, lambda panels, write=write: write(compose(panels)))
                 made.append(film)
-                returns = ", ".join(f"{value:.1f} ({count})" for count, value in zip(steps, film.returns, strict=True))
-                print(f"{path}: {film.description}, return (steps) {returns}", flush=True)
+                print(f"{path}: {film.description}, {_returns(film)}", flush=True)
     finally:
         experiment.envs.close()
     return still(made)
+
+
+def _returns(film: films.Film) -> str:
+    """The return of a trial, or those after each number of gradient steps."""
+    if film.episodes is not None:
+        return f"return {film.returns[0]:.1f}"
+    told = (f"{value:.1f} ({count})" for count, value in zip(film.steps, film.returns, strict=True))
+    return f"return (steps) {', '.join(told)}"
 
 
 def _write_fits(options: argparse.Namespace, trained: Trained, steps: list[int], paths: Sequence[Path]) -> Figure:

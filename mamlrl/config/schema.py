@@ -192,7 +192,12 @@ class SamplingConfig:
         _require_count("sampling.rollouts", self.rollouts, 1)
         _require_count("sampling.episodes", self.episodes, 1)
         shorter = all(1 <= episodes < self.episodes for episodes in self.curriculum)
-        require(shorter, "sampling.curriculum", self.curriculum, "at least 1 and below sampling.episodes each")
+        require(
+            shorter,
+            "sampling.curriculum",
+            self.curriculum,
+            f"at least 1 and below sampling.episodes, {self.episodes}, each",
+        )
         iterations, wanted = self.curriculum_iterations, f"{len(self.curriculum)} numbers, one for each in curriculum"
         require(len(iterations) == len(self.curriculum), "sampling.curriculum_iterations", iterations, wanted)
         require(all(1 <= n <= LARGEST for n in iterations), "sampling.curriculum_iterations", iterations, "at least 1")

@@ -64,6 +64,8 @@ def carry_out(runs: Sequence[Path], plan: TrialPlan, folder: Path) -> str:
     for name in FILES:
         run_folder.check_results(folder, name)
     found = find_runs(runs)
+    for run in found:
+        say(f"plays: {run.path}")
     cells = chosen_cells(plan.cells) or list(dict.fromkeys(run.cell for run in found)) or paper_cells()
     designed = [cell for cell in cells if cell.family != MAZE]
     mazes = [cell for cell in cells if cell not in designed]
@@ -86,7 +88,7 @@ def carry_out(runs: Sequence[Path], plan: TrialPlan, folder: Path) -> str:
 
 def _with_rivals(cells: Sequence[Cell], trials: Sequence[rl2.Trial], plan: TrialPlan, folder: Path) -> str:
     instances = plan.instances or rl2.INSTANCES
-    say(f"{len(cells)} cells, {instances} instances")
+    say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {instances} instances")
     results = rl2.play_cells(cells, instances, Streams(plan.seed).test(), trials)
     rl2.write_tables(folder, results)
     for name, canvas in trial_figures(results).items():
