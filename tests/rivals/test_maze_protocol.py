@@ -17,7 +17,7 @@ from mamlrl.experiment import draw_tasks, initial_state, make_experiment
 from mamlrl.train import main as train
 
 RUN = "--env maze --iterations 1 --sampling.tasks 3 --policy.hidden_sizes [4] --threads 1".split()
-SMALL = ["--environment.kwargs.size", "2", "--environment.horizon", "12", "--environment.kwargs.split", "all"]
+SMALL = ["--environment.kwargs.size", "3", "--environment.horizon", "12", "--environment.kwargs.split", "all"]
 
 
 def test_cells_of_mazes() -> None:
