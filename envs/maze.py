@@ -121,8 +121,8 @@ class MazeVectorEnv(TaskVectorEnv):
             check_count(name, value, least)
         if smallest is not None:
             check_count("smallest", smallest, 2)
-        if smallest is not None and smallest > size:
-            raise ValueError(f"smallest is {smallest}; it must be at most size, {size}")
+            if smallest > size:
+                raise ValueError(f"smallest is {smallest}; it must be at most size, {size}")
         if not 0 <= loops <= 1:
             raise ValueError(f"loops is {loops}; it must be a probability, between 0 and 1")
         if split not in get_args(Split):

@@ -324,7 +324,7 @@ def check_read(config: Config, data: str) -> None:
     others = {"rollouts": "examples", "examples": "rollouts"}[data]
     flat, defaults = flat_settings(config), flat_settings(Config())
     for name in sorted(fields_marked("data", others)):
-        if flat[name] not in (defaults[name], FORMER_DEFAULTS.get(name)):
+        if flat[name] not in (defaults[name], FORMER_DEFAULTS.get(name, defaults[name])):
             kind = "is an environment" if data == "rollouts" else "has examples in place of an environment"
             raise ConfigError(f"{name} is {shown(flat[name])}, but {cut(config.env)} {kind} and does not read it")
 

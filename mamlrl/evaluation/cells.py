@@ -186,7 +186,7 @@ def cell_of(config: Config) -> Cell | None:
         if config.env == family.env:
             kwargs = {**family.sizes, **config.environment.kwargs}
             if name == MAZE:  # all play the same mazes, each with the pictures, steps and turns of its training
-                kwargs = {name: kwargs[name] for name in family.sizes}
+                kwargs = {size: kwargs[size] for size in family.sizes}
             if kwargs.get("reward") == "bernoulli":
                 del kwargs["reward"]
             horizon = config.environment.horizon or registered_horizon(config.env)

@@ -356,11 +356,11 @@ def compare(
         interval: its kind, a name in `statistics.INTERVALS`.
         published: returns or errors that others have published.
     """
-    comparisons, kind = [], INTERVALS[interval]
-    for number, quantity in enumerate(quantities(results)):
-        rows = [result.measured[quantity] for result in results if quantity in result.measured]
-        if quantity == DIVERGED and "return" in quantities(results) and all((one == 0).all() for one in rows):
-            continue
+    comparisons, kind, names = [], INTERVALS[interval], quantities(results)
+    never = all((result.measured.get(DIVERGED, np.zeros(1)) == 0).all() for result in results)
+    if "return" in names and never:
+        names = [name for name in names if name != DIVERGED]
+    for number, quantity in enumerate(names):
         beside = published if published and number == 0 else {}
         comparisons.append(Comparison(title, kind, pool(results, interval, quantity), beside, quantity))
         if quantity == "error":  # of which a few tasks that diverge ruin the mean

@@ -96,8 +96,8 @@ def play_mazes(runs: Sequence[Run], cells: Sequence[Cell], instances: int, seed:
 
 def _played(run: Run, cell: Cell, instances: int, seed: int, device: str) -> Played:
     """One trial on each of N mazes, [N, n] each."""
-    kwargs = {**run.config.environment.kwargs, **dict(cell.kwargs), **dict.fromkeys(LAYOUTS), "split": "test"}
-    kwargs = {name: value for name, value in kwargs.items() if value is not None}
+    own = {name: value for name, value in run.config.environment.kwargs.items() if name not in LAYOUTS}
+    kwargs = {**own, **dict(cell.kwargs), "split": "test"}
     environment = dataclasses.replace(run.config.environment, kwargs=kwargs, horizon=cell.horizon)
     config = dataclasses.replace(run.config, environment=environment)
     with playing(config, run, device) as (experiment, params):

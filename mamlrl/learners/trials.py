@@ -25,7 +25,7 @@ from mamlrl.learners.objective import Path, drawn_numbers
 from mamlrl.objectives import clipped_loss, likelihood_ratio_loss, mean_kl, weighted_sum
 from mamlrl.policies.base import Linearization
 from mamlrl.policies.values import WithValues
-from mamlrl.structs import Batch, MetaBatch, MetaParams, flatten, unflatten
+from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
 
 SMALLEST_STD = 1e-3
 """Of the returns at a time step, relative to all returns: where few trials get, they may hardly differ."""
@@ -155,7 +155,7 @@ class TrialObjective:
         self._linearized: tuple[Linearization, Tensor] | None = None
         self._shares = shares_of(self._all, draws.shares, draws.generator) if draws.shares > 1 else None
         with torch.no_grad():
-            self._built, values = policy.outputs_and_values(meta.init, batch.observations, batch.weights > 0)
+            self._built, values = self._outputs(meta.init, batch)
         self.credit = credit(batch, values, terms.baseline, sampling)
         self._batch = batch._replace(advantages=self.credit.advantages)
         self._at_point = sum_over_ranks(self._loss(self._built, values, self._batch, self.credit.targets))
@@ -168,8 +168,7 @@ class TrialObjective:
             targets = targets[:, rows, : batch.weights.shape[2]]
         vector = (self.point if point is None else point).detach().requires_grad_()
         with torch.enable_grad():
-            params = unflatten(vector, self._meta).init
-            outputs = self._policy.outputs_and_values(params, batch.observations, batch.weights > 0)
+            outputs = self._outputs(unflatten(vector, self._meta).init, batch)
             loss = self._loss(*outputs, batch, targets)
             (gradient,) = torch.autograd.grad(loss, vector)
         loss, gradient = sums_over_ranks([loss.detach(), gradient])
@@ -194,11 +193,13 @@ class TrialObjective:
         """Loss on all trials, and mean KL from the policy where the objective was built, at a point [D]."""
         if point is self.point:
             return float(self._at_point), 0.0
-        params = unflatten(point, self._meta).init
-        outputs, values = self._policy.outputs_and_values(params, self._batch.observations, self._batch.weights > 0)
+        outputs, values = self._outputs(unflatten(point, self._meta).init, self._batch)
         kl = mean_kl(self._policy.distribution, self._built, outputs, self._batch.weights).squeeze(0)
         loss, kl = sums_over_ranks([self._loss(outputs, values, self._batch, self.credit.targets), kl])
         return float(loss), float(kl)
+
+    def _outputs(self, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self._policy.outputs_and_values(params, batch.observations, batch.weights > 0)
 
     def _loss(self, outputs: Tensor, values: Tensor, batch: Batch, targets: Tensor) -> Tensor:
         distribution, terms = self._policy.distribution, self._terms
