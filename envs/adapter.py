@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,8 +27,8 @@ class GymnasiumTaskVectorEnv(VectorEnv):
 
     The environment has `sample_tasks(n, rng)`, which draws n tasks [n, P], and takes a task [P] at
     `reset(options={"task": ...})`. It may have a `task_space`, and `describe_task`, `still` and `target_speed` as
-    `TaskVectorEnv` has, and `resets_in_trial`. Any of these may be a wrapper's. What it does without a task is its own
-    affair.
+    `TaskVectorEnv` has, `resets_in_trial` and `picture_shape`. Any of these may be a wrapper's. What it does without a
+    task is its own affair.
 
     Infos hold numbers and vectors of numbers, as arrays over rows.
 
@@ -105,6 +106,7 @@ class GymnasiumTaskVectorEnv(VectorEnv):
         self.resets_in_trial = self._attribute("resets_in_trial") is not False
         if self.still not in ("path", "speed", None):
             raise ValueError(f"environment {self._name} has still = {self.still!r}; it must be 'path', 'speed' or None")
+        self.picture_shape = self._checked_picture_shape(self._attribute("picture_shape"))
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n tasks, [n, P]."""
@@ -193,6 +195,22 @@ class GymnasiumTaskVectorEnv(VectorEnv):
         env = self._sampling_env
         found = self._call(name, env.has_wrapper_attr, name)
         return self._call(name, env.get_wrapper_attr, name) if found else None
+
+    def _checked_picture_shape(self, shape: Any) -> tuple[int, ...]:
+        """Height, width and colours of the picture that an observation is, if the environment says so."""
+        if shape is None or shape == ():
+            return ()
+        observation = self.single_observation_space.shape or ()
+        try:
+            sizes = tuple(int(size) for size in shape)
+        except (TypeError, ValueError):
+            sizes = ()
+        if len(sizes) != 3 or min(sizes) < 1 or math.prod(sizes) != math.prod(observation):
+            raise ValueError(
+                f"environment {self._name} has picture_shape = {shape!r}; it must be height, width and colours of its "
+                f"observations of shape {observation}"
+            )
+        return sizes
 
     def _told_of_task(self, method: str, task: ArrayLike) -> Any:
         tell = self._attribute(method)

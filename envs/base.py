@@ -159,6 +159,8 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     still: ClassVar[Still] = None
     resets_in_trial: ClassVar[bool] = True
     """whether `reset` may restart single rows, their tasks kept, as trials of several episodes need it"""
+    picture_shape: tuple[int, ...] = ()
+    """height, width and colours of the picture that a flat observation is, row by row; empty where it is none"""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> TaskVectorEnv:
         """Remember the arguments: simulations and GL contexts do not pickle, so a copy is built anew from them."""
@@ -458,6 +460,11 @@ class TaskEnv(gymnasium.Env, EzPickle):
     def still(self) -> Still:
         """What a still shows, as `TaskVectorEnv.still`."""
         return self._rows.still
+
+    @property
+    def picture_shape(self) -> tuple[int, ...]:
+        """What a flat observation is a picture of, as `TaskVectorEnv.picture_shape`."""
+        return self._rows.picture_shape
 
     def describe_task(self, task: ArrayLike) -> str:
         """What the task [P] is, in a few words."""

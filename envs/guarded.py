@@ -29,6 +29,7 @@ class GuardedVectorEnv(VectorWrapper):
         self.task_space: TaskSpace = self.env.task_space
         self.still: Still = self.env.still
         self.resets_in_trial: bool = self.env.resets_in_trial
+        self.picture_shape: tuple[int, ...] = self.env.picture_shape
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n tasks, [n, P]."""

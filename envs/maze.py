@@ -21,6 +21,8 @@ MARGIN = 0.15
 """How near one comes to a wall that is ahead, in cells."""
 REACH = 0.4
 """How near one has to come to the target, in cells."""
+MOST_DRAWS = 200
+"""A split of which so many layouts hold none is taken for empty."""
 
 Split = Literal["all", "train", "test"]
 
@@ -37,6 +39,9 @@ class MazeSpace(TaskSpace):
         loops: probability that a wall which is not needed for a perfect maze is left out.
         split: of which layouts tasks are drawn.
         smallest: cells of a side of the smallest mazes that are drawn, which lie within the larger square; None for S.
+
+    Raises:
+        ValueError: no such layout is of the split, or hardly one.
     """
 
     def __init__(self, size: int, loops: float, split: Split, smallest: int | None = None):
@@ -45,6 +50,12 @@ class MazeSpace(TaskSpace):
         self.inner = 2 * size * (size - 1)
         last = size - 1
         super().__init__(np.zeros(self.inner + 5), np.concatenate([np.ones(self.inner), [last] * 4, [3]]))
+        rng = np.random.default_rng(0)
+        if not any(len(self._layouts(1, rng)[0]) for _ in range(MOST_DRAWS)):
+            raise ValueError(
+                f"split is {split!r}, of which there are no mazes with size {size} and loops {loops}; it must be "
+                "'all', or size larger, or loops smaller"
+            )
 
     def walls(self, tasks: Array) -> tuple[Mask, Mask]:
         """Where there are walls, the outer ones too.
@@ -64,16 +75,20 @@ class MazeSpace(TaskSpace):
         """Draw n tasks, [n, P]: a layout of the split, and two different cells and a direction, all equally likely."""
         layouts, inside = np.zeros((0, self.inner)), np.zeros((0, self.size**2), bool)
         while len(layouts) < n:
-            cells = squares(2 * n, self.size, self._smallest, rng)
-            walls = draw_layouts(cells, self._loops, rng)
-            test = is_test_layout(walls)
-            wanted = {"all": test | ~test, "train": ~test, "test": test}[self._split]
-            layouts = np.concatenate([layouts, walls[wanted].astype(np.float64)])
-            inside = np.concatenate([inside, cells[wanted]])
+            walls, cells = self._layouts(2 * n, rng)
+            layouts, inside = np.concatenate([layouts, walls.astype(np.float64)]), np.concatenate([inside, cells])
         order = np.where(inside[:n], rng.random((n, self.size**2)), 2.0).argsort(axis=1)
         target, start = order[:, 0], order[:, 1]
         places = np.stack([*divmod(target, self.size), *divmod(start, self.size), rng.integers(4, size=n)], axis=1)
         return np.concatenate([layouts[:n], places.astype(np.float64)], axis=1)
+
+    def _layouts(self, n: int, rng: np.random.Generator) -> tuple[Mask, Mask]:
+        """Those of n layouts that are of the split: walls [at most n, 2 S (S - 1)], and cells that they hold."""
+        cells = squares(n, self.size, self._smallest, rng)
+        walls = draw_layouts(cells, self._loops, rng)
+        test = is_test_layout(walls)
+        wanted = {"all": test | ~test, "train": ~test, "test": test}[self._split]
+        return walls[wanted], cells[wanted]
 
     def accepts(self, tasks: Array) -> Mask:
         """Which of the tasks [N, P] are mazes whose target can be reached from another cell, the start, [N]."""
@@ -93,11 +108,7 @@ class MazeSpace(TaskSpace):
 
 
 class MazeVectorEnv(TaskVectorEnv):
-    """N mazes in lock step; see `MazeEnv` for the environment.
-
-    Attributes:
-        picture_shape: height, width and colours of the picture that an observation is.
-    """
+    """N mazes in lock step; see `MazeEnv` for the environment."""
 
     task_space: MazeSpace
 

@@ -107,11 +107,8 @@ class TrialVector(TaskVectorWrapper):
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
-        """Height, width and colours of the picture that the environment's own observation is; empty where it is none.
-
-        That of its observation space, or what a family says whose observations are flat.
-        """
-        shape = getattr(self.env, "picture_shape", self.env.single_observation_space.shape or ())
+        """Height, width and colours of the picture that the environment's own observation is; empty if it is none."""
+        shape = self.env.picture_shape or self.env.single_observation_space.shape or ()  # type: ignore[attr-defined]
         return shape if len(shape) == 3 else ()
 
     def reset(

@@ -150,12 +150,11 @@ def parse_cell(text: str) -> list[Cell]:
     values: dict[str, Any] = {}
     for pair in listed.split(","):
         key, equals, value = pair.partition("=")
-        key = {"k": "arms"}.get(key, key)
-        known = ["n", *family.sizes, "horizon", *(["reward"] if name == "bandit" else [])]
+        known = ["n", *family.sizes, "horizon", *(["k", "reward"] if name == "bandit" else [])]
         if key not in known or not equals:
             rule = f"must be one of {', '.join(known)} with = and a value{suggestion(key, known)}"
             raise ConfigError(f"--cell {shown(text)}: {shown(pair)} {rule}")
-        values[key] = value if key == "reward" else _count(text, key, value)
+        values["arms" if key == "k" else key] = value if key == "reward" else _count(text, key, value)
     episodes = values.pop("n", family.episodes[0] if len(family.episodes) == 1 else None)
     horizon = values.pop("horizon", family.horizon_of({**family.sizes, **values}))
     if episodes is None:

@@ -81,6 +81,8 @@ def test_smaller_mazes_lie_within_larger_squares():
     assert len(np.unique(places[:, :2], axis=0)) == 16 and len(np.unique(places[:, 2:4], axis=0)) == 16
     with pytest.raises(ValueError, match="smallest is 6; it must be at most size, 5"):
         make("mamlrl/Maze-v0", smallest=6)
+    with pytest.raises(ValueError, match=r"split is 'train', of which there are no mazes with size 5 and loops 1"):
+        make("mamlrl/Maze-v0", loops=1.0)
 
 
 def test_layouts_of_training_and_test_are_apart():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -43,16 +44,20 @@ def test_episodes_follow_each_other_in_one_task_with_what_came_before_in_the_obs
     assert envs.single_observation_space.contains(observations[0])
 
 
+@pytest.mark.parametrize("vectorization", ["auto", "sync"])
 @pytest.mark.parametrize(
     ("env", "kwargs", "shape"),
     [
         ("mamlrl/Maze-v0", {"height": 6, "width": 8}, (6, 8, 3)),  # which says so of its flat observations
         ("tests.envs.third_party:Camera-v0", {}, (4, 5, 3)),  # whose observations have this shape
+        ("tests.envs.third_party:FlatCamera-v0", {}, (4, 5, 3)),
         ("mamlrl/Navigation2D-v0", {}, ()),
     ],
 )
-def test_the_shape_of_pictures_is_that_of_the_environment(env: str, kwargs: dict, shape: tuple[int, ...]) -> None:
-    envs = TrialVector(make_task_envs(env, 2, HORIZON, kwargs), EPISODES)
+def test_the_shape_of_pictures_is_that_of_the_environment(
+    env: str, kwargs: dict, shape: tuple[int, ...], vectorization: Literal["auto", "sync"]
+) -> None:
+    envs = TrialVector(make_task_envs(env, 2, HORIZON, kwargs, vectorization), EPISODES)
     assert envs.picture_shape == shape
     envs.close()
 

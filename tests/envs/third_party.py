@@ -218,6 +218,21 @@ class Camera(Countdown):
         return self.np_random.random((4, 5, 3))
 
 
+class FlatCamera(Camera):
+    """Sees a picture row by row, and says of what shape it is."""
+
+    observation_space = spaces.Box(0.0, 1.0, (60,), np.float64)
+
+    picture_shape = (4, 5, 3)
+
+    def observe(self) -> np.ndarray:
+        return super().observe().ravel()
+
+
+class NoPicture(Camera):
+    picture_shape = (4, 6, 3)
+
+
 class VectorTasks(Navigation2DVectorEnv):
     """A family that somebody else has written as a vector environment."""
 
@@ -239,6 +254,8 @@ for env in (
     OfAnySize,
     Inert,
     Camera,
+    FlatCamera,
+    NoPicture,
 ):
     gymnasium.register(f"{env.__name__}-v0", entry_point=f"tests.envs.third_party:{env.__name__}")
 gymnasium.register("Wrapped-v0", entry_point=f"{__name__}:PoleTasks")

@@ -55,9 +55,13 @@ def test_cells_of_the_command_line() -> None:
         ),
         ("bandit:k=5", "--cell 'bandit:k=5': n, the number of episodes, is missing"),
         ("bandit:n=0", "--cell 'bandit:n=0': n is '0'; it must be a whole number of at least 1"),
+        ("bandit:n=10,k=0", "--cell 'bandit:n=10,k=0': k is '0'; it must be a whole number of at least 1"),
         ("bandit:n=10,k=1", "--cell 'bandit:n=10,k=1': arms is 1; it must be a whole number of at least 2"),
         ("bandit:n=10,reward=cash", "reward is 'cash'; it must be one of 'bernoulli', 'gaussian'"),
-        ("bandit:n=10,arm=5", "'arm=5' must be one of n, arms, horizon, reward with = and a value; did you mean arms?"),
+        (
+            "bandit:n=10,arm=5",
+            "'arm=5' must be one of n, arms, horizon, k, reward with = and a value; did you mean arms?",
+        ),
         ("tabular-mdp:n=10,states", "'states' must be one of n, states, actions, horizon with = and a value"),
     ],
 )
