@@ -24,6 +24,11 @@ def is_silent() -> bool:
     return _silent.get()
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 step``, ``2 steps``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 @contextmanager
 def silence(wanted: bool = True) -> Iterator[None]:
     """In the block, and in this thread alone, nothing is shown."""

@@ -33,7 +33,7 @@ from mamlrl.experiment import (
 )
 from mamlrl.learner_settings import completed
 from mamlrl.learners import LEARNERS, find_learner
-from mamlrl.messages import say
+from mamlrl.messages import counted, say
 from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer_threads
 from mamlrl.run_folder.figures import Comparison, Curve, Published, figure, save_figure
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
@@ -215,7 +215,9 @@ def carry_out(
     first = entries[0].config
     set_threads(num_threads(dataclasses.replace(first, threads=plan.threads)))
     results = evaluate_runs(entries, plan, announce)
-    return results, compare(results, title_of(first, plan.settings), interval, plan.published)
+    return results, compare(
+        results, title_of([entry.config for entry in entries], plan.settings), interval, plan.published
+    )
 
 
 def announce(entry: Entry) -> None:
@@ -328,18 +330,23 @@ def pool(
     return curves
 
 
-def title_of(config: Config, settings: EvalConfig) -> str:
-    """What was measured, in a line."""
+def title_of(configs: Sequence[Config], settings: EvalConfig) -> str:
+    """What was measured, in a line, of runs in the same environment."""
+    config = configs[0]
     name, horizon = config.env.rpartition("/")[2], config.environment.horizon
     if row := find_task_set(config.env):
         shots, queries = settings.shots or config.data.shots, settings.queries or config.data.queries
-        examples, others = f"{shots} example{'s' * (shots != 1)}", f"{queries} other{'s' * (queries != 1)}"
+        examples, others = counted(shots, "example"), counted(queries, "other")
         if row.loss == "cross_entropy":
             examples += " of each class"
         return f"{name}: {settings.tasks} held-out tasks, adapted to on {examples}, measured on {others}"
-    data = f"{settings.rollouts} rollout{'s' * (settings.rollouts != 1)} of {horizon} step{'s' * (horizon != 1)}"
-    if settings.min_steps:
-        data = f"{settings.min_steps} steps in rollouts of {horizon}"
+    episodes = [one.sampling.episodes for one in configs if find_learner(one.learner).recurrent]
+    steps, rollouts = counted(horizon, "step"), counted(settings.rollouts, "rollout")
+    data = f"{settings.min_steps} steps in rollouts of {horizon}" if settings.min_steps else f"{rollouts} of {steps}"
+    if len(episodes) == len(configs):
+        data = f"{counted(settings.rollouts, 'trial')} of {counted(max(episodes), 'episode')} of {steps}"
+    elif episodes:
+        data += f", or trials of {counted(max(episodes), 'episode')}"
     return f"{name}: {settings.tasks} held-out tasks, {data}"
 
 

@@ -16,7 +16,7 @@ from mamlrl.evaluation import maze_trials, rl2
 from mamlrl.evaluation.cells import MAZE, Cell, paper_cells, parse_cell
 from mamlrl.evaluation.rl2_figures import FIGURES, trial_figures
 from mamlrl.evaluation.trained_trials import Run, find_runs, trained_trials
-from mamlrl.messages import say
+from mamlrl.messages import counted, say
 from mamlrl.run_folder import folder as run_folder
 from mamlrl.run_folder.figures import save_figure
 from mamlrl.seeding import Streams
@@ -88,7 +88,7 @@ def carry_out(runs: Sequence[Path], plan: TrialPlan, folder: Path) -> str:
 
 def _with_rivals(cells: Sequence[Cell], trials: Sequence[rl2.Trial], plan: TrialPlan, folder: Path) -> str:
     instances = plan.instances or rl2.INSTANCES
-    say(f"{len(cells)} cell{'s' * (len(cells) != 1)}, {instances} instances")
+    say(f"{counted(len(cells), 'cell')}, {instances} instances")
     results = rl2.play_cells(cells, instances, Streams(plan.seed).test(), trials)
     rl2.write_tables(folder, results)
     for name, canvas in trial_figures(results).items():

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from gymnasium.vector import VectorEnv
 
 from mamlrl.config import Config, SamplingConfig
 from mamlrl.distributed import gather, share_of
@@ -20,6 +19,7 @@ from mamlrl.evaluation.held_out import AdaptationResult, joined, result_of
 from mamlrl.experiment import Experiment, draw_tasks
 from mamlrl.learners import batches_of, training_steps
 from mamlrl.learners.base import LearnerState, undone
+from mamlrl.messages import counted
 from mamlrl.policies.base import Policy
 from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.sampler import collect, shown_episodes
@@ -60,10 +60,11 @@ def meta_iteration(
         The learner's new state, the old one where its policy could act no more, and what happened.
     """
     config, envs, policy, learner, streams = experiment
-    watch, share = Stopwatch(), share_of(config.sampling.tasks)
+    watch, share, shorter = Stopwatch(), share_of(config.sampling.tasks), False
+    episodes = config.sampling.episodes_at(iteration)
     if isinstance(envs, TrialVector):
-        envs.trial_episodes = config.sampling.episodes_at(iteration)
-        envs.reward_info = config.sampling.reward_info
+        envs.trial_episodes, envs.reward_info = episodes, config.sampling.reward_info
+        shorter = episodes < config.sampling.episodes
     tasks = draw_tasks(envs, config.sampling.tasks, streams.numpy(Stream.TASKS, iteration))[share.rows]
 
     def sample(params: Params, step: int) -> Rollouts:
@@ -86,6 +87,7 @@ def meta_iteration(
     refused = getattr(update, "refused", None)
     returns = estimates_of(seen.result.returns)
     seconds = watch.seconds
+    quantity = f"return of {counted(episodes, 'episode')} " if shorter else "return "
     return new_state if seen.acts else state, IterationOutcome(
         metrics={
             **round_metrics(seen.result, returns),
@@ -99,18 +101,13 @@ def meta_iteration(
         },
         estimates={"return": returns},
         env_steps=seen.env_steps,
-        score=trial_score(returns[-1].mean, envs, config.sampling),
-        status="return "
+        # the best checkpoint is one of whole trials
+        score=-math.inf if shorter else returns[-1].mean,
+        status=quantity
         + " -> ".join(f"{one.mean:.2f}" for one in [*returns[:1], *returns[1:][-1:]])
         + (f", update refused: {refused}" if refused else ""),
         not_finite=update.not_finite or not seen.acts,
     )
-
-
-def trial_score(mean_return: float, envs: VectorEnv, sampling: SamplingConfig) -> float:
-    """The return after adaptation; of trials that are shorter than those that are learned for minus infinity."""
-    shorter = isinstance(envs, TrialVector) and envs.trial_episodes < sampling.episodes
-    return -math.inf if shorter else mean_return
 
 
 def trial_metrics(episodes: np.ndarray | None, sampling: SamplingConfig) -> dict[str, float | None]:

@@ -27,7 +27,9 @@ CURRICULUM = "--sampling.curriculum [2] --sampling.curriculum_iterations [2]"
 
 def test_a_run_tells_of_every_episode_and_resumes_to_the_last_bit(command: Command) -> None:
     settings = f"{TINY} {CURRICULUM} --eval.every 2"
-    assert command(f"{settings} --iterations 4 --out whole").code == 0
+    whole = command(f"{settings} --iterations 4 --out whole")
+    assert whole.code == 0
+    assert "iteration 1/4: return of 2 episodes -" in whole.out and "iteration 4/4: return -" in whole.out
     assert command(f"{settings} --iterations 3 --learner_settings.anneal_iterations 4 --out halves").code == 0
     outcome = command("--resume halves --iterations 4")
     assert outcome.code == 0, outcome.err
@@ -55,6 +57,7 @@ def test_evaluation_has_episodes_on_its_axis_beside_gradient_steps(
     assert command(f"{other} --policy.hidden_sizes [6] --iterations 1 --eval.every 0 --out maml").code == 0
     outcome = runner(evaluate.main, capsys)("run maml --tasks 3 --rollouts 4 --steps 1 --out both --threads 1")
     assert outcome.code == 0, outcome.err
+    assert "3 held-out tasks, 4 rollouts of 5 steps, or trials of 3 episodes" in outcome.out
     assert "| method | 0 episodes | 1 episode | 2 episodes | 4 episodes |" in re.sub(" +", " ", outcome.out)
     with Path("both/summary.csv").open() as file:
         rows = list(csv.DictReader(file))
