@@ -44,13 +44,15 @@ class Terms(NamedTuple):
 
 
 def pooled(batch: Batch) -> Batch:
-    """All trials [M, B, T, ...] as those of one task, [1, M B, T, ...]; their weights, over all ranks, sum to one.
+    """All trials [M, B, T, ...] as those of one task, [1, M B, T, ...].
 
-    T becomes that of the rank with the longest trials.
+    All time steps of all ranks weigh the same, so that what is lowered has the gradient of the mean return of a trial:
+    a long one counts as much a step as a short one. T becomes that of the rank with the longest trials.
     """
     steps = max(gather(batch.weights.shape[2]))
     one = Batch(*(padded(leaf.flatten(0, 1).unsqueeze(0), steps) for leaf in batch))
-    return one._replace(weights=one.weights / sum_over_ranks(one.weights.sum()))
+    valid = (one.weights > 0).to(one.weights)
+    return one._replace(weights=valid / sum_over_ranks(valid.sum()))
 
 
 def padded(leaf: Tensor, steps: int) -> Tensor:

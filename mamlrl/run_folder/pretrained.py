@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mamlrl.config import Config
-from mamlrl.errors import ConfigError, cut
+from mamlrl.errors import ConfigError, cut, said
 from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
 from mamlrl.run_folder.checkpoints import (
@@ -19,6 +19,7 @@ from mamlrl.run_folder.checkpoints import (
     list_checkpoints,
     read_checkpoint,
     read_content,
+    restore,
 )
 from mamlrl.run_folder.folder import CHECKPOINTS
 from mamlrl.structs import MetaParams
@@ -59,6 +60,34 @@ def read_trained(path: Path) -> Trained:
     """
     content = read_content(path)
     return Trained(path, dataclasses.replace(config_of(content, path), device="cpu"), content.get("spaces"))
+
+
+def started_from(path: Path, state: LearnerState) -> LearnerState:
+    """The first state of a learner, with what another run has meta-learned in place of random parameters.
+
+    The initialisation is taken from any learner; step sizes from one that learns as many sets of them.
+
+    Args:
+        path: run folder or checkpoint.
+        state: of the learner before it is trained.
+
+    Raises:
+        ConfigError: there is no checkpoint, or there are several.
+        CheckpointError: it cannot be read, or has other parameters.
+    """
+    found = find_checkpoints(path)
+    if len(found) > 1:
+        policies = f"{len(found)} policies"
+        raise ConfigError(f"start is {cut(str(path))}, which holds {policies}; it must be one, such as {found[0]}")
+    content, (init, sizes) = read_content(found[0]), state.meta
+    try:
+        saved = content["state"]["meta"]
+        init = restore(saved["init"], init, "init")
+        if len(saved["step_sizes"]) == len(sizes):
+            sizes = restore(saved["step_sizes"], sizes, "step_sizes")
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of tensors that are no plain ones
+        raise CheckpointError(f"start: {found[0]} has no policy of this run: {said(error)}") from error
+    return state._replace(meta=MetaParams(init, sizes))
 
 
 def find_checkpoints(path: Path) -> list[Path]:

@@ -18,7 +18,7 @@ def keep_freed_memory() -> None:
     zeroed again: that cost several times the arithmetic done on it. It sets the allocator of the whole process, so
     programs call it, never an import.
     """
-    _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1})
+    _set({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1})
 
 
 @contextmanager

@@ -63,6 +63,7 @@ from mamlrl.run_folder.files import keep_aside
 from mamlrl.run_folder.lock import locked
 from mamlrl.run_folder.metrics_log import MetricsLog
 from mamlrl.run_folder.metrics_table import Written
+from mamlrl.run_folder.pretrained import started_from
 from mamlrl.run_folder.spaces import of_policy
 from mamlrl.structs import Metrics
 from mamlrl.supervised import find_task_set, quantity_of
@@ -218,7 +219,8 @@ def open_folder(
     config = experiment.config
     fresh = Checkpoint(Progress(initial_state(experiment)), config, Written())
     if command.resume is None:
-        folder, checkpoint = make_folder(start, command.out, config), fresh
+        checkpoint = begun(fresh, start)
+        folder = make_folder(start, command.out, config)
         stack.enter_context(locked(folder))
         if command.out is not None:
             run_folder.check_free(folder, command.out)  # another run may have come and gone since
@@ -226,9 +228,21 @@ def open_folder(
     else:
         folder = start / command.resume
         checkpoint = load_checkpoint(folder, fresh)
+        checkpoint = begun(fresh, start) if checkpoint is fresh else checkpoint
         run_folder.reopen(folder, config, checkpoint.progress.iteration)
     note_threads(config, stays=command.resume is not None and checkpoint.config.threads == config.threads)
     return folder, checkpoint
+
+
+def begun(fresh: Checkpoint, start: Path) -> Checkpoint:
+    """The start of a run, with the policy that it is to begin with.
+
+    Args:
+        fresh: with random parameters.
+        start: the working directory when the command was given.
+    """
+    path = fresh.config.start
+    return fresh._replace(progress=Progress(started_from(start / path, fresh.progress.state))) if path else fresh
 
 
 def on_this_device(checkpoint: Checkpoint, experiment: Experiment | SupervisedExperiment) -> Checkpoint:

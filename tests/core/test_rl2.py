@@ -127,11 +127,12 @@ def test_the_losses_of_shares_have_the_mean_of_all(generator: torch.Generator) -
 def test_the_losses_of_shares_of_short_and_long_trials_have_the_mean_of_all(
     shares: int, generator: torch.Generator
 ) -> None:
-    """By numbers of valid time steps; each share ends with its longest trial."""
+    """By numbers of valid time steps, whatever a task has of them; each share ends with its longest trial."""
     learner = make(minibatches=shares)
     state, batch = learner.init(random_params(learner.policy, generator)), batch_of(learner, generator)
     valid = (batch.weights > 0).double()
-    batch = batch._replace(weights=valid / valid.sum())
+    batch = batch._replace(weights=valid / valid.sum((1, 2), keepdim=True))  # as of rounds that are adapted on
+    assert len(pooled(batch).weights.unique()) == 2  # 0 and that of every time step
     whole = learner.objective(state, MetaBatch((), batch))
     by_share: TrialObjective = learner.objective(state, MetaBatch((), batch), torch.Generator().manual_seed(3))
     drawn = shares_of(TASKS * ROLLOUTS, shares, torch.Generator().manual_seed(3))

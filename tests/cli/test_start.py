@@ -1,0 +1,58 @@
+"""Runs that begin with the policy of another run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from mamlrl.run_folder.checkpoints import read_content
+
+from .conftest import Command, assert_fails, reproducible
+
+
+def meta(checkpoint: str) -> dict:
+    return read_content(Path(checkpoint))["state"]["meta"]
+
+
+def same(ours: dict, theirs: dict) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_begins_with_what_another_learner_has_learned(tiny_run: Command, command: Command) -> None:
+    assert tiny_run("--iterations 2 --out first").code == 0
+    second = "--learner promp --sampling.rollouts 5 --iterations 3 --start first --checkpoint.keep 9 --out second"
+    assert tiny_run(second).code == 0
+    theirs, ours = (
+        meta(f"{run}/checkpoints/{name}.pt") for run, name in [("first", "best"), ("second", "iteration-000000")]
+    )
+    assert same(theirs["init"], ours["init"])
+    assert not same(ours["init"], meta("second/checkpoints/iteration-000001.pt")["init"])
+    shutil.rmtree("first")  # what a run begins with is not needed again
+    assert command("--resume second --iterations 4").code == 0
+    assert len(reproducible("second")) == 4
+
+
+def test_step_sizes_come_along_where_both_learn_them(tiny_run: Command) -> None:
+    assert tiny_run("--learner metasgd --iterations 2 --out first").code == 0
+    last = "first/checkpoints/iteration-000002.pt"
+    assert tiny_run(f"--learner metasgd --iterations 1 --start {last} --out second").code == 0
+    (theirs,), (ours,) = (meta(path)["step_sizes"] for path in (last, "second/checkpoints/iteration-000000.pt"))
+    assert same(theirs, ours)
+    assert tiny_run(f"--iterations 1 --start {last} --out third").code == 0
+    assert meta("third/checkpoints/iteration-000000.pt")["step_sizes"] == []
+
+
+def test_what_a_run_cannot_begin_with_is_said_before_anything_is_written(tiny_run: Command) -> None:
+    for seed in (1, 2):
+        assert tiny_run(f"--iterations 1 --seed {seed} --out runs/seed-{seed}").code == 0
+    Path("notes.txt").write_text("no policy")
+    for start, code, words in [
+        ("nowhere", 2, ["nowhere: no such file or folder"]),
+        ("notes.txt", 2, ["notes.txt: no checkpoint"]),
+        ("runs", 2, ["start is ", "runs, which holds 2 policies; it must be one, such as"]),
+        ("runs/seed-1 --policy.hidden_sizes [9]", 1, ["start: ", "has no policy of this run: init", "here it is"]),
+    ]:
+        assert_fails(tiny_run(f"--iterations 1 --start {start} --out new"), code, *words)
+        assert not Path("new").exists()
