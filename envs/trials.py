@@ -114,7 +114,10 @@ class TrialVector(TaskVectorWrapper):
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, Infos]:
-        """Begin new trials, as `TaskVectorEnv.reset` does with episodes."""
+        """Begin new trials, as `TaskVectorEnv.reset` does with episodes.
+
+        Their tasks are in the options: to rows that were never given one most families give another in each episode.
+        """
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         rows = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)))
         self._episode, self._over = np.where(rows, 0, self._episode), self._over & ~rows

@@ -184,8 +184,13 @@ def make_experiment(config: Config) -> Experiment:
     return Experiment(config, envs, learner.policy, learner, Streams(config.seed))
 
 
-def check_reward_info(envs: VectorEnv, name: str) -> None:
-    """What trials are to be learned from is there, if the environment goes through trials and it is not the reward.
+def check_reward_info(envs: VectorEnv, name: str, setting: str = "sampling.reward_info") -> None:
+    """A number that is to be taken in place of the reward is there, if the environment goes through trials.
+
+    Args:
+        envs: the environment, which is reset and stepped.
+        name: of the number; empty for the reward.
+        setting: that gave it, for the message.
 
     Raises:
         ConfigError: the environment's info has no such number.
@@ -198,7 +203,7 @@ def check_reward_info(envs: VectorEnv, name: str) -> None:
     numbers = [key for key, values in infos.items() if np.issubdtype(np.asarray(values).dtype, np.floating)]
     if name not in numbers:
         wanted = f"empty, or one of {', '.join(numbers)}"
-        raise ConfigError(f"sampling.reward_info is {shown(name)}; it must be {wanted}{suggestion(name, numbers)}")
+        raise ConfigError(f"{setting} is {shown(name)}; it must be {wanted}{suggestion(name, numbers)}")
 
 
 def check_one_hot(envs: VectorEnv, policy: Policy) -> None:

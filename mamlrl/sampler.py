@@ -13,6 +13,7 @@ from gymnasium.vector import VectorEnv
 from torch.nn.functional import pad
 
 from mamlrl.config import EnvironmentConfig
+from mamlrl.distributions import Distribution
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import NonFiniteError, UserError
 from mamlrl.policies.base import Policy
@@ -136,6 +137,14 @@ def play(
             break
 
 
+def action_noise(
+    distribution: Distribution, streams: RolloutStreams, num_tasks: int, steps: int, rollouts: int
+) -> np.ndarray:
+    """What actions are sampled with, [M, T, B, ...]; that of a task does not depend on the others."""
+    draw = streams.normal_noise if distribution.noise == "normal" else streams.uniform_noise
+    return draw(num_tasks, (steps, rollouts, *distribution.noise_shape))
+
+
 @torch.no_grad()
 @one_math_thread()
 def collect(
@@ -166,9 +175,8 @@ def collect(
     num_tasks, rollouts = len(tasks), envs.num_envs // len(tasks)
     leaf = next(iter(params.values()))
     device, dtype, distribution = leaf.device, leaf.dtype, policy.distribution
-    draw = streams.normal_noise if distribution.noise == "normal" else streams.uniform_noise
-    shape = (longest_rollout(envs, config), rollouts, *distribution.noise_shape)
-    noise = torch.from_numpy(draw(num_tasks, shape)).to(device, dtype)
+    drawn = action_noise(distribution, streams, num_tasks, longest_rollout(envs, config), rollouts)
+    noise = torch.from_numpy(drawn).to(device, dtype)
     observation = reset_to_tasks(envs, tasks, streams.reset_seeds(num_tasks, rollouts))
 
     def sample(outputs: torch.Tensor, t: int) -> torch.Tensor:
@@ -367,6 +375,12 @@ def episode_returns(rollouts: Rollouts, episodes: int) -> torch.Tensor:
     assert rollouts.episodes is not None
     rewards = rollouts.rewards * rollouts.mask
     return rewards.new_zeros(*rewards.shape[:2], episodes).scatter_add(2, rollouts.episodes.long(), rewards)
+
+
+def mean_episode_returns(rollouts: Rollouts, episodes: int) -> torch.Tensor:
+    """Mean over the trials of each task that `mean_returns` is over too of `episode_returns`, [M, E]."""
+    returns = episode_returns(rollouts, episodes)
+    return returns.where(rollouts.mask[..., :1] > 0, torch.nan).nanmean(1)
 
 
 def mean_measures(rollouts: Rollouts) -> dict[str, torch.Tensor]:

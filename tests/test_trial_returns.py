@@ -13,7 +13,7 @@ from mamlrl.errors import ConfigError
 from mamlrl.evaluation import trials
 from mamlrl.evaluation.trials import trial_returns
 from mamlrl.experiment import Experiment, initial_state, make_experiment
-from mamlrl.sampler import collect, episode_returns, mean_returns, shown_episodes
+from mamlrl.sampler import collect, collect_steps, episode_returns, mean_episode_returns, mean_returns, shown_episodes
 from mamlrl.seeding import Streams
 
 
@@ -53,6 +53,42 @@ def test_trials_of_any_length_on_given_tasks_in_parts(monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(returns, again)
     greedy = trial_returns(*common)
     assert greedy.shape == (5, 1, 7) and (greedy == greedy[:1]).all()  # there is no noise in it
+    experiment.envs.close()
+
+
+def test_trials_that_are_masked_out_are_no_part_of_the_mean_of_episodes() -> None:
+    experiment = made("tests.golden.walk:golden/Walk-v0", environment=EnvironmentConfig(horizon=6))
+    tasks, streams = np.array([[1.0], [-1.0], [0.5]]), Streams(3).rollouts(0, 0)
+    args = experiment.envs, experiment.policy, params_of(experiment), tasks, streams, experiment.config.environment
+    rollouts = collect_steps(*args, min_steps=5)
+    assert (rollouts.mask[..., 0] == 0).any(), "some trials must be masked out for this test to mean something"
+    torch.testing.assert_close(mean_episode_returns(rollouts, 4).sum(1), mean_returns(rollouts))
+    experiment.envs.close()
+
+
+def test_sampled_actions_on_a_task_do_not_depend_on_the_other_tasks() -> None:
+    experiment = made(environment=EnvironmentConfig(horizon=1))
+    params, tasks = params_of(experiment), np.full((6, 5), 0.5)
+    few, many = (
+        trial_returns(experiment.config, experiment.policy, params, tasks[:n], 9, 1, rollouts=2, greedy=False)
+        for n in (3, 6)
+    )
+    np.testing.assert_array_equal(few, many[:3])
+    experiment.envs.close()
+
+
+def test_a_number_that_is_not_told_is_named() -> None:
+    experiment = made(environment=EnvironmentConfig(horizon=1))
+    with pytest.raises(ConfigError, match=r"told is 'expectd_reward'; .*; did you mean expected_reward\?"):
+        trial_returns(
+            experiment.config,
+            experiment.policy,
+            params_of(experiment),
+            np.full((1, 5), 0.5),
+            4,
+            1,
+            told="expectd_reward",
+        )
     experiment.envs.close()
 
 

@@ -17,8 +17,8 @@ from mamlrl.progress import StepsBar
 from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.sampler import (
     collect_steps,
-    episode_returns,
     longest_rollout,
+    mean_episode_returns,
     mean_measures,
     mean_returns,
     shown_episodes,
@@ -124,7 +124,7 @@ def result_of(rounds: Iterable[Round]) -> AdaptationResult:
     for one in rounds:
         if one.rollouts.episodes is not None:
             number = int(one.rollouts.episodes.max()) + 1
-            episodes = episode_returns(one.rollouts, number).mean(1).T.cpu().numpy()
+            episodes = mean_episode_returns(one.rollouts, number).T.cpu().numpy()
         returns.append(mean_returns(one.rollouts).cpu().numpy())
         told.append({name: values.cpu().numpy() for name, values in mean_measures(one.rollouts).items()})
     nothing = np.full_like(returns[0], np.nan)

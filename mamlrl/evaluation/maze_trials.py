@@ -81,9 +81,8 @@ def play_mazes(runs: Sequence[Run], cells: Sequence[Cell], instances: int, seed:
         UserError: an environment cannot be made.
     """
     for run in runs:
-        split = run.config.environment.kwargs.get("split", "train")
-        if split != "train":
-            say(f"note: {run.path} was trained on layouts of split {split!r}; it may have seen some of these")
+        for reason in _may_have_seen(run, cells):
+            say(f"note: {run.path} was trained on {reason}; it may have seen some of these")
     results = []
     for cell in cells:
         for method, some in group_methods(runs).items():
@@ -92,6 +91,18 @@ def play_mazes(runs: Sequence[Run], cells: Sequence[Cell], instances: int, seed:
                 pooled([measured(method, cell, _played(run, cell, instances, seed, device)) for run in some])
             )
     return results
+
+
+def _may_have_seen(run: Run, cells: Sequence[Cell]) -> Iterator[str]:
+    """What mazes of a run's training have to do with those of the cells."""
+    kwargs = run.config.environment.kwargs
+    split, size = kwargs.get("split", "train"), kwargs.get("size", SMALL.size)
+    if split != "train":
+        yield f"layouts of split {split!r}"
+    # which part a smaller maze is of, within the larger square, says nothing of the part that it is of by itself
+    smaller = [cell.name for cell in cells if (kwargs.get("smallest") or size) <= cell.size < size]
+    if smaller:
+        yield f"mazes within {size} x {size}, {' and '.join(smaller)} too"
 
 
 def _played(run: Run, cell: Cell, instances: int, seed: int, device: str) -> Played:

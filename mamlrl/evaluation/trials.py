@@ -14,10 +14,19 @@ from gymnasium.vector import VectorEnv
 from mamlrl.config import Config
 from mamlrl.config.schema import require
 from mamlrl.errors import ConfigError
-from mamlrl.experiment import make_envs
+from mamlrl.experiment import check_reward_info, make_envs
 from mamlrl.policies.base import Policy
 from mamlrl.progress import progress_bar
-from mamlrl.sampler import TimeStep, longest_rollout, not_finite, numbers_or_nan, one_math_thread, play, reset_to_tasks
+from mamlrl.sampler import (
+    TimeStep,
+    action_noise,
+    longest_rollout,
+    not_finite,
+    numbers_or_nan,
+    one_math_thread,
+    play,
+    reset_to_tasks,
+)
 from mamlrl.seeding import RolloutStreams, Streams
 from mamlrl.structs import Params
 
@@ -134,8 +143,9 @@ def play_trials(envs: VectorEnv, acting: Acting, tasks: np.ndarray, streams: Rol
     rollouts = envs.num_envs // len(tasks)
     played = Played(*np.zeros((3, envs.num_envs, envs.trial_episodes)))  # type: ignore[attr-defined]
     rows = np.arange(envs.num_envs)
+    check_reward_info(envs, acting.told, "told")
     for step in _steps(envs, acting, tasks, streams, config):
-        numbers = step.infos[acting.told] if acting.told else step.rewards
+        numbers = step.rewards if not acting.told else numbers_or_nan(step.infos.get(acting.told), step.alive)
         now = rows, step.infos["episode"]
         played.returns[now] += np.where(step.alive, numbers, 0.0)
         played.lengths[now] += step.alive
@@ -152,16 +162,12 @@ def _steps(
 ) -> Iterator[TimeStep]:
     policy, params, greedy, _ = acting
     rollouts, distribution = envs.num_envs // len(tasks), policy.distribution
-    leaf = next(iter(params.values()))
-    generator = streams.streams.torch(streams.iteration, streams.step)
+    longest = longest_rollout(envs, config.environment)
+    drawn = None if greedy else torch.from_numpy(action_noise(distribution, streams, len(tasks), longest, rollouts))
 
     def choose(outputs: torch.Tensor, t: int) -> torch.Tensor:
-        if greedy:
-            return distribution.mode(outputs)
-        draw = torch.randn if distribution.noise == "normal" else torch.rand
-        noise = draw(*outputs.shape[:2], *distribution.noise_shape, generator=generator, dtype=leaf.dtype)
-        return distribution.sample(outputs, noise.to(leaf.device))
+        return distribution.mode(outputs) if drawn is None else distribution.sample(outputs, drawn[:, t].to(outputs))
 
     start = reset_to_tasks(envs, tasks, streams.reset_seeds(len(tasks), rollouts))
     steps = play(envs, policy, params, start, len(tasks), choose, config.environment)
-    yield from progress_bar(steps, "time steps", longest_rollout(envs, config.environment))
+    yield from progress_bar(steps, "time steps", longest)

@@ -80,7 +80,7 @@ class Credit(NamedTuple):
     targets: Tensor
     """[1, N, T], of a value function in units of the returns at its time step"""
     explained_variance: float
-    """share of the variance of the returns that the baseline explains"""
+    """share of the variance of the returns about their means by time step that the baseline explains"""
 
 
 def credit(batch: Batch, values: Tensor, baseline: str, sampling: SamplingConfig) -> Credit:

@@ -201,7 +201,7 @@ def _chooser(policy: Policy, stage: Stage, seed: int) -> Callable[[torch.Tensor,
     def sampled(outputs: torch.Tensor, t: int) -> torch.Tensor:
         draw = torch.randn if distribution.noise == "normal" else torch.rand
         noise = draw(*outputs.shape[:2], *distribution.noise_shape, generator=generator, dtype=outputs.dtype)
-        return distribution.sample(outputs, noise)
+        return distribution.sample(outputs, noise.to(outputs.device))
 
     return sampled if isinstance(stage.envs, TrialVector) else lambda outputs, t: distribution.mode(outputs)
 

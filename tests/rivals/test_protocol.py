@@ -6,10 +6,12 @@ import csv
 import math
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
 from mamlrl.config.files import make_config
+from mamlrl.envs.making import registered_horizon
 from mamlrl.errors import ConfigError
 from mamlrl.evaluate import main
 from mamlrl.evaluation import rival_trials, rl2, trained_trials
@@ -254,5 +256,8 @@ def test_figures_show_the_longest_cells() -> None:
 
 
 def test_families_have_the_sizes_of_their_environments() -> None:
-    for family in FAMILIES.values():
-        assert family.horizon >= 1 and len(family.first_sizes) >= 1
+    horizons = {"bandit": 1, "tabular-mdp": 10, "maze": 250}
+    for name, family in FAMILIES.items():
+        assert family.horizon == registered_horizon(family.env) == horizons[name]
+        for size in family.first_sizes:
+            gymnasium.make_vec(family.env, 1, **{**family.sizes, next(iter(family.sizes)): size}).close()
