@@ -16,7 +16,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike
 
 from mamlrl.config import Config
-from mamlrl.deployment.acting import choose
+from mamlrl.deployment.acting import choose, in_environment_units
 from mamlrl.deployment.environment import check_environment, checked_task, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
 from mamlrl.deployment.module import PolicyModule
@@ -41,7 +41,7 @@ from mamlrl.run_folder.checkpoints import (
 )
 from mamlrl.run_folder.pretrained import Trained, find_checkpoints, read_trained
 from mamlrl.run_folder.spaces import from_plain, to_plain
-from mamlrl.sampler import collect, join, to_environment_actions
+from mamlrl.sampler import collect, join
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import MetaParams, Params, Rollouts
 from mamlrl.supervised import find_task_set
@@ -187,7 +187,8 @@ class AdaptedPolicy:
             self._memory = (count, policy.initial_state(1, count))
         outputs, memory = policy.step(self.params, rows, self._memory[1])
         self._memory = (count, memory)
-        actions = self._in_environment_units(choose(policy.distribution, outputs, deterministic, self._rng))
+        chosen = choose(policy.distribution, outputs, deterministic, self._rng)
+        actions = in_environment_units(chosen, self.action_space, self.origin.config.environment.action_scale)
         if not single:
             return actions
         return int(actions[0]) if isinstance(self.action_space, spaces.Discrete) else actions[0]
@@ -208,13 +209,6 @@ class AdaptedPolicy:
             raise UserError("the observation holds a number that is not finite (NaN or infinite)")
         count = 1 if single else len(values)
         return torch.from_numpy(values.reshape(1, count, math.prod(shape))), single
-
-    def _in_environment_units(self, actions: np.ndarray) -> np.ndarray:
-        space = self.action_space
-        scaled = to_environment_actions(actions, space, self.origin.config.environment.action_scale)
-        if isinstance(space, spaces.Box):
-            return np.clip(scaled, space.low, space.high).astype(space.dtype)  # a bound may be off by a rounding
-        return scaled
 
     def adapt(
         self, env: gymnasium.Env, task: ArrayLike | None = None, steps: int = 1, rollouts: int = 20

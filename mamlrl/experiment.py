@@ -394,12 +394,16 @@ def set_threads(threads: int) -> None:
 
 def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:
     """Settings of the policy; what follows the environment's own observation in the policy's is not scaled."""
-    scale = config.policy.observation_scale
-    if scale and isinstance(envs, ObserveTaskVector):
-        scale = (*scale, *[1.0] * envs.task_dim)
-    if scale and isinstance(envs, TrialVector):
-        scale = (*scale, *[1.0] * envs.extra_inputs)
-    return dataclasses.replace(config.policy, observation_scale=scale)
+    policy = config.policy
+    if isinstance(envs, ObserveTaskVector):
+        policy = with_input_scales(policy, envs.task_dim)
+    return with_input_scales(policy, envs.extra_inputs) if isinstance(envs, TrialVector) else policy
+
+
+def with_input_scales(policy: PolicyConfig, inputs: int) -> PolicyConfig:
+    """Settings of a policy whose observation is followed by inputs that are not scaled."""
+    scale = policy.observation_scale
+    return dataclasses.replace(policy, observation_scale=(*scale, *[1.0] * inputs)) if scale else policy
 
 
 def with_picture(config: Config, envs: VectorEnv) -> Config:

@@ -247,13 +247,12 @@ def _told(step: TimeStep, name: str) -> np.ndarray:
     return np.where(mask, values.reshape(rows), np.nan)
 
 
-def numbers_or_nan(values: Any, alive: np.ndarray) -> np.ndarray:
-    """What an info says of every row as numbers [N]; NaN where it does not."""
+def numbers_or_nan(step: TimeStep, name: str) -> np.ndarray:
+    """What a time step's info says under a name, [N]; NaN in rows that it says nothing of, or no number."""
     try:
-        numbers = np.asarray(values, np.float64)
-    except (TypeError, ValueError):
-        return np.full(len(alive), np.nan)
-    return numbers if numbers.shape == alive.shape else np.full(len(alive), np.nan)
+        return _told(step, name)
+    except UserError:
+        return np.full(len(step.alive), np.nan)
 
 
 def _mean(values: np.ndarray, told: np.ndarray) -> np.ndarray:

@@ -13,14 +13,14 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike
 
 from mamlrl.config import Config, PolicyConfig
-from mamlrl.deployment.acting import choose
+from mamlrl.deployment.acting import choose, in_environment_units
 from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.envs.trials import action_numbers, action_size, trial_inputs
 from mamlrl.errors import UserError, shown
+from mamlrl.experiment import with_input_scales
 from mamlrl.learners.base import LearnerState
 from mamlrl.policies import make_policy
 from mamlrl.policies.base import Policy
-from mamlrl.sampler import to_environment_actions
 from mamlrl.seeding import Stream, Streams
 from mamlrl.structs import Params
 
@@ -137,7 +137,8 @@ class Agent:
         inputs = torch.from_numpy(trial_inputs(rows, before, *told).astype(np.float32))
         policy = self.origin.policy
         outputs, self._memory = policy.step(self.origin.params, inputs.unsqueeze(0), memory)
-        actions = self._in_environment_units(choose(policy.distribution, outputs, deterministic, self._rng))
+        chosen = choose(policy.distribution, outputs, deterministic, self._rng)
+        actions = in_environment_units(chosen, self.origin.action_space, self.origin.config.environment.action_scale)
         self._actions = action_numbers(actions, self.origin.action_space)
         if not single:
             return actions
@@ -158,13 +159,6 @@ class Agent:
         if not np.isfinite(values).all():
             raise UserError("the observation holds a number that is not finite (NaN or infinite)")
         return values.reshape(-1, size), single
-
-    def _in_environment_units(self, actions: np.ndarray) -> np.ndarray:
-        space = self.origin.action_space
-        scaled = to_environment_actions(actions, space, self.origin.config.environment.action_scale)
-        if isinstance(space, spaces.Box):
-            return np.clip(scaled, space.low, space.high).astype(space.dtype)  # a bound may be off by a rounding
-        return scaled
 
 
 def _of_rows(name: str, values: ArrayLike, count: int) -> np.ndarray:
@@ -191,12 +185,6 @@ def untrained_remembering(
     config, learner, state = untrained_learner(config, make, input_space, action_space)
     params = learner.start(state.meta)
     return RememberingPolicy(config, learner.policy, params, input_space, action_space), state
-
-
-def with_input_scales(policy: PolicyConfig, inputs: int) -> PolicyConfig:
-    """The settings of a policy whose observation is followed by inputs that are not scaled."""
-    scale = policy.observation_scale
-    return dataclasses.replace(policy, observation_scale=(*scale, *[1.0] * inputs) if scale else ())
 
 
 def _made_anew(

@@ -145,11 +145,11 @@ def play_trials(envs: VectorEnv, acting: Acting, tasks: np.ndarray, streams: Rol
     rows = np.arange(envs.num_envs)
     check_reward_info(envs, acting.told, "told")
     for step in _steps(envs, acting, tasks, streams, config):
-        numbers = step.rewards if not acting.told else numbers_or_nan(step.infos.get(acting.told), step.alive)
+        numbers = step.rewards if not acting.told else numbers_or_nan(step, acting.told)
         now = rows, step.infos["episode"]
         played.returns[now] += np.where(step.alive, numbers, 0.0)
         played.lengths[now] += step.alive
-        played.successes[now] += step.alive & (numbers_or_nan(step.infos.get("success"), step.alive) > 0)
+        played.successes[now] += step.alive & (numbers_or_nan(step, "success") > 0)
     finite = np.isfinite(played.returns).all(1)
     if not finite.all():
         raise not_finite(config.env, "step", "rewards", tasks[int(finite.argmin()) // rollouts])

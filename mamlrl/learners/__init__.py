@@ -13,7 +13,7 @@ from mamlrl.advantages import make_batch, make_trial_batch
 from mamlrl.config import Config, SamplingConfig
 from mamlrl.errors import ConfigError
 from mamlrl.external import load_external, unknown_name
-from mamlrl.learners.base import Learner
+from mamlrl.learners.base import Learner, with_anneal_iterations
 from mamlrl.learners.context import ContextSettings, make_cavia, make_context
 from mamlrl.learners.emaml import EMAMLSettings, make_emaml
 from mamlrl.learners.imaml import IMAMLSettings, make_imaml
@@ -25,13 +25,12 @@ from mamlrl.learners.maml import (
     make_metasgd,
     make_plain,
 )
-from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp, with_anneal_iterations
+from mamlrl.learners.mamlpp import MAMLPPSettings, make_mamlpp
 from mamlrl.learners.promp import ProMPSettings, make_promp
 from mamlrl.learners.protonet import make_matching, make_protonet
 from mamlrl.learners.reading import ReadingSettings, make_recurrent, make_set
 from mamlrl.learners.reptile import make_reptile
 from mamlrl.learners.rl2 import RL2Settings, make_rl2
-from mamlrl.learners.rl2 import with_anneal_iterations as with_anneal_iterations_of_entropy
 from mamlrl.outer import OUTER_STEPS
 from mamlrl.policies import POLICIES
 from mamlrl.policies.base import Policy
@@ -169,7 +168,7 @@ LEARNERS = {
         "one step on the data of an iteration is too little for a recurrent network",
         adapts_in_training=False,
         rollouts_only="it learns to learn from the rewards of episodes",
-        complete=with_anneal_iterations_of_entropy,
+        complete=with_anneal_iterations,
         recurrent=True,
     ),
     "protonet": LearnerRow(

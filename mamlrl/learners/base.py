@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple, Protocol
 
 import torch
 
 from mamlrl.adaptation import InnerStep
+from mamlrl.config import Config
 from mamlrl.policies.base import Policy
 from mamlrl.structs import Data, MetaBatch, MetaParams, Params
 
@@ -108,3 +110,8 @@ class Learner(Protocol):
     ) -> tuple[LearnerState, Outcome]:
         """One meta-update, and what became of it."""
         ...
+
+
+def with_anneal_iterations(settings: Any, config: Config) -> Any:
+    """A learner's own settings with the meta-updates that something falls over, also where these are the run's."""
+    return dataclasses.replace(settings, anneal_iterations=settings.anneal_iterations or config.iterations)

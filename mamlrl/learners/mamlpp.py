@@ -12,7 +12,7 @@ from mamlrl.adaptation import InnerStep, LossAtPoint, with_products
 from mamlrl.config import AdaptationConfig, Config
 from mamlrl.config.schema import require
 from mamlrl.learners.adaptations import LearnedSteps
-from mamlrl.learners.base import LearnerState, Outcome
+from mamlrl.learners.base import LearnerState, Outcome, with_anneal_iterations
 from mamlrl.learners.gradient import GradientLearner, gradient_learner, query_loss
 from mamlrl.learners.maml import step_sizes
 from mamlrl.learners.objective import Losses, weighted
@@ -176,11 +176,6 @@ class MAMLPP:
     ) -> tuple[LearnerState, Outcome]:
         """An outer step of the learner whose turn it is."""
         return self._learner(state).meta_step(state, meta_batch, generator)
-
-
-def with_anneal_iterations(settings: MAMLPPSettings, config: Config) -> MAMLPPSettings:
-    """The settings with the number of meta-updates over which the step length falls, also where it is the run's."""
-    return dataclasses.replace(settings, anneal_iterations=settings.anneal_iterations or config.iterations)
 
 
 def updates_done(state: LearnerState) -> int:

@@ -57,11 +57,6 @@ class RL2Settings:
             require(least <= value <= 10**9, f"learner_settings.{name}", value, f"in [{least}, {10**9}]")
 
 
-def with_anneal_iterations(settings: RL2Settings, config: Config) -> RL2Settings:
-    """The settings with the number of meta-updates over which the entropy bonus falls, also where it is the run's."""
-    return dataclasses.replace(settings, anneal_iterations=settings.anneal_iterations or config.iterations)
-
-
 class Counted(NamedTuple):
     """An outer step that counts how often it was taken, as Adam does by itself."""
 

@@ -60,12 +60,9 @@ class ConvRecurrentNetwork:
         return math.prod(self.picture) + self.recurrent.inputs - features_size(self.picture)
 
     @property
-    def value_units(self) -> int:
-        """Numbers that a value function is linear in."""
-        return self.recurrent.units
-
-    heads = 1
-    """linear layers of which an observation chooses"""
+    def value_shape(self) -> tuple[int, int]:
+        """That of the recurrent network."""
+        return self.recurrent.value_shape
 
     def with_one_output(self, prefix: str) -> ConvRecurrentNetwork:
         """A network like this with one output and parameters of its own."""
@@ -103,18 +100,13 @@ class ConvRecurrentNetwork:
         seen = some.new_zeros(*valid.shape, some.shape[-1]).index_put(valid.nonzero(as_tuple=True), some)
         return self.recurrent.features_once(params, seen)
 
-    def value_inputs(self, features: Tensor) -> Tensor:
-        """What a value function is linear in: the outputs of the recurrent layer."""
-        return features
-
     def head(self, params: Params, features: Tensor, observations: Tensor) -> Tensor:
         """Outputs of the last layer, [M, B, T, H] -> [M, B, T, Z]."""
         return self.recurrent.head(params, features, observations)
 
-    def of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
-        """Outputs as they are: there is one last layer."""
-        del observations
-        return outputs
+    def values(self, weight: Tensor, bias: Tensor, features: Tensor, observations: Tensor) -> Tensor:
+        """That of the recurrent network."""
+        return self.recurrent.values(weight, bias, features, observations)
 
     def _seen(self, params: Params, observations: Tensor) -> Tensor:
         """What the recurrent network sees, [M, ..., O] -> [M, ..., E + R]: all pictures in one convolution a layer."""

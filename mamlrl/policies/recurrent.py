@@ -206,14 +206,9 @@ class RecurrentNetwork:
         return self.sizes[-2]
 
     @property
-    def value_units(self) -> int:
-        """H."""
-        return self.units
-
-    @property
-    def heads(self) -> int:
-        """Linear layers of which an observation chooses."""
-        return max(self.states, 1)
+    def value_shape(self) -> tuple[int, int]:
+        """H, and 1 or S."""
+        return self.units, max(self.states, 1)
 
     def with_one_output(self, prefix: str) -> RecurrentNetwork:
         """A network like this with one output and parameters of its own."""
@@ -231,8 +226,8 @@ class RecurrentNetwork:
         params["input_bias"] = self.cell.bias(units)
         params["recurrent_weight"] = torch.empty(units, gates).uniform_(-bound, bound, generator=generator)
         params["recurrent_bias"] = torch.zeros(gates)
-        weights = [xavier((units, outputs), generator) for _ in range(self.heads)]
-        params |= {"head_weight": torch.cat(weights, dim=1), "head_bias": torch.zeros(self.heads * outputs)}
+        weights = torch.cat([xavier((units, outputs), generator) for _ in range(max(self.states, 1))], dim=1)
+        params |= {"head_weight": weights, "head_bias": torch.zeros(weights.shape[1])}
         return {f"{self.prefix}{name}": leaf.float() for name, leaf in params.items()}
 
     def initial_state(self, num_tasks: int, rollouts: int) -> State:
@@ -245,7 +240,7 @@ class RecurrentNetwork:
         shared = self._leaf(params, "head_weight").dim() == 2
         rows, *before = (leaf.flatten(0, 1) if shared else leaf for leaf in (observations, *state))
         after = self._advance(params, self._embedded(params, rows), tuple(before))
-        outputs = self.of_state(self._affine(params, "head", after[0]), rows)
+        outputs = self._of_state(self._affine(params, "head", after[0]), rows)
         if not shared:
             return outputs, after
         return outputs.unflatten(0, shape), tuple(leaf.unflatten(0, shape) for leaf in after)
@@ -285,13 +280,13 @@ class RecurrentNetwork:
             outputs = self._affine(params, "head", features.reshape(shape.numel(), -1)).unflatten(0, shape)
         else:
             outputs = self._affine(params, "head", features.flatten(1, 2)).unflatten(1, shape[1:])
-        return self.of_state(outputs, observations)
+        return self._of_state(outputs, observations)
 
-    def value_inputs(self, features: Tensor) -> Tensor:
-        """What a value function is linear in: the outputs of the recurrent layer."""
-        return features
+    def values(self, weight: Tensor, bias: Tensor, features: Tensor, observations: Tensor) -> Tensor:
+        """A value function linear in the outputs of the recurrent layer, [M, B, T, H] -> [M, B, T]."""
+        return self._of_state(features @ weight + bias, observations).squeeze(-1)
 
-    def of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
+    def _of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
         """Outputs [..., S Z] of all states, added up with the weights that the observations [..., O] begin with."""
         if not self.states:
             return outputs
@@ -355,13 +350,8 @@ class MemoryNetwork(Protocol):
         ...
 
     @property
-    def value_units(self) -> int:
-        """Numbers that `value_inputs` returns."""
-        ...
-
-    @property
-    def heads(self) -> int:
-        """Linear layers of which an observation chooses."""
+    def value_shape(self) -> tuple[int, int]:
+        """Of the weights of a linear value function: numbers that it is linear in, and 1, or one for each state."""
         ...
 
     def with_one_output(self, prefix: str) -> MemoryNetwork:
@@ -391,16 +381,12 @@ class MemoryNetwork(Protocol):
         """
         ...
 
-    def value_inputs(self, features: Tensor) -> Tensor:
-        """What a value function is linear in."""
-        ...
-
     def head(self, params: Params, features: Tensor, observations: Tensor) -> Tensor:
         """Outputs of the last layer, [M, B, T, F] -> [M, B, T, Z]."""
         ...
 
-    def of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
-        """Of the outputs of all `heads` those that the observations choose."""
+    def values(self, weight: Tensor, bias: Tensor, features: Tensor, observations: Tensor) -> Tensor:
+        """A linear value function, [M, B, T], by its weights of `value_shape` and a bias for each of their columns."""
         ...
 
 

@@ -77,18 +77,15 @@ class TabularNetwork:
     prefix: str = ""
     single_output: bool = False
 
-    heads = 1
-    """linear layers of which an observation chooses"""
-
     @property
     def inputs(self) -> int:
         """Numbers of an observation."""
         return self.states + self.actions + TOLD
 
     @property
-    def value_units(self) -> int:
-        """Numbers that a value function is linear in, 2 H."""
-        return 2 * self.context_units
+    def value_shape(self) -> tuple[int, int]:
+        """2 H, and 1."""
+        return 2 * self.context_units, 1
 
     def with_one_output(self, prefix: str) -> TabularNetwork:
         """A network like this with one output and parameters of its own."""
@@ -163,23 +160,15 @@ class TabularNetwork:
         """Outputs [..., A] as they are, or their mean as a single one."""
         return outputs.mean(-1, keepdim=True) if self.single_output else outputs
 
-    def value_inputs(self, features: Tensor) -> Tensor:
-        """What a value function is linear in: maxima and means of z over the actions."""
-        return features[..., -self.value_units :]
-
     def head(self, params: Params, features: Tensor, observations: Tensor) -> Tensor:
         """Outputs [M, B, T, Z], which the features begin with."""
         del params, observations
-        return features[..., : -self.value_units]
+        return features[..., : -2 * self.context_units]
 
-    def of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
-        """Outputs as they are: one layer serves in all states."""
+    def values(self, weight: Tensor, bias: Tensor, features: Tensor, observations: Tensor) -> Tensor:
+        """A value function linear in maxima and means of z over the actions, [M, B, T, Z + 2 H] -> [M, B, T]."""
         del observations
-        return outputs
-
-    def outputs(self, params: Params, observations: Tensor) -> Tensor:
-        """Outputs on rollouts from their start, [M, B, T, O] -> [M, B, T, Z]; differentiable."""
-        return self.head(params, self.features(params, observations), observations)
+        return (features[..., -2 * self.context_units :] @ weight + bias).squeeze(-1)
 
     def _seen(self, observations: Tensor) -> Trials:
         """Observations taken apart."""

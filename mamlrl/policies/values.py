@@ -19,9 +19,9 @@ PREFIX = "value_"
 class WithValues:
     """A recurrent policy with a value function, which acting does not need.
 
-    Its parameters are those of the policy, and ``value_weight`` [V, 1] and ``value_bias`` [1] of a linear layer on what
-    the policy's network says (`value_inputs`), the recurrent layer of most ([V, S] and [S] where it has one for each
-    state); or those of a network of its own, with ``value_`` before their names.
+    Its parameters are those of the policy, and ``value_weight`` [V, S] and ``value_bias`` [S] of a linear value
+    function, as the policy's network has one (`MemoryNetwork.values`); or those of a network of its own, with
+    ``value_`` before their names.
 
     Args:
         policy: the policy.
@@ -30,7 +30,7 @@ class WithValues:
 
     def __init__(self, policy: RecurrentPolicy, kind: Literal["value", "own_value", ""]):
         self._policy, self._kind = policy, kind
-        self._network = policy.network.with_one_output(PREFIX)
+        self._own = policy.network.with_one_output(PREFIX) if kind == "own_value" else None
 
     @property
     def distribution(self) -> Distribution:
@@ -51,11 +51,10 @@ class WithValues:
         """Those of the policy, and of a value function that begins at zero everywhere."""
         params = self._policy.init_params(generator)
         if self._kind == "value":
-            shape = self._policy.network.value_units, self._policy.network.heads
-            zeros = torch.zeros(shape, dtype=torch.float32)
+            zeros = torch.zeros(self._policy.network.value_shape, dtype=torch.float32)
             return {**params, f"{PREFIX}weight": zeros, f"{PREFIX}bias": zeros[0].clone()}
-        if self._kind == "own_value":
-            own = self._network.init_params(generator)
+        if self._own is not None:
+            own = self._own.init_params(generator)
             return {**params, **own, f"{PREFIX}head_weight": torch.zeros_like(own[f"{PREFIX}head_weight"])}
         return params
 
@@ -91,11 +90,9 @@ class WithValues:
         features = self._policy.features_once(params, observations, valid)
         outputs = self._policy.head(params, features, observations)
         if self._kind == "value":
-            network, seen = self._policy.network, self._policy.scaled(observations)
-            values = network.value_inputs(features) @ params[f"{PREFIX}weight"] + params[f"{PREFIX}bias"]
-            return outputs, network.of_state(values, seen).squeeze(-1)
-        if self._kind == "own_value":
+            weight, bias = (params[f"{PREFIX}{name}"] for name in ("weight", "bias"))
+            return outputs, self._policy.network.values(weight, bias, features, self._policy.scaled(observations))
+        if self._own is not None:
             seen = self._policy.scaled(observations)
-            own = self._network.features_once(params, seen, valid)
-            return outputs, self._network.head(params, own, seen).squeeze(-1)
+            return outputs, self._own.head(params, self._own.features_once(params, seen, valid), seen).squeeze(-1)
         return outputs, outputs.new_zeros(outputs.shape[:-1])

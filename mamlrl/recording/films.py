@@ -147,12 +147,12 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
     envs, policy, config = stage.envs, experiment.policy, experiment.config.environment
     num_rows = len(subject.steps)
     start = reset_to_tasks(envs, np.tile(subject.task, (num_rows, 1)), np.full((num_rows, 1), subject.seed))
-    log = _Log(start, description=envs.describe_task(subject.task))  # type: ignore[attr-defined]
+    log = _Log(start, envs.describe_task(subject.task), isinstance(envs, TrialVector))  # type: ignore[attr-defined]
 
     def picture() -> list[Panel]:
         pictures = [fitted(one, stage.first) for one in draw(envs)]
-        log.episode = getattr(envs, "episode", None)
-        panels = log.panels(subject.steps, pictures, max(1, round(SPEED_WINDOW / stage.time_step)))
+        window = max(1, round(SPEED_WINDOW / stage.time_step))
+        panels = log.panels(subject.steps, pictures, window, getattr(envs, "episode", None))
         show(panels)
         return panels
 
@@ -212,36 +212,43 @@ class _Log:
     Args:
         start: observations after the reset, [N, ...].
         description: of the task.
+        trial: whether they are trials of several episodes.
     """
 
-    def __init__(self, start: np.ndarray, description: str):
-        self.description = description
+    def __init__(self, start: np.ndarray, description: str, trial: bool):
+        self.description, self._trial = description, trial
         self.observations = [start.reshape(len(start), -1)]
         self.speeds: list[np.ndarray] = []
         self.episodes: list[np.ndarray] = []
-        self.episode: np.ndarray | None = None
         self.returns, self.lengths = np.zeros(len(start)), np.zeros(len(start), int)
         self._ended = np.zeros(len(start), bool)
-        self._number, self._in_episode = np.zeros((2, len(start)), int)  # of the episode, and time steps in it
         self._successes: list[dict[int, int]] = [{} for _ in start]
 
     def add(self, step: TimeStep) -> None:
         """Take a time step."""
-        if self.episode is not None:
+        if self._trial:
             self.episodes.append(step.infos["episode"])
         self.observations.append(step.next_observations.reshape(len(step.alive), -1))
         self.returns = self.returns + np.where(step.alive, step.rewards, 0.0)
         self.lengths = self.lengths + step.alive
         self._ended = step.terminated | ~step.alive  # of an episode cut off, the next time step tells
-        self.speeds.append(numbers_or_nan(step.infos.get("x_velocity"), step.alive))
-        number = self._number if self.episode is None else step.infos["episode"]
-        self._in_episode = np.where(number == self._number, self._in_episode, 0) + step.alive
-        self._number = number
-        for row in np.flatnonzero(step.alive & (numbers_or_nan(step.infos.get("success"), step.alive) > 0)):
-            self._successes[row].setdefault(int(number[row]), int(self._in_episode[row]))
+        self.speeds.append(numbers_or_nan(step, "x_velocity"))
+        for row in np.flatnonzero(step.alive & (numbers_or_nan(step, "success") > 0)):
+            number = int(self.episodes[-1][row]) if self._trial else 0
+            taken = sum(int(one[row]) == number for one in self.episodes) if self._trial else int(self.lengths[row])
+            self._successes[row].setdefault(number, taken)
 
-    def panels(self, steps: Sequence[int], pictures: Sequence[Picture], window: int) -> list[Panel]:
-        """The panels now; the speed is a mean over up to `window` time steps."""
+    def panels(
+        self, steps: Sequence[int], pictures: Sequence[Picture], window: int, episode: np.ndarray | None
+    ) -> list[Panel]:
+        """The panels now.
+
+        Args:
+            steps: numbers of gradient steps, or of training iterations.
+            pictures: of all rows.
+            window: the speed is a mean over up to so many time steps.
+            episode: that rows of trials are in, [N].
+        """
         return [
             Panel(
                 steps[row],
@@ -250,15 +257,14 @@ class _Log:
                 float(self.returns[row]),
                 self._mean_speed(row, window),
                 int(self.lengths[row]) if self._ended[row] else None,
-                self._outcomes(row),
-                "" if self.episode is None else f"episode {int(self.episode[row]) + 1}",
+                self._outcomes(row, 0 if episode is None else int(episode[row])),
+                "" if episode is None else f"episode {int(episode[row]) + 1}",
             )
             for row, picture in enumerate(pictures)
         ]
 
-    def _outcomes(self, row: int) -> tuple[int | None, ...]:
-        told = self._successes[row]
-        over = bool(self._ended[row]) + (0 if self.episode is None else int(self.episode[row]))
+    def _outcomes(self, row: int, episode: int) -> tuple[int | None, ...]:
+        told, over = self._successes[row], bool(self._ended[row]) + episode
         return tuple(told.get(episode) for episode in range(max([over, *(episode + 1 for episode in told)])))
 
     def _mean_speed(self, row: int, window: int) -> float | None:
