@@ -411,7 +411,7 @@ class Config:
     which."""
     seed: int = field(default=1, metadata=IS_NO_METHOD)
     """Seed of every random stream of the run."""
-    start: str = ""
+    start_from: str = ""
     """Run folder or checkpoint whose policy training begins with, of any learner with the same parameters; empty for a
     random one."""
     iterations: int = field(default=100, metadata=HOW_IT_RUNS)
@@ -442,7 +442,7 @@ class Config:
         _require_plain("learner_settings", self.learner_settings)
         _require_word("learner", self.learner, "a learner's name")
         require(bool(re.fullmatch(r"cpu|cuda(:\d{1,3})?", self.device)), "device", self.device, "cpu or cuda")
-        _require_plain("start", self.start)
+        _require_plain("start_from", self.start_from)
         _require_count("seed", self.seed, 0, 2**63 - 1)
         _require_count("iterations", self.iterations, 1)
         _require_count("threads", self.threads, 0, 4096)

@@ -78,7 +78,7 @@ def started_from(path: Path, state: LearnerState) -> LearnerState:
     found = find_checkpoints(path)
     if len(found) > 1:
         policies = f"{len(found)} policies"
-        raise ConfigError(f"start is {cut(str(path))}, which holds {policies}; it must be one, such as {found[0]}")
+        raise ConfigError(f"start_from is {cut(str(path))}, which holds {policies}; it must be one, such as {found[0]}")
     content, (init, sizes) = read_content(found[0]), state.meta
     try:
         saved = content["state"]["meta"]
@@ -86,7 +86,7 @@ def started_from(path: Path, state: LearnerState) -> LearnerState:
         if len(saved["step_sizes"]) == len(sizes):
             sizes = restore(saved["step_sizes"], sizes, "step_sizes")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of tensors that are no plain ones
-        raise CheckpointError(f"start: {found[0]} has no policy of this run: {said(error)}") from error
+        raise CheckpointError(f"start_from: {found[0]} has no policy of this run: {said(error)}") from error
     return state._replace(meta=MetaParams(init, sizes))
 
 

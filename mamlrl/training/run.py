@@ -241,7 +241,7 @@ def begun(fresh: Checkpoint, start: Path) -> Checkpoint:
         fresh: with random parameters.
         start: the working directory when the command was given.
     """
-    path = fresh.config.start
+    path = fresh.config.start_from
     return fresh._replace(progress=Progress(started_from(start / path, fresh.progress.state))) if path else fresh
 
 

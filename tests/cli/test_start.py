@@ -22,7 +22,7 @@ def same(ours: dict, theirs: dict) -> bool:
 
 def test_a_run_begins_with_what_another_learner_has_learned(tiny_run: Command, command: Command) -> None:
     assert tiny_run("--iterations 2 --out first").code == 0
-    second = "--learner promp --sampling.rollouts 5 --iterations 3 --start first --checkpoint.keep 9 --out second"
+    second = "--learner promp --sampling.rollouts 5 --iterations 3 --start_from first --checkpoint.keep 9 --out second"
     assert tiny_run(second).code == 0
     theirs, ours = (
         meta(f"{run}/checkpoints/{name}.pt") for run, name in [("first", "best"), ("second", "iteration-000000")]
@@ -37,10 +37,10 @@ def test_a_run_begins_with_what_another_learner_has_learned(tiny_run: Command, c
 def test_step_sizes_come_along_where_both_learn_them(tiny_run: Command) -> None:
     assert tiny_run("--learner metasgd --iterations 2 --out first").code == 0
     last = "first/checkpoints/iteration-000002.pt"
-    assert tiny_run(f"--learner metasgd --iterations 1 --start {last} --out second").code == 0
+    assert tiny_run(f"--learner metasgd --iterations 1 --start_from {last} --out second").code == 0
     (theirs,), (ours,) = (meta(path)["step_sizes"] for path in (last, "second/checkpoints/iteration-000000.pt"))
     assert same(theirs, ours)
-    assert tiny_run(f"--iterations 1 --start {last} --out third").code == 0
+    assert tiny_run(f"--iterations 1 --start_from {last} --out third").code == 0
     assert meta("third/checkpoints/iteration-000000.pt")["step_sizes"] == []
 
 
@@ -51,8 +51,8 @@ def test_what_a_run_cannot_begin_with_is_said_before_anything_is_written(tiny_ru
     for start, code, words in [
         ("nowhere", 2, ["nowhere: no such file or folder"]),
         ("notes.txt", 2, ["notes.txt: no checkpoint"]),
-        ("runs", 2, ["start is ", "runs, which holds 2 policies; it must be one, such as"]),
-        ("runs/seed-1 --policy.hidden_sizes [9]", 1, ["start: ", "has no policy of this run: init", "here it is"]),
+        ("runs", 2, ["start_from is ", "runs, which holds 2 policies; it must be one, such as"]),
+        ("runs/seed-1 --policy.hidden_sizes [9]", 1, ["start_from: ", "has no policy of this run: init", "here it is"]),
     ]:
-        assert_fails(tiny_run(f"--iterations 1 --start {start} --out new"), code, *words)
+        assert_fails(tiny_run(f"--iterations 1 --start_from {start} --out new"), code, *words)
         assert not Path("new").exists()
