@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -40,6 +41,8 @@ DEFAULT_HORIZON = 100
 """Time steps of an episode where neither the settings nor the environment say how many."""
 MOST_COLORS = 4
 """Of a picture: where the first of its sizes is no larger, and the last is, colours stand first."""
+BRIGHTEST = 10.0
+"""Of pixels, as the space of observations bounds them, that a network takes as they are."""
 LEARNER_PARTS = ("policy", "init", "start", "adapt", "meta_step")
 """What a learner has, see `learners.base.Learner`."""
 
@@ -412,7 +415,7 @@ def with_picture(config: Config, envs: VectorEnv) -> Config:
     A run stores it: the policy is made anew where the environment is not there to ask.
 
     Raises:
-        ConfigError: the environment says another shape, or has its colours first.
+        ConfigError: the environment says another shape, has its colours first, or pixels far above 1.
     """
     row = POLICIES.get(config.policy.network)
     if row is None or not row.pictures or not isinstance(envs, TrialVector):
@@ -425,7 +428,21 @@ def with_picture(config: Config, envs: VectorEnv) -> Config:
             f"observations are {' x '.join(map(str, known))}, which looks like colours first; policy.network "
             f"{config.policy.network} takes height x width x colours"
         )
-    return dataclasses.replace(config, policy=dataclasses.replace(config.policy, picture=given or known))
+    policy = dataclasses.replace(config.policy, picture=given or known)
+    brightest = brightest_pixel(envs.single_observation_space, policy.picture)
+    if brightest > BRIGHTEST and not policy.observation_scale:
+        raise ConfigError(
+            f"pixels of {config.env} go up to {brightest:g}; policy.network {policy.network} learns from ones near 1, "
+            "which gymnasium.wrappers.RescaleObservation(env, 0.0, 1.0) makes of them, or policy.observation_scale"
+        )
+    return dataclasses.replace(config, policy=policy)
+
+
+def brightest_pixel(space: spaces.Box, picture: tuple[int, ...]) -> float:
+    """The largest bound of the picture that observations begin with; 0 where there is none."""
+    size = math.prod(picture) if picture else 0
+    bounds = np.abs([space.low[:size], space.high[:size]])
+    return float(np.max(bounds, initial=0.0, where=np.isfinite(bounds)))
 
 
 def check_device(device: str) -> None:

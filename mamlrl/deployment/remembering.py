@@ -100,7 +100,7 @@ class Agent:
     def act(
         self,
         observation: ArrayLike,
-        reward: ArrayLike = 0.0,
+        reward: ArrayLike | None = None,
         done: ArrayLike = False,
         deterministic: bool = False,
     ) -> Any:
@@ -110,7 +110,8 @@ class Agent:
 
         Args:
             observation: one, or a batch of them, [N, ...], of N trials side by side.
-            reward: that followed the action before, or N of them; at the start of a trial it does not count.
+            reward: that followed the action before, or N of them; at the start of a trial it does not count, and may be
+                left out.
             done: whether that action ended an episode, so that the observation is the first of the next one; or N.
             deterministic: take the mean of a Gaussian policy, or the likeliest discrete action, in place of a sample.
 
@@ -118,8 +119,8 @@ class Agent:
             An action, or a batch of them.
 
         Raises:
-            UserError: the observation has another size, there are not as many rewards, a number is not finite, or the
-                memory is of another number of trials.
+            UserError: the observation has another size, the reward is missing, there are not as many rewards, a number
+                is not finite, or the memory is of another number of trials.
         """
         rows, single = self._rows(observation)
         count = len(rows)
@@ -132,6 +133,8 @@ class Agent:
                 f"the memory is of {len(self._actions)} trials, and there are observations of {count}; start() begins "
                 "others"
             )
+        elif reward is None:
+            raise UserError("the reward that followed the action before is missing: act(observation, reward, done)")
         else:
             told = np.stack([_of_rows("reward", reward, count), _of_rows("done", done, count)])
         inputs = torch.from_numpy(trial_inputs(rows, before, *told).astype(np.float32))
@@ -152,12 +155,17 @@ class Agent:
         except (TypeError, ValueError) as error:
             raise UserError(f"the observation is no array of numbers: {error}") from error
         single = values.size == size and (values.ndim < 2 or len(values) != 1)
-        if not single and math.prod(values.shape[1:]) != size:
+        if not single and (math.prod(values.shape[1:]) != size or not len(values)):
             raise UserError(
                 f"the observation has shape {values.shape}; it must hold {size} numbers, or be a batch of such"
             )
-        if not np.isfinite(values).all():
-            raise UserError("the observation holds a number that is not finite (NaN or infinite)")
+        picture = self.origin.config.policy.picture
+        if picture and values.ndim > 2 and values.shape[-3:] != picture:
+            raise UserError(f"the observation has shape {values.shape}; pictures are {' x '.join(map(str, picture))}")
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(values.astype(np.float32)).all()
+        if not finite:
+            raise UserError("the observation holds a number that is not finite in single precision (NaN or infinite)")
         return values.reshape(-1, size), single
 
 

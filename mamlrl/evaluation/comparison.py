@@ -51,6 +51,8 @@ RESULTS = (CSV_FILE, SUMMARY_FILE, FIGURE_FILE, FITS_FILE, EVENTS_FOLDER)
 
 DIGITS = {"error": 3, "median error": 3, "diverged": 3}
 """Of means in tables, behind the point; 2 of other quantities."""
+RANDOM = "random"
+"""Learner whose policy is not trained."""
 MOST_COLUMNS = 5
 """Gradient steps that a table shows all of."""
 
@@ -140,22 +142,32 @@ def _untrained(trained: Sequence[Trained]) -> list[Entry]:
     """The untrained policies of runs, each once; where networks or inner steps differ, the names say in what."""
     of_runs: dict[tuple[object, ...], Trained] = {}
     for run in sorted(trained, key=lambda run: run.config.seed):
-        ours = run.config
-        sampling = SamplingConfig(discount=ours.sampling.discount, gae_lambda=ours.sampling.gae_lambda)
-        config = Config(  # all that matters to it
-            env=ours.env,
-            name=ours.name,
-            learner="random",
-            seed=ours.seed,
-            environment=ours.environment,
-            policy=ours.policy,
-            sampling=sampling,
-            data=ours.data,
-            adaptation=ours.adaptation,
-        )
-        of_runs.setdefault((ours.seed, ours.policy, ours.adaptation, sampling, ours.data), run._replace(config=config))
+        config = untrained_config(run.config)
+        key = config.learner, config.seed, config.policy, config.adaptation, config.sampling, config.data
+        of_runs.setdefault(key, run._replace(config=config))
     methods = group_methods(of_runs.values())
-    return [Entry(method, run.config, None) for method, runs in methods.items() for run in runs]
+    return [
+        Entry(method if run.config.learner == RANDOM else f"{RANDOM} ({method})", run.config, None)
+        for method, runs in methods.items()
+        for run in runs
+    ]
+
+
+def untrained_config(ours: Config) -> Config:
+    """Settings of the untrained policy of a run: of a learner with a memory its own, else all that matters to it."""
+    if find_learner(ours.learner).recurrent:
+        return ours
+    return Config(
+        env=ours.env,
+        name=ours.name,
+        learner=RANDOM,
+        seed=ours.seed,
+        environment=ours.environment,
+        policy=ours.policy,
+        sampling=SamplingConfig(discount=ours.sampling.discount, gae_lambda=ours.sampling.gae_lambda),
+        data=ours.data,
+        adaptation=ours.adaptation,
+    )
 
 
 def evaluate_runs(
@@ -186,7 +198,8 @@ def evaluate_runs(
             if result.episodes is not None:
                 measured = {"return": result.episodes}
         used = _episodes_used(config, len(measured["return"])) if by_episodes else ()
-        results.append(Evaluated(entry.method, config.learner, config.seed, tasks, measured, used))
+        learner = config.learner if entry.trained else RANDOM
+        results.append(Evaluated(entry.method, learner, config.seed, tasks, measured, used))
     row = find_task_set(configs[0].env)
     if row and row.quantity.name == "accuracy":
         results.append(_nearest_neighbour(configs[0], plan.seed))

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from mamlrl.evaluation.cells import Cell
 from mamlrl.evaluation.rl2 import BAYES, KNOWN, Result, ordered_methods
-from mamlrl.run_folder.figures import color_of, legend_beneath
+from mamlrl.run_folder.figures import Color, colors_of, legend_beneath
 
 FIGURES = {"bandit": "regret.png", "tabular-mdp": "episodes.png"}
 """Names of the files, by family."""
@@ -42,28 +42,34 @@ def _figure(results: Sequence[Result]) -> Figure:
     rows = math.ceil(len(cells) / columns)
     canvas = Figure(figsize=(2.0 + 4.0 * columns, 0.9 + 3.4 * rows), layout="constrained")
     methods = [name for name in ordered_methods(results) if name != KNOWN]
+    colors = dict(zip(methods, colors_of(["rl2" if is_trained(name) else name for name in methods]), strict=True))
     for number, cell in enumerate(cells):
         axes = canvas.add_subplot(rows, columns, number + 1)
-        for place, method in enumerate(methods):
+        for method in methods:
             for result in results:
                 if (result.method, result.cell) == (method, cell):
-                    _draw(axes, result, place, method)
+                    _draw(axes, result, colors[method])
         _finish(axes, cell, next((result for result in results if (result.method, result.cell) == (KNOWN, cell)), None))
-    handles = [Line2D([], [], color=color_of(n), label=name, **_style(name)) for n, name in enumerate(methods)]
+    handles = [Line2D([], [], color=colors[name], label=name, **_style(name)) for name in methods]
     legend_beneath(canvas, handles)
     return canvas
 
 
+def is_trained(method: str) -> bool:
+    """Whether a method is a trained policy, not an algorithm."""
+    return method.startswith("rl2")
+
+
 def _style(method: str) -> dict[str, Any]:
-    return {"linewidth": 2.4 if method.startswith("rl2") else 1.3, "linestyle": ":" if method == "random" else "-"}
+    return {"linewidth": 2.4 if is_trained(method) else 1.3, "linestyle": ":" if method == "random" else "-"}
 
 
-def _draw(axes: Axes, result: Result, place: int, method: str) -> None:
+def _draw(axes: Axes, result: Result, color: Color) -> None:
     episodes = np.arange(1, result.cell.episodes + 1)
     values = result.returns
     if result.cell.family == "bandit":
         values = result.at_most * episodes - values.cumsum()
-    axes.plot(episodes, values, color=color_of(place), **_style(method))
+    axes.plot(episodes, values, color=color, **_style(result.method))
 
 
 def _finish(axes: Axes, cell: Cell, known: Result | None) -> None:

@@ -84,7 +84,9 @@ def make_policy(
     if name not in POLICIES:
         raise unknown_name("policy.network", name, ("auto", *POLICIES))
     if not isinstance(action_space, POLICIES[name].action_space):
-        raise ConfigError(f"policy.network is {name!r}, but action space {action_space} needs {fitting!r}")
+        kin = f"{fitting.partition('_')[0]}_{name.partition('_')[2]}"  # the same layers, another distribution
+        needed = kin if kin in POLICIES else fitting
+        raise ConfigError(f"policy.network is {name!r}, but action space {action_space} needs {needed!r}")
     if POLICIES[name].recurrent and not config.hidden_sizes:
         raise ConfigError(f"policy.hidden_sizes is []; of {name} it must hold at least one layer, the recurrent one")
     if config.head != "linear" and not POLICIES[name].recurrent:

@@ -68,6 +68,16 @@ def test_evaluation_has_episodes_on_its_axis_beside_gradient_steps(
     assert Path("both/evaluation.png").is_file()
 
 
+def test_the_untrained_policy_has_a_memory_too(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command(f"{TINY} --policy.network gaussian_gru --iterations 1 --eval.every 0 --out run").code == 0
+    outcome = runner(evaluate.main, capsys)("run --random --tasks 2 --rollouts 2 --out both --threads 1")
+    assert outcome.code == 0, outcome.err
+    assert "| random (rl2) |" in outcome.out
+    with Path("both/summary.csv").open() as file:
+        learners = [row["learner"] for row in csv.DictReader(file)]
+    assert learners == ["rl2"] * 3 + ["random"] * 3
+
+
 @pytest.mark.usefixtures("trained")
 def test_a_film_is_one_of_a_trial(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = runner(record.main, capsys)("run --tasks 1 --out films --threads 1")
@@ -148,6 +158,8 @@ def test_a_run_knows_the_shape_of_the_pictures_that_its_agent_sees(
     agent, picture = mamlrl.load("run").start(), np.zeros(shape)
     agent.act(picture)
     assert np.isfinite(agent.act(picture + 1.0, 0.5, True, deterministic=True)).all()
+    with pytest.raises(UserError, match=f"pictures are {' x '.join(map(str, shape))}"):
+        agent.act(picture.transpose(2, 0, 1), 0.5)
 
 
 @pytest.mark.usefixtures("trained")
@@ -156,8 +168,11 @@ def test_what_an_agent_cannot_take_is_said() -> None:
     agent = policy.start()
     agent.act(np.zeros((3, 2)), np.zeros(3), np.zeros(3))
     for call, message in (
-        (lambda: agent.act(np.zeros((4, 2))), "the memory is of 3 trials, and there are observations of 4"),
+        (lambda: agent.act(np.zeros((4, 2)), 0.0), "the memory is of 3 trials, and there are observations of 4"),
         (lambda: agent.act(np.zeros((3, 2)), np.zeros(2)), r"reward has shape \(2,\); there are 3 trials"),
+        (lambda: agent.act(np.zeros((3, 2))), "the reward that followed the action before is missing"),
+        (lambda: agent.act(np.zeros((0, 2)), 0.0), r"shape \(0, 2\); it must hold 2 numbers, or be a batch"),
+        (lambda: agent.act(np.full((3, 2), 1e300), 0.0), "not finite in single precision"),
         (lambda: agent.act(np.zeros((3, 2)), np.nan), "reward holds a number that is not finite"),
         (lambda: policy.start().act([0.0, 1.0, 2.0]), "it must hold 2 numbers"),
         (lambda: policy.adapt(None), "takes no gradient steps: its policy adapts by its memory"),
@@ -178,6 +193,11 @@ def test_what_an_agent_cannot_take_is_said() -> None:
         ("--learner rl2 --outer sgd", "outer is 'sgd', but not with learner rl2"),
         ("--learner rl2 --policy.hidden_sizes []", "it must hold at least one layer, the recurrent one"),
         ("--learner rl2 --policy.network gaussian_conv_gru", "which sees pictures, and the environment has none"),
+        ("--learner rl2 --policy.network categorical_conv_lstm", "needs 'gaussian_conv_lstm'"),
+        (
+            "--env tests.envs.third_party:ByteCamera-v0 --learner rl2 --policy.network gaussian_conv_gru",
+            "pixels of tests.envs.third_party:ByteCamera-v0 go up to 255",
+        ),
         ("--learner rl2 --policy.picture [1,2,1]", "policy.picture is [1, 2, 1], which gaussian_gru has not"),
         ("--learner rl2 --env sinusoid", "learner rl2 learns from rollouts alone"),
     ],

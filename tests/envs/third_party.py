@@ -229,6 +229,10 @@ class FlatCamera(Camera):
         return super().observe().ravel()
 
 
+class ByteCamera(Camera):
+    observation_space = spaces.Box(0, 255, (4, 5, 3), np.uint8)  # type: ignore[assignment]
+
+
 class NoPicture(Camera):
     picture_shape = (4, 6, 3)
 
@@ -255,6 +259,7 @@ for env in (
     Inert,
     Camera,
     FlatCamera,
+    ByteCamera,
     NoPicture,
 ):
     gymnasium.register(f"{env.__name__}-v0", entry_point=f"tests.envs.third_party:{env.__name__}")
