@@ -48,6 +48,10 @@ def one_math_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+MOST_LEFT = 0.75
+"""Of the tasks that the policy sees: where no more are left, those that are over leave, which copies the memory."""
+
+
 class TimeStep(NamedTuple):
     """One time step of N = M * B episodes in lock step, as `play` hands it out."""
 
@@ -108,7 +112,8 @@ def play(
 
     Where the environments go through trials of several episodes, an episode here is a trial: what the policy remembers
     lasts to its end. Sampling and filming step environments here, and nowhere else. A row whose episode has ended is
-    held by the vector environment.
+    held by the vector environment. Tasks that are over leave the forward passes of a policy with a memory and shared
+    parameters; their outputs are zeros then.
 
     Args:
         envs: vector environment after a reset.
@@ -122,10 +127,14 @@ def play(
     leaf = next(iter(params.values()))
     rollouts = envs.num_envs // num_tasks
     alive = np.ones(envs.num_envs, bool)
-    memory = policy.initial_state(num_tasks, rollouts)
+    memory, going = policy.initial_state(num_tasks, rollouts), torch.arange(num_tasks, device=leaf.device)
+    can_leave = isinstance(memory, tuple) and not all(one.shape[:1] == (num_tasks,) for one in params.values())
     for t in range(longest_rollout(envs, config)):
         inputs = torch.from_numpy(observations.reshape(num_tasks, rollouts, -1)).to(leaf.dtype)
-        outputs, memory = policy.step(params, inputs.to(leaf.device), memory)
+        seen = inputs.to(leaf.device)
+        outputs, memory = policy.step(params, seen if len(going) == num_tasks else seen[going], memory)
+        if len(going) < num_tasks:
+            outputs = outputs.new_zeros(num_tasks, *outputs.shape[1:]).index_copy(0, going, outputs)
         actions = choose(outputs, t)
         env_actions = to_environment_actions(
             actions.flatten(0, 1).cpu().numpy(), envs.single_action_space, config.action_scale
@@ -135,6 +144,9 @@ def play(
         alive = alive & ~(terminations | truncations)
         if not alive.any():
             break
+        left = torch.from_numpy(alive.reshape(num_tasks, rollouts).any(1)).to(going.device)[going]
+        if can_leave and left.sum() <= MOST_LEFT * len(going):
+            memory, going = tuple(leaf[left] for leaf in memory), going[left]
 
 
 def action_noise(

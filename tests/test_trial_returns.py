@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mamlrl import sampler
 from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfig
 from mamlrl.errors import ConfigError
 from mamlrl.evaluation import trials
@@ -53,6 +54,27 @@ def test_trials_of_any_length_on_given_tasks_in_parts(monkeypatch: pytest.Monkey
     np.testing.assert_array_equal(returns, again)
     greedy = trial_returns(*common)
     assert greedy.shape == (5, 1, 7) and (greedy == greedy[:1]).all()  # there is no noise in it
+    experiment.envs.close()
+
+
+def test_tasks_that_are_over_leave_the_forward_passes_and_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = made("tests.golden.walk:golden/Walk-v0", environment=EnvironmentConfig(horizon=6))
+    params, tasks, found, seen = params_of(experiment), np.linspace(-2, 2, 6)[:, None], [], []
+
+    def step(params, rows, state, step=experiment.policy.step):
+        seen.append(len(rows))
+        return step(params, rows, state)
+
+    monkeypatch.setattr(experiment.policy, "step", step)
+    for share in (0.0, 0.99):
+        monkeypatch.setattr(sampler, "MOST_LEFT", share)
+        seen.clear()
+        streams = Streams(3).rollouts(0, 0)
+        found.append(collect(experiment.envs, experiment.policy, params, tasks, streams, experiment.config.environment))
+        assert (min(seen) < 6) == (share > 0)
+    for one, other in zip(found[0][:6], found[1][:6], strict=True):
+        mask = found[0].mask.reshape(*found[0].mask.shape, *[1] * (one.dim() - 3))
+        torch.testing.assert_close(one * mask, other * mask)
     experiment.envs.close()
 
 
