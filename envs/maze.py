@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .arguments import check_count
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv
-from .maze_layouts import draw_layouts, is_test_layout, reachable, squares
+from .maze_layouts import distances, draw_layouts, is_test_layout, reachable, squares
 from .maze_pictures import View, draw_maze
 
 LEFT, RIGHT, FORWARD = range(3)
@@ -21,6 +21,9 @@ MARGIN = 0.15
 """How near one comes to a wall that is ahead, in cells."""
 REACH = 0.4
 """How near one has to come to the target, in cells."""
+SIDES = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
+"""Where the cells next to one are, in x and y."""
+STEP_REWARD = -0.04
 MOST_DRAWS = 200
 """A split of which so many layouts hold none is taken for empty."""
 
@@ -155,6 +158,9 @@ class MazeVectorEnv(TaskVectorEnv):
         self._upright, self._level = self.task_space.walls(np.zeros((num_envs, self.task_space.inner + 5)))
         self._targets, self._positions = np.zeros((2, num_envs, 2))  # x along the columns, y along the rows
         self._headings = np.zeros(num_envs)
+        self._mapped = np.full((num_envs, self.task_space.inner + 5), np.nan)  # the tasks of these:
+        self._distances = np.zeros((num_envs, size, size))
+        self._left = np.zeros(num_envs)
         self._pictures = np.zeros((num_envs, height * width * 3))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
 
@@ -174,6 +180,12 @@ class MazeVectorEnv(TaskVectorEnv):
         self._targets[rows] = np.stack([column, row], axis=1) + 0.5
         self._positions[rows] = np.stack([start_column, start_row], axis=1) + 0.5
         self._headings[rows] = quarter * np.pi / 2
+        new = rows[(self._mapped[rows] != tasks).any(axis=1)]  # and not where another episode of a trial begins
+        if len(new):
+            target_rows, target_columns = self._targets[new, ::-1].T.astype(np.intp)
+            self._distances[new] = distances(self._upright[new], self._level[new], target_rows, target_columns)
+            self._mapped[new] = self.tasks[new]
+        self._left[rows] = self._steps_left(rows)
         self._take_pictures(rows)
         if self.render_mode is not None:
             for one in rows:
@@ -187,11 +199,20 @@ class MazeVectorEnv(TaskVectorEnv):
         hit[walking] = self._walk(walking)
         offsets = self._positions - self._targets
         reached[some] = (np.square(offsets).sum(axis=1) < REACH**2)[some]
+        progress = np.zeros(self.num_envs)
+        progress[some] = self._left[some]
+        self._left[some] = np.where(reached[some], 0.0, self._steps_left(some))
+        progress[some] -= self._left[some]
         self._take_pictures(some)
         if self.render_mode is not None:
             for one in some:
                 self._paths[one].append(self._positions[one].copy())
-        return reached - 0.04 - 0.001 * hit, reached, {"success": reached.astype(np.float64)}
+        rewards = reached + STEP_REWARD - 0.001 * hit
+        return (
+            rewards,
+            reached,
+            {"success": reached.astype(np.float64), "shaped_reward": rewards - STEP_REWARD * progress},
+        )
 
     def _walk(self, rows: NDArray[np.intp]) -> Mask:
         """Move rows [R] forward as far as walls let them, along x and then along y; whether they hit one, [R]."""
@@ -204,6 +225,32 @@ class MazeVectorEnv(TaskVectorEnv):
         new_y = _stopped(y, wanted_y, columns)
         self._positions[rows] = np.stack([new_x, new_y], axis=1)
         return (new_x != wanted_x) | (new_y != wanted_y)
+
+    def _steps_left(self, rows: NDArray[np.intp]) -> Array:
+        """About how many time steps rows [R] need to the target, for one who knows the maze, [R].
+
+        Those of the shortest way from the middle of a cell to that of the next, and of turning to the first of them.
+        """
+        x, y = self._positions[rows].T
+        column, row = x.astype(np.intp), y.astype(np.intp)
+        walls = np.stack(
+            [
+                self._upright[rows, row, column + 1],
+                self._level[rows, row + 1, column],
+                self._upright[rows, row, column],
+                self._level[rows, row, column],
+            ],
+            axis=1,
+        )
+        beside = np.clip(np.stack([column, row], axis=1)[:, None] + SIDES, 0, self.task_space.size - 1)  # [R, 4, x y]
+        further = np.where(walls, np.inf, self._distances[rows[:, None], beside[..., 1], beside[..., 0]])
+        here = self._distances[rows, row, column] == 0
+        side, some = further.argmin(axis=1), np.arange(len(rows))
+        onward = np.where(here[:, None], self._targets[rows], beside[some, side] + 0.5) - self._positions[rows]
+        cells = np.where(here, 0.0, further[some, side]) + np.hypot(*onward.T)
+        angle = np.arctan2(onward[:, 1], onward[:, 0]) - self._headings[rows]
+        angle = np.abs((angle + np.pi) % (2 * np.pi) - np.pi)
+        return np.maximum(cells - REACH, 0.0) / self._move + angle / self._turn
 
     def _take_pictures(self, rows: NDArray[np.intp]) -> None:
         walls = self._upright[rows], self._level[rows]
@@ -261,7 +308,9 @@ class MazeEnv(TaskEnv):
 
     ## Rewards
     -0.04 in each time step, another -0.001 for hitting a wall, and 1 for reaching the target.
-    `info["success"]` is 1 when it is reached.
+    `info["success"]` is 1 when it is reached. `info["shaped_reward"]` is the reward, and 0.04 for each time step by
+    which the target has come nearer for one who knows the maze: a difference of potentials, which changes no optimal
+    policy (Ng, Harada, Russell 1999), so that `rl2` may learn from it (`sampling.reward_info`).
 
     ## Starting State
     The middle of the start's cell, in the direction of the task.

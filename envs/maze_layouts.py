@@ -103,3 +103,22 @@ def reachable(upright: Mask, level: Mask, rows: NDArray[np.intp], columns: NDArr
         found[:, :-1] |= found[:, 1:] & ~level[:, 1:-1]
         if found.sum() == before:
             return found
+
+
+def distances(upright: Mask, level: Mask, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> NDArray[np.float64]:
+    """How many cells the shortest way to one of each of N mazes has, from all cells, [N, S, S]; infinite without a way.
+
+    Arguments as of `reachable`.
+    """
+    n, size, _ = upright.shape
+    found = np.full((n, size, size), np.inf)
+    found[np.arange(n), rows, columns] = 0.0
+    across, along = np.where(upright[:, :, 1:-1], np.inf, 1.0), np.where(level[:, 1:-1], np.inf, 1.0)
+    while True:
+        before = found.copy()
+        np.minimum(found[:, :, 1:], found[:, :, :-1] + across, out=found[:, :, 1:])
+        np.minimum(found[:, :, :-1], found[:, :, 1:] + across, out=found[:, :, :-1])
+        np.minimum(found[:, 1:], found[:, :-1] + along, out=found[:, 1:])
+        np.minimum(found[:, :-1], found[:, 1:] + along, out=found[:, :-1])
+        if (found == before).all():
+            return found

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mamlrl.envs.maze import FORWARD, LEFT, MARGIN, REACH, RIGHT, MazeSpace
-from mamlrl.envs.maze_layouts import is_test_layout, reachable, spanning_trees
+from mamlrl.envs.maze_layouts import distances, is_test_layout, reachable, spanning_trees
 from mamlrl.envs.maze_pictures import CEILING, FLOOR, GREEN, View, nearest_walls
 from tests.envs.making import make, make_vec
 
@@ -218,3 +218,49 @@ def test_only_rows_that_move_are_seen_anew():
     assert (moved != first).any(axis=1).all()
     again, _ = envs.reset(options={"reset_mask": np.array([True, False, True]), "task": envs.unwrapped.tasks})
     np.testing.assert_array_equal(again, np.stack([first[0], moved[1], first[2]]))
+
+
+def test_the_shortest_ways_are_those_of_a_search_cell_by_cell():
+    space = MazeSpace(5, 0.2, "all")
+    tasks = space.draw(20, np.random.default_rng(0))
+    upright, level = space.walls(tasks)
+    rows, columns = tasks[:, space.inner : space.inner + 2].astype(int).T
+    found = distances(upright, level, rows, columns)
+    for n in range(20):
+        known, border = {(rows[n], columns[n]): 0}, [(rows[n], columns[n])]
+        while border:
+            row, column = border.pop(0)
+            for wall, other in (
+                (upright[n, row, column], (row, column - 1)),
+                (upright[n, row, column + 1], (row, column + 1)),
+                (level[n, row, column], (row - 1, column)),
+                (level[n, row + 1, column], (row + 1, column)),
+            ):
+                if not wall and other not in known:
+                    known[other] = known[row, column] + 1
+                    border.append(other)
+        assert {(row, column): found[n, row, column] for row in range(5) for column in range(5)} == known
+
+
+def test_the_shaped_reward_tells_how_much_nearer_the_target_is():
+    env = started(maze(OPEN, (1, 2), (1, 0)))
+    shaped = [env.step(action)[4]["shaped_reward"] for action in (LEFT, RIGHT, *[FORWARD] * 4)]
+    # turned away and back, then half a cell nearer in each step: 2 cells less what is near enough, 3.2 steps
+    assert shaped == pytest.approx([-0.08, 0.0, 0.0, 0.0, 0.0, 0.96 + 0.04 * 0.2])
+    around = started(maze(walled(1, 3), (0, 2), (0, 1), 1))  # two walls between: 5 cells by the third row
+    assert around._rows._left[0] == pytest.approx((5 - REACH) / 0.5)
+    assert around.step(LEFT)[4]["shaped_reward"] == pytest.approx(-0.08)
+
+
+def test_shaped_rewards_add_up_to_those_of_the_environment():
+    """But for the difference of potentials between start and end, which is zero at the target."""
+    envs = make_vec("mamlrl/Maze-v0", num_envs=50, size=3, max_episode_steps=40)
+    envs.reset(seed=0)
+    before, rng, total = envs.unwrapped._left.copy(), np.random.default_rng(0), np.zeros(50)
+    reached = np.zeros(50, bool)
+    for _ in range(40):
+        _, rewards, terminated, _, infos = envs.step(rng.choice(3, 50, p=[0.2, 0.2, 0.6]))
+        total += np.where(reached, 0.0, infos["shaped_reward"] - rewards)
+        reached |= terminated
+    assert 10 < reached.sum() < 50
+    np.testing.assert_allclose(total, 0.04 * (before - np.where(reached, 0.0, envs.unwrapped._left)))
