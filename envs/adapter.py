@@ -197,7 +197,7 @@ class GymnasiumTaskVectorEnv(VectorEnv):
         return self._call(name, env.get_wrapper_attr, name) if found else None
 
     def _checked_picture_shape(self, shape: Any) -> tuple[int, ...]:
-        """Height, width and colours of the picture that an observation is, if the environment says so."""
+        """Height, width and colours of the picture that an observation begins with, if the environment says so."""
         if shape is None or shape == ():
             return ()
         observation = self.single_observation_space.shape or ()
@@ -205,10 +205,10 @@ class GymnasiumTaskVectorEnv(VectorEnv):
             sizes = tuple(int(size) for size in shape)
         except (TypeError, ValueError):
             sizes = ()
-        if len(sizes) != 3 or min(sizes) < 1 or math.prod(sizes) != math.prod(observation):
+        if len(sizes) != 3 or min(sizes) < 1 or math.prod(sizes) > math.prod(observation):
             raise ValueError(
-                f"environment {self._name} has picture_shape = {shape!r}; it must be height, width and colours of its "
-                f"observations of shape {observation}"
+                f"environment {self._name} has picture_shape = {shape!r}; it must be height, width and colours of what "
+                f"its observations of shape {observation} begin with"
             )
         return sizes
 

@@ -160,7 +160,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     resets_in_trial: ClassVar[bool] = True
     """whether `reset` may restart single rows, their tasks kept, as trials of several episodes need it"""
     picture_shape: tuple[int, ...] = ()
-    """height, width and colours of the picture that a flat observation is, row by row; empty where it is none"""
+    """height, width and colours of the picture that a flat observation begins with, row by row; empty if with none"""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> TaskVectorEnv:
         """Remember the arguments: simulations and GL contexts do not pickle, so a copy is built anew from them."""

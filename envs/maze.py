@@ -24,6 +24,8 @@ REACH = 0.4
 SIDES = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
 """Where the cells next to one are, in x and y."""
 STEP_REWARD = -0.04
+ODOMETER = 0.25
+"""What the odometer counts a cell."""
 MOST_DRAWS = 200
 """A split of which so many layouts hold none is taken for empty."""
 
@@ -130,6 +132,7 @@ class MazeVectorEnv(TaskVectorEnv):
         move: float = 0.5,
         turn: float = 30.0,
         smallest: int | None = None,
+        odometry: bool = False,
     ):
         for name, value, least in (("size", size, 2), ("height", height, 1), ("width", width, 2)):
             check_count(name, value, least)
@@ -146,8 +149,11 @@ class MazeVectorEnv(TaskVectorEnv):
         if not 0 < turn <= 180:
             raise ValueError(f"turn is {turn}; it must be above 0 and at most 180 degrees")
         self.picture_shape = height, width, 3
+        pixels, most = height * width * 3, ODOMETER * (size - 1) * np.sqrt(2.0)
+        low = np.concatenate([np.zeros(pixels), [-most, -most, -1.0, -1.0] * odometry])
+        high = np.concatenate([np.ones(pixels), [most, most, 1.0, 1.0] * odometry])
         super().__init__(
-            observation_space=spaces.Box(0.0, 1.0, (height * width * 3,), np.float64),
+            observation_space=spaces.Box(low, high, dtype=np.float64),
             action_space=spaces.Discrete(3),
             task_space=MazeSpace(size, loops, split, smallest),
             num_envs=num_envs,
@@ -158,6 +164,7 @@ class MazeVectorEnv(TaskVectorEnv):
         self._upright, self._level = self.task_space.walls(np.zeros((num_envs, self.task_space.inner + 5)))
         self._targets, self._positions = np.zeros((2, num_envs, 2))  # x along the columns, y along the rows
         self._headings = np.zeros(num_envs)
+        self._odometry, self._starts = odometry, np.zeros((num_envs, 3))  # x, y, heading
         self._mapped = np.full((num_envs, self.task_space.inner + 5), np.nan)  # the tasks of these:
         self._distances = np.zeros((num_envs, size, size))
         self._left = np.zeros(num_envs)
@@ -180,6 +187,7 @@ class MazeVectorEnv(TaskVectorEnv):
         self._targets[rows] = np.stack([column, row], axis=1) + 0.5
         self._positions[rows] = np.stack([start_column, start_row], axis=1) + 0.5
         self._headings[rows] = quarter * np.pi / 2
+        self._starts[rows] = np.column_stack([self._positions[rows], self._headings[rows]])
         new = rows[(self._mapped[rows] != tasks).any(axis=1)]  # and not where another episode of a trial begins
         if len(new):
             target_rows, target_columns = self._targets[new, ::-1].T.astype(np.intp)
@@ -258,7 +266,14 @@ class MazeVectorEnv(TaskVectorEnv):
         self._pictures[rows] = views.reshape(len(rows), self._pictures.shape[1])
 
     def _observe(self) -> Array:
-        return self._pictures.copy()
+        return np.concatenate([self._pictures, self._walked()], axis=1) if self._odometry else self._pictures.copy()
+
+    def _walked(self) -> Array:
+        """Where one is, and which way one looks, as seen from the start, [N, 4]."""
+        (x, y), start = (self._positions - self._starts[:, :2]).T, self._starts[:, 2]
+        cos, sin, turned = np.cos(start), np.sin(start), self._headings - start
+        ahead, aside = ODOMETER * (cos * x + sin * y), ODOMETER * (cos * y - sin * x)
+        return np.stack([ahead, aside, np.cos(turned), np.sin(turned)], axis=1)
 
     def _draw_row(self, row: int) -> NDArray[np.uint8]:
         return draw_maze(
@@ -304,7 +319,9 @@ class MazeEnv(TaskEnv):
     | 2 | walk ahead, as far as walls let one; along a wall one slides |
 
     ## Observation Space
-    `Box(0, 1, (height * width * 3,), float64)`: a picture [height, width, 3], row by row, of red, green and blue.
+    `Box(0, 1, (height * width * 3,), float64)`: a picture [height, width, 3], row by row, of red, green and blue. With
+    `odometry` four numbers follow, as seen from the start: how far ahead and to the right of it one is, a quarter for a
+    cell, and the cosine and sine of how far one has turned since.
 
     ## Rewards
     -0.04 in each time step, another -0.001 for hitting a wall, and 1 for reaching the target.
@@ -328,6 +345,7 @@ class MazeEnv(TaskEnv):
     | `move` | float | 0.5 | length of a step (cells) |
     | `turn` | float | 30 | angle of a turn (degrees) |
     | `smallest` | int or None | None | cells of a side of the smallest mazes; None for `size` alone |
+    | `odometry` | bool | False | the observation tells where one is as seen from the start, too |
 
     With `smallest` the side is uniform between that and `size`, and a smaller maze lies anywhere within the square.
 

@@ -107,7 +107,7 @@ class TrialVector(TaskVectorWrapper):
 
     @property
     def picture_shape(self) -> tuple[int, ...]:
-        """Height, width and colours of the picture that the environment's own observation is; empty if it is none."""
+        """Height, width and colours of the picture that the environment's own observation is or begins with, if any."""
         shape = self.env.picture_shape or self.env.single_observation_space.shape or ()  # type: ignore[attr-defined]
         return shape if len(shape) == 3 else ()
 

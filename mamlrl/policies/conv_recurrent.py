@@ -166,8 +166,7 @@ def categorical_conv(config: PolicyConfig, observation_dim: int, num_actions: in
 
 
 def _network(config: PolicyConfig, observation_dim: int, actions: int, cell: Cell) -> ConvRecurrentNetwork:
-    """The network of a policy; what follows the picture are `actions` numbers and two more."""
-    rest = actions + 2
+    """The network of a policy; what follows the picture are numbers of the environment, `actions` and two more."""
     if config.head != "linear":
         raise ConfigError(f"policy.head is {config.head!r}, which {config.network} has not; it must be linear")
     if len(config.picture) != 3:
@@ -176,11 +175,12 @@ def _network(config: PolicyConfig, observation_dim: int, actions: int, cell: Cel
             "is one all the same, policy.picture must be its height, width and colours, such as [15, 20, 3]"
         )
     height, width, colors = picture = config.picture
-    if math.prod(picture) != observation_dim - rest:
+    observed, shape = observation_dim - actions - 2, (height, width, colors)
+    if math.prod(picture) > observed:
         raise ConfigError(
-            f"policy.picture is {list(picture)}, {math.prod(picture)} numbers; it must be that of an observation, which"
-            f" has {max(observation_dim - rest, 0)}"
+            f"policy.picture is {list(picture)}, {math.prod(picture)} numbers; it must be what an observation begins "
+            f"with, which has {max(observed, 0)}"
         )
-    shape = height, width, colors
+    rest = observation_dim - math.prod(picture)
     sizes = features_size(shape) + rest, *config.hidden_sizes, actions
     return ConvRecurrentNetwork(shape, RecurrentNetwork(sizes, cell))

@@ -21,7 +21,9 @@ from tests.core.problems import ACTIONS, action_space, by_single_steps, central_
 SHAPE = 2, 3, 5
 PICTURE = 6, 9, 3
 """Height, width and colours, of which the layers make 2 x 3 places."""
-OBSERVATION = math.prod(PICTURE) + ACTIONS + 2
+FURTHER = 3
+"""Numbers of the environment's own behind its picture."""
+OBSERVATION = math.prod(PICTURE) + FURTHER + ACTIONS + 2
 
 
 def policy_of(kind: str, cell: str) -> RecurrentPolicy:
@@ -46,7 +48,7 @@ def by_torch(params: dict[str, Tensor], observations: Tensor, recurrent: torch.n
     for number, channels in enumerate((PICTURE[2], 16)):
         layers += [torch.nn.Conv2d(channels, 16, 5, stride=2, padding=2), torch.nn.ReLU()]
         layers[-2].load_state_dict({"weight": params[f"filters_{number}"], "bias": params[f"filter_bias_{number}"]})
-    pictures, rest = observations.split([math.prod(PICTURE), ACTIONS + 2], dim=-1)
+    pictures, rest = observations.split([math.prod(PICTURE), FURTHER + ACTIONS + 2], dim=-1)
     channels_first = torch.movedim(pictures.unflatten(-1, PICTURE).flatten(0, 1), -1, 1)
     maps = torch.nn.Sequential(*layers)(channels_first).unflatten(0, observations.shape[:2])
     seen = torch.cat([torch.movedim(maps, 2, -1).flatten(2), rest], dim=-1)  # row by row, filters last
@@ -177,7 +179,7 @@ def test_pictures_of_any_size_have_features(picture, generator: torch.Generator)
     ("settings", "message"),
     [
         ({"picture": ()}, r"categorical_conv_gru, which sees pictures, and the environment has none"),
-        ({"picture": (9, 6, 1)}, r"policy\.picture is \[9, 6, 1\], 54 numbers; .* an observation, which has 162"),
+        ({"picture": (9, 60, 1)}, r"policy\.picture is \[9, 60, 1\], 540 numbers; .* begins with, which has 165"),
         ({"head": "per_state"}, r"policy\.head is 'per_state', which categorical_conv_gru has not"),
         ({"hidden_sizes": ()}, r"policy\.hidden_sizes is \[\]; of categorical_conv_gru"),
         ({"network": "categorical_gru"}, r"policy\.picture is \[6, 9, 3\], which categorical_gru has not"),

@@ -264,3 +264,20 @@ def test_shaped_rewards_add_up_to_those_of_the_environment():
         reached |= terminated
     assert 10 < reached.sum() < 50
     np.testing.assert_allclose(total, 0.04 * (before - np.where(reached, 0.0, envs.unwrapped._left)))
+
+
+def test_the_odometer_tells_where_one_is_as_seen_from_the_start():
+    env = started(maze(OPEN, (2, 2), (0, 0), 1), odometry=True, turn=90.0)  # along the rows, the columns to the left
+    np.testing.assert_allclose(env._rows._observe()[0, -4:], [0, 0, 1, 0], atol=1e-12)
+    told = [env.step(action)[0][-4:] for action in (FORWARD, FORWARD, LEFT, FORWARD)]
+    # half a cell a step, a quarter for a cell; what is to the left of the start's direction is below zero
+    expected = [[0.125, 0, 1, 0], [0.25, 0, 1, 0], [0.25, 0, 0, -1], [0.25, -0.125, 0, -1]]
+    np.testing.assert_allclose(told, expected, atol=1e-12)
+    envs = make_vec("mamlrl/Maze-v0", num_envs=30, size=3, odometry=True)
+    plain = make_vec("mamlrl/Maze-v0", num_envs=30, size=3)
+    rng, (first, _), (seen, _) = np.random.default_rng(0), envs.reset(seed=0), plain.reset(seed=0)
+    for _ in range(30):
+        assert envs.observation_space.contains(first)
+        np.testing.assert_array_equal(first[:, :-4], seen)
+        actions = rng.choice(3, 30, p=[0.2, 0.2, 0.6])
+        first, seen = envs.step(actions)[0], plain.step(actions)[0]
