@@ -16,10 +16,11 @@ from mamlrl.distributions import Categorical, DiagonalGaussian
 from mamlrl.errors import ConfigError, described
 from mamlrl.external import load_external, unknown_name
 from mamlrl.policies.base import Network, Policy
+from mamlrl.policies.cells import CELLS
 from mamlrl.policies.conv_recurrent import categorical_conv, gaussian_conv
 from mamlrl.policies.mlp_policies import categorical_mlp, gaussian_mlp
 from mamlrl.policies.network_policy import NetworkPolicy, WithFreeOutputs
-from mamlrl.policies.recurrent import CELLS, categorical_recurrent, gaussian_recurrent
+from mamlrl.policies.recurrent import categorical_recurrent, gaussian_recurrent
 from mamlrl.policies.tabular import categorical_tabular
 from mamlrl.structs import check_shapes
 

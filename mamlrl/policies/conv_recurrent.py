@@ -17,15 +17,8 @@ from torch import Tensor
 
 from mamlrl.config import PolicyConfig
 from mamlrl.errors import ConfigError
-from mamlrl.policies.recurrent import (
-    CELLS,
-    Cell,
-    RecurrentNetwork,
-    RecurrentPolicy,
-    State,
-    categorical_with,
-    gaussian_with,
-)
+from mamlrl.policies.cells import CELLS, Cell, State
+from mamlrl.policies.recurrent import RecurrentNetwork, RecurrentPolicy, categorical_with, gaussian_with
 from mamlrl.structs import Params
 
 FILTERS = 16, 16

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from mamlrl.policies.base import Policy
+from mamlrl.policies.cells import LSTM
 from mamlrl.policies.context import CONTEXT, ContextPolicy
 from mamlrl.policies.linearization import WithIdle
 from mamlrl.policies.mlp import MLP
-from mamlrl.policies.recurrent import LSTM, RecurrentNetwork
+from mamlrl.policies.recurrent import RecurrentNetwork
 from mamlrl.structs import Params, stack
 
 READER = "reader_"

@@ -10,161 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mamlrl.config import PolicyConfig
 from mamlrl.distributions import Categorical, DiagonalGaussian, Distribution
 from mamlrl.policies.base import constant
+from mamlrl.policies.cells import CELLS, Cell, State
 from mamlrl.policies.linearization import AutogradLinearization
 from mamlrl.policies.mlp import tanh_
 from mamlrl.structs import Params, check_shapes, stack
-
-State = tuple[Tensor, ...]
-"""What a recurrent layer remembers: tensors [..., H], the first of them its output."""
-
-
-class Cell(Protocol):
-    """A recurrent layer of H units, of which one time step is an affine map of the input and of its output before."""
-
-    gates: int
-    """affine maps to H numbers each"""
-    num_states: int
-
-    def advance(self, inputs: Tensor, recurrent: Tensor, state: State) -> State:
-        """The state after a time step.
-
-        Args:
-            inputs: affine map of the input, [..., gates H].
-            recurrent: affine map of the output before, [..., gates H].
-            state: before.
-        """
-        ...
-
-    def bias(self, units: int) -> Tensor:
-        """Initial bias of the inputs, [gates H]."""
-        ...
-
-    @property
-    def unroll(self) -> Callable[[Tensor, Tensor, Tensor], Tensor] | None:
-        """All time steps at once, differentiable once, see `UnrolledGRU`; None where there is no such function."""
-        ...
-
-
-class GRU:
-    """Gated recurrent unit (Cho et al. 2014), with the reset gate behind the recurrent map, as torch and cuDNN have it.
-
-        r = s(x_r + h_r)    z = s(x_z + h_z)    n = tanh(x_n + r h_n)    h' = n + z (h - n)
-
-    s is the logistic function, x and h with an index are affine maps of input and output.
-    """
-
-    gates, num_states = 3, 1
-
-    @property
-    def unroll(self) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """`UnrolledGRU`."""
-        return UnrolledGRU.apply  # type: ignore[return-value]
-
-    def advance(self, inputs: Tensor, recurrent: Tensor, state: State) -> State:
-        """The state after a time step."""
-        (hidden,) = state
-        size = hidden.shape[-1]
-        opened = (inputs[..., : 2 * size] + recurrent[..., : 2 * size]).sigmoid()
-        reset, keep = opened.split(size, dim=-1)
-        new = torch.addcmul(inputs[..., 2 * size :], reset, recurrent[..., 2 * size :]).tanh()
-        return (torch.lerp(new, hidden, keep),)
-
-    def bias(self, units: int) -> Tensor:
-        """Zeros."""
-        return torch.zeros(3 * units)
-
-
-class LSTM:
-    """Long short-term memory (Hochreiter and Schmidhuber 1997; with forget gates, Gers et al. 2000).
-
-        i, f, o = s(x_i + h_i), s(x_f + h_f), s(x_o + h_o)    c' = f c + i tanh(x_g + h_g)    h' = o tanh(c')
-
-    in the order i, f, g, o, as torch has it.
-    """
-
-    gates, num_states, unroll = 4, 2, None
-
-    def advance(self, inputs: Tensor, recurrent: Tensor, state: State) -> State:
-        """The state after a time step."""
-        _, cell = state
-        put, forget, new, out = (inputs + recurrent).chunk(4, dim=-1)
-        cell = torch.addcmul(forget.sigmoid() * cell, put.sigmoid(), new.tanh())
-        return out.sigmoid() * cell.tanh(), cell
-
-    def bias(self, units: int) -> Tensor:
-        """One for the forget gate (Jozefowicz et al. 2015), else zeros."""
-        return torch.cat([torch.zeros(units), torch.ones(units), torch.zeros(2 * units)])
-
-
-class UnrolledGRU(torch.autograd.Function):
-    """`GRU.advance` over all time steps from a memory of zeros, its derivative by hand.
-
-    Rollouts are the last dimension, so that every part of the gates is one piece of memory: 1.2 (H = 256) to 1.5 times
-    (H = 32) as fast as automatic differentiation of the loop, whose derivatives of any order it does not have.
-
-        (inputs [T, 3 H, N], weight [H, 3 H], bias [3 H]) -> outputs of the layer, [T, H, N]
-    """
-
-    @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Outputs [T, H, N]."""
-        steps, _, rows = inputs.shape
-        units = len(weight)
-        hidden, gates = inputs.new_zeros(steps + 1, units, rows), torch.empty_like(inputs)
-        new_maps, recurrent = inputs.new_empty(steps, units, rows), inputs.new_empty(3 * units, rows)
-        transposed, column = weight.t().contiguous(), bias.unsqueeze(1)
-        for t in range(steps):
-            torch.addmm(column, transposed, hidden[t], out=recurrent)
-            torch.add(inputs[t, : 2 * units], recurrent[: 2 * units], out=gates[t, : 2 * units]).sigmoid_()
-            reset, keep, new = gates[t].split(units)
-            new_maps[t] = recurrent[2 * units :]
-            tanh_(torch.addcmul(inputs[t, 2 * units :], reset, new_maps[t], out=new))
-            torch.lerp(new, hidden[t], keep, out=hidden[t + 1])
-        ctx.save_for_backward(hidden, gates, new_maps, weight)
-        return hidden[1:]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """By inputs, weight and bias; from the last time step to the first."""
-        hidden, gates, new_maps, weight = ctx.saved_tensors
-        steps, units, rows = gradient.shape
-        by_inputs, by_recurrent = torch.empty_like(gates), gates.new_empty(3 * units, rows)
-        by_weight, by_bias = weight.new_zeros(3 * units, units), weight.new_zeros(3 * units)
-        by_hidden, work = gradient.new_zeros(units, rows), gradient.new_empty(units, rows)
-        for t in reversed(range(steps)):
-            reset, keep, new = gates[t].split(units)
-            by_reset, by_keep, by_new = by_inputs[t].split(units)
-            opened, by_opened = gates[t, : 2 * units], by_inputs[t, : 2 * units]
-            by_hidden += gradient[t]
-            torch.sub(hidden[t], new, out=by_keep).mul_(by_hidden)
-            torch.mul(by_hidden, keep, out=work)
-            torch.sub(by_hidden, work, out=by_new)
-            by_hidden, work = work, by_hidden
-            by_new.addcmul_(by_new, torch.mul(new, new, out=work), value=-1)
-            torch.mul(by_new, new_maps[t], out=by_reset)
-            by_opened.mul_(opened).addcmul_(by_opened, opened, value=-1)
-            by_recurrent[: 2 * units] = by_opened
-            torch.mul(by_new, reset, out=by_recurrent[2 * units :])
-            by_weight.addmm_(by_recurrent, hidden[t].t())
-            by_bias += by_recurrent.sum(1)
-            by_hidden.addmm_(weight, by_recurrent)
-        return by_inputs, by_weight.t(), by_bias
-
-
-CELLS: dict[str, Callable[[], Cell]] = {"gru": GRU, "lstm": LSTM}
 
 
 def affine(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from mamlrl.config import PolicyConfig
 from mamlrl.errors import ConfigError, shown
-from mamlrl.policies.recurrent import GRU, RecurrentPolicy, State, categorical_with, xavier
-from mamlrl.policies.unrolled_table import Last, Layer, Trials, UnrolledTable
+from mamlrl.policies.cells import GRU, GRULayer, State
+from mamlrl.policies.recurrent import RecurrentPolicy, categorical_with, xavier
+from mamlrl.policies.unrolled_table import Readout, Trials, UnrolledTable
 from mamlrl.structs import Params
 
 PARTS = (
-    *(f"{layer}_{part}" for layer in ("cell", "context") for part in Layer._fields),
-    *Last._fields,
+    *(f"{layer}_{part}" for layer in ("cell", "context") for part in GRULayer._fields),
+    *Readout._fields,
 )
 """Names of the parameters."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mamlrl.policies.cells import GRULayer, gru_backward, gru_forward
 from mamlrl.policies.mlp import tanh_
 
 
@@ -23,58 +24,6 @@ class Trials(NamedTuple):
     """the one before, [T, N]"""
     acted: Tensor
     """1, or 0 where there was none before, [T, N, 1]"""
-
-
-class Layer(NamedTuple):
-    """Parameters of a GRU of U units with I inputs."""
-
-    input_weight: Tensor
-    """[I, 3 U]"""
-    input_bias: Tensor
-    recurrent_weight: Tensor
-    """[U, 3 U]"""
-    recurrent_bias: Tensor
-
-
-class Kept(NamedTuple):
-    """What the derivative of one time step of a GRU needs."""
-
-    inputs: Tensor
-    hidden: Tensor
-    gates: Tensor
-    """reset, keep and new, [N, 3 U]"""
-    new_map: Tensor
-    """recurrent map behind the reset gate, [N, U]"""
-
-
-def advance(layer: Layer, inputs: Tensor, hidden: Tensor) -> tuple[Tensor, Kept]:
-    """`recurrent.GRU.advance` from inputs [N, I] and a memory [N, U]."""
-    units = hidden.shape[1]
-    gates = torch.addmm(layer.input_bias, inputs, layer.input_weight)
-    recurrent = torch.addmm(layer.recurrent_bias, hidden, layer.recurrent_weight)
-    opened, new, new_map = gates[:, : 2 * units], gates[:, 2 * units :], recurrent[:, 2 * units :]
-    opened.add_(recurrent[:, : 2 * units]).sigmoid_()
-    tanh_(new.addcmul_(opened[:, :units], new_map))
-    return torch.lerp(new, hidden, opened[:, units:]), Kept(inputs, hidden, gates, new_map)
-
-
-def pull_back(layer: Layer, kept: Kept, by_after: Tensor, by_layer: Layer) -> tuple[Tensor, Tensor]:
-    """Derivatives by inputs and memory from that by the memory after; those by the parameters are added up in place."""
-    reset, keep, new = kept.gates.chunk(3, dim=1)
-    by_gates, by_recurrent = torch.empty_like(kept.gates), torch.empty_like(kept.gates)
-    by_reset, by_keep, by_new = by_gates.chunk(3, dim=1)
-    torch.sub(kept.hidden, new, out=by_keep).mul_(by_after).mul_(keep).mul_(1 - keep)
-    by_hidden = by_after * keep
-    torch.sub(by_after, by_hidden, out=by_new).mul_(1 - new.square())
-    torch.mul(by_new, kept.new_map, out=by_reset).mul_(reset).mul_(1 - reset)
-    units = by_hidden.shape[1]
-    by_recurrent[:, : 2 * units] = by_gates[:, : 2 * units]
-    torch.mul(by_new, reset, out=by_recurrent[:, 2 * units :])
-    by_layer.input_weight.addmm_(kept.inputs.t(), by_gates)
-    by_layer.input_bias.add_(by_gates.sum(0))
-    by_layer.recurrent_weight.addmm_(kept.hidden.t(), by_recurrent)
-    by_layer.recurrent_bias.add_(by_recurrent.sum(0))
-    return by_gates @ layer.input_weight.t(), by_hidden.addmm_(by_recurrent, layer.recurrent_weight.t())
 
 
 class Places(NamedTuple):
@@ -95,7 +44,7 @@ def places(trials: Trials, states: int, actions: int) -> Places:
     return Places(first + trials.state, (first + before) * actions + trials.action, before == trials.state)
 
 
-class Last(NamedTuple):
+class Readout(NamedTuple):
     """Parameters of what is made of a memory [C] and the context [H]: z = tanh(W [c, g] + w), v z + b."""
 
     hidden_weight: Tensor
@@ -109,14 +58,14 @@ class Last(NamedTuple):
 class Parts(NamedTuple):
     """All parameters, or derivatives by them."""
 
-    cell: Layer
-    context: Layer
-    last: Last
+    cell: GRULayer
+    context: GRULayer
+    readout: Readout
 
     @classmethod
     def of(cls, leaves: Sequence[Tensor]) -> Parts:
         """From all of them in this order."""
-        return cls(Layer(*leaves[:4]), Layer(*leaves[4:8]), Last(*leaves[8:]))
+        return cls(GRULayer(*leaves[:4]), GRULayer(*leaves[4:8]), Readout(*leaves[8:]))
 
 
 class UnrolledTable(torch.autograd.Function):
@@ -145,20 +94,20 @@ class UnrolledTable(torch.autograd.Function):
             there = table[here].view(rows, actions, units)
             seen = torch.cat([trials.told[t], there.amax(1), there.mean(1)], dim=1)
             before = by_action[place]
-            after, of_cell = advance(parts.cell, torch.cat([seen, context], dim=1), before)
+            after, of_cell = gru_forward(parts.cell, torch.cat([seen, context], dim=1), before)
             written = torch.lerp(before, after, trials.acted[t])
             by_action[place] = written
             inputs = torch.cat([seen, written * trials.acted[t]], dim=1)
-            context, of_context = advance(parts.context, inputs, context)
+            context, of_context = gru_forward(parts.context, inputs, context)
             ctx.kept[slot] = of_cell, of_context
             cells[slot] = table[here].view(rows, actions, units)
-            _look(parts.last, cells[slot], context, hidden[slot])
-            outputs[t] = (hidden[slot] @ parts.last.head_weight).squeeze(-1)
+            _readout(parts.readout, cells[slot], context, hidden[slot])
+            outputs[t] = (hidden[slot] @ parts.readout.head_weight).squeeze(-1)
             torch.cat([hidden[slot].amax(1), hidden[slot].mean(1)], dim=1, out=pooled[t])
         ctx.last_context = context
         ctx.save_for_backward(cells, hidden, pooled, *params)
         ctx.trials, ctx.sizes = trials, sizes
-        return outputs.add_(parts.last.head_bias), pooled
+        return outputs.add_(parts.readout.head_bias), pooled
 
     @staticmethod
     @once_differentiable
@@ -176,19 +125,19 @@ class UnrolledTable(torch.autograd.Function):
             here, place, stayed = (leaf[t] for leaf in ctx.places)
             of_cell, of_context = ctx.kept[t]
             # what was made of the memories
-            by_parts.last.head_weight.addmm_(hidden[t].flatten(0, 1).t(), by_outputs[t].reshape(-1, 1))
-            by_hidden = by_outputs[t].unsqueeze(2) * parts.last.head_weight.squeeze(1)
+            by_parts.readout.head_weight.addmm_(hidden[t].flatten(0, 1).t(), by_outputs[t].reshape(-1, 1))
+            by_hidden = by_outputs[t].unsqueeze(2) * parts.readout.head_weight.squeeze(1)
             by_hidden += _by_pooled(hidden[t], pooled[t, :, : context.shape[1]], by_pooled[t])
             by_hidden.mul_(1 - hidden[t].square())
-            by_cells, by_now = _look_back(parts.last, by_hidden, cells[t], context, by_parts.last)
+            by_cells, by_now = _readout_backward(parts.readout, by_hidden, cells[t], context, by_parts.readout)
             by_table.index_add_(0, here, by_cells.flatten(1))
             # the context's step
-            by_inputs, by_context = pull_back(parts.context, of_context, by_context + by_now, by_parts.context)
+            by_inputs, by_context = gru_backward(parts.context, of_context, by_context + by_now, by_parts.context)
             _, by_seen, by_written = by_inputs.split([told, 2 * units, units], dim=1)
             # the memory that was written: from here on the derivative there is one by what stood there before
             by_place = by_action[place]
             by_after = (by_written + by_place) * trials.acted[t]
-            by_inputs, by_before = pull_back(parts.cell, of_cell, by_after, by_parts.cell)
+            by_inputs, by_before = gru_backward(parts.cell, of_cell, by_after, by_parts.cell)
             by_action[place] = by_before + by_place * (1 - trials.acted[t])
             _, by_seen_too, by_context_too = by_inputs.split([told, 2 * units, context.shape[1]], dim=1)
             by_context += by_context_too
@@ -198,24 +147,26 @@ class UnrolledTable(torch.autograd.Function):
             by_there = _by_pooled(there, largest, by_seen + by_seen_too)
             by_table.index_add_(0, here, by_there.flatten(1))
             context = of_context.hidden
-        by_parts.last.head_bias.add_(by_outputs.sum())
+        by_parts.readout.head_bias.add_(by_outputs.sum())
         return None, None, *gradients
 
 
-def _look(last: Last, cells: Tensor, context: Tensor, out: Tensor) -> None:
+def _readout(readout: Readout, cells: Tensor, context: Tensor, out: Tensor) -> None:
     """Z of memories [N, A, C] and contexts [N, H], written to [N, A, H]."""
     units = cells.shape[-1]
-    of_context = torch.addmm(last.hidden_bias, context, last.hidden_weight[units:])
-    tanh_(torch.matmul(cells, last.hidden_weight[:units], out=out).add_(of_context.unsqueeze(1)))
+    of_context = torch.addmm(readout.hidden_bias, context, readout.hidden_weight[units:])
+    tanh_(torch.matmul(cells, readout.hidden_weight[:units], out=out).add_(of_context.unsqueeze(1)))
 
 
-def _look_back(last: Last, by_linear: Tensor, cells: Tensor, context: Tensor, by_last: Last) -> tuple[Tensor, Tensor]:
+def _readout_backward(
+    readout: Readout, by_linear: Tensor, cells: Tensor, context: Tensor, by_readout: Readout
+) -> tuple[Tensor, Tensor]:
     """Derivatives by memories and contexts from that by W [c, g] + w, [N, A, H]; those by W and w are added up."""
     units, by_all = cells.shape[-1], by_linear.sum(1)
-    by_last.hidden_weight[:units].addmm_(cells.flatten(0, 1).t(), by_linear.flatten(0, 1))
-    by_last.hidden_weight[units:].addmm_(context.t(), by_all)
-    by_last.hidden_bias.add_(by_all.sum(0))
-    return by_linear @ last.hidden_weight[:units].t(), by_all @ last.hidden_weight[units:].t()
+    by_readout.hidden_weight[:units].addmm_(cells.flatten(0, 1).t(), by_linear.flatten(0, 1))
+    by_readout.hidden_weight[units:].addmm_(context.t(), by_all)
+    by_readout.hidden_bias.add_(by_all.sum(0))
+    return by_linear @ readout.hidden_weight[:units].t(), by_all @ readout.hidden_weight[units:].t()
 
 
 def _unwritten(cells: Tensor, stayed: Tensor, hidden: Tensor, action: Tensor) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from mamlrl.distributions import Distribution
 from mamlrl.policies.base import Linearization
-from mamlrl.policies.recurrent import RecurrentPolicy, State
+from mamlrl.policies.cells import State
+from mamlrl.policies.recurrent import RecurrentPolicy
 from mamlrl.structs import Params
 
 PREFIX = "value_"

@@ -12,7 +12,8 @@ from torch import Tensor
 from mamlrl.config import PolicyConfig
 from mamlrl.errors import ConfigError, UserError
 from mamlrl.policies import make_policy
-from mamlrl.policies.recurrent import GRU, LSTM, RecurrentNetwork, RecurrentPolicy
+from mamlrl.policies.cells import GRU, LSTM
+from mamlrl.policies.recurrent import RecurrentNetwork, RecurrentPolicy
 from mamlrl.policies.tabular import TabularNetwork
 from mamlrl.policies.values import WithValues
 from tests.core.problems import OBSERVATION, action_space, by_single_steps, observation_space, random_params
