@@ -23,7 +23,8 @@ cheetah-vel) learners="maml rl2" evaluation="--tasks 200" ;;
 cheetah-crippled) learners="maml rl2 multitask oracle" evaluation="--tasks 60" ;;
 navigation) learners="maml rl2" evaluation="--tasks 200" ;;
 bandit | bandit-n10-*) learners=rl2 seeds="1 2 3" evaluation="--protocol rl2" ;;
-bandit-* | tabular-mdp | tabular-mdp-* | maze) learners=rl2 evaluation="--protocol rl2" ;;
+bandit-* | tabular-mdp | tabular-mdp-*) learners=rl2 evaluation="--protocol rl2" ;;
+maze | maze-*) learners=rl2 evaluation="--protocol rl2 --cell maze" ;;
 sinusoid)
     learners="maml fomaml metasgd mamlpp anil cavia imaml reptile cnp recurrent multitask oracle"
     seeds="1 2 3" several=maml evaluation="--protocol paper"

@@ -429,7 +429,8 @@ def with_picture(config: Config, envs: VectorEnv) -> Config:
             f"{config.policy.network} takes height x width x colours"
         )
     policy = dataclasses.replace(config.policy, picture=given or known)
-    brightest = brightest_pixel(envs.single_observation_space, policy.picture)
+    space = envs.single_observation_space
+    brightest = brightest_pixel(space, policy.picture) if isinstance(space, spaces.Box) else 0.0
     if brightest > BRIGHTEST and not policy.observation_scale:
         raise ConfigError(
             f"pixels of {config.env} go up to {brightest:g}; policy.network {policy.network} learns from ones near 1, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -259,4 +260,5 @@ def test_families_have_the_sizes_of_their_environments() -> None:
     for name, family in FAMILIES.items():
         assert family.horizon == horizons[name]
         for size in family.first_sizes:
-            gymnasium.make_vec(family.env, 1, **{**family.sizes, next(iter(family.sizes)): size}).close()
+            kwargs: dict[str, Any] = {**family.sizes, next(iter(family.sizes)): size}
+            gymnasium.make_vec(family.env, 1, **kwargs).close()
