@@ -215,7 +215,7 @@ def test_environments_that_cannot_be_used_are_named():
     for name, message in [
         ("NoTaskSpace", r"NoTaskSpace-v0 has a task_space \(0, 1\); it must be a Gymnasium space"),
         ("NoStill", "NoStill-v0 has still = 'photo'; it must be 'path', 'speed' or None"),
-        ("NoPicture", r"picture_shape = \(4, 6, 3\); .* of its observations of shape \(4, 5, 3\)"),
+        ("NoPicture", r"picture_shape = \(4, 6, 3\); .* of what its observations of shape \(4, 5, 3\) begin"),
         ("OfDicts", "OfDicts-v0 has the observation space Dict.*FlattenObservation makes it one"),
     ]:
         with pytest.raises(ValueError, match=message):
