@@ -127,14 +127,15 @@ def play(
     leaf = next(iter(params.values()))
     rollouts = envs.num_envs // num_tasks
     alive = np.ones(envs.num_envs, bool)
-    memory, going = policy.initial_state(num_tasks, rollouts), torch.arange(num_tasks, device=leaf.device)
+    memory, going = policy.initial_state(num_tasks, rollouts), np.arange(num_tasks)
+    index = torch.from_numpy(going)
     can_leave = isinstance(memory, tuple) and not all(one.shape[:1] == (num_tasks,) for one in params.values())
     for t in range(longest_rollout(envs, config)):
         inputs = torch.from_numpy(observations.reshape(num_tasks, rollouts, -1)).to(leaf.dtype)
-        seen = inputs.to(leaf.device)
-        outputs, memory = policy.step(params, seen if len(going) == num_tasks else seen[going], memory)
+        seen = inputs if len(going) == num_tasks else inputs[going]
+        outputs, memory = policy.step(params, seen.to(leaf.device), memory)
         if len(going) < num_tasks:
-            outputs = outputs.new_zeros(num_tasks, *outputs.shape[1:]).index_copy(0, going, outputs)
+            outputs = outputs.new_zeros(num_tasks, *outputs.shape[1:]).index_copy(0, index, outputs)
         actions = choose(outputs, t)
         env_actions = to_environment_actions(
             actions.flatten(0, 1).cpu().numpy(), envs.single_action_space, config.action_scale
@@ -144,9 +145,11 @@ def play(
         alive = alive & ~(terminations | truncations)
         if not alive.any():
             break
-        left = torch.from_numpy(alive.reshape(num_tasks, rollouts).any(1)).to(going.device)[going]
+        left = alive.reshape(num_tasks, rollouts).any(1)[going]
         if can_leave and left.sum() <= MOST_LEFT * len(going):
-            memory, going = tuple(leaf[left] for leaf in memory), going[left]
+            kept = torch.from_numpy(np.flatnonzero(left)).to(leaf.device)
+            memory, going = tuple(one[kept] for one in memory), going[left]
+            index = torch.from_numpy(going).to(leaf.device)
 
 
 def action_noise(
