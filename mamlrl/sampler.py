@@ -393,8 +393,7 @@ def episode_returns(rollouts: Rollouts, episodes: int) -> torch.Tensor:
 
 def mean_episode_returns(rollouts: Rollouts, episodes: int) -> torch.Tensor:
     """Mean over the trials of each task that `mean_returns` is over too of `episode_returns`, [M, E]."""
-    returns = episode_returns(rollouts, episodes)
-    return returns.where(rollouts.mask[..., :1] > 0, torch.nan).nanmean(1)
+    return _mean_over_rollouts(episode_returns(rollouts, episodes), rollouts.mask)
 
 
 def mean_measures(rollouts: Rollouts) -> dict[str, torch.Tensor]:
@@ -403,5 +402,6 @@ def mean_measures(rollouts: Rollouts) -> dict[str, torch.Tensor]:
 
 
 def _mean_over_rollouts(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean [M] of numbers of whole rollouts [M, B] but for NaN and for those whose mask [M, B, T] is nowhere 1."""
-    return values.where(mask[..., 0] > 0, torch.nan).nanmean(1)
+    """Mean [M, ...] of numbers of whole rollouts [M, B, ...] but for NaN and for those whose mask [M, B, T] is 0."""
+    counts = (mask[..., 0] > 0).reshape(*mask.shape[:2], *[1] * (values.dim() - 2))
+    return values.where(counts, torch.nan).nanmean(1)
