@@ -217,20 +217,32 @@ def supervised_settings(learner: str) -> Config:
     return make_config(merge(shipped_settings(env, learner), changes))
 
 
+def of_examples(config: Config) -> tuple[LearnerState, list[dict[str, Any]]]:
+    """What an iteration and an evaluation on supervised tasks lead to on this rank."""
+    experiment = make_supervised(config)
+    state, outcome = supervised_iteration(experiment, initial_state(experiment), 0)
+    metrics = {**outcome.metrics, **SupervisedEvaluation(experiment)(state, 1).metrics}
+    return state, [{name: value for name, value in metrics.items() if not name.startswith("time/")}]
+
+
 @pytest.mark.parametrize("learner", SUPERVISED)
 def test_ranks_give_the_numbers_of_one_process_on_supervised_tasks(learner):
     """In float32, in which examples are: sums over five tasks are added up in another order."""
     config = supervised_settings(learner)
-
-    def of_rank() -> tuple[LearnerState, list[dict[str, Any]]]:
-        experiment = make_supervised(config)
-        state, outcome = supervised_iteration(experiment, initial_state(experiment), 0)
-        metrics = {**outcome.metrics, **SupervisedEvaluation(experiment)(state, 1).metrics}
-        return state, [{name: value for name, value in metrics.items() if not name.startswith("time/")}]
-
-    expected = of_rank()
-    for found in on_ranks(2, of_rank):
+    expected = of_examples(config)
+    for found in on_ranks(2, lambda: of_examples(config)):
         assert_same(found, expected, 2e-4)
+
+
+@pytest.mark.parametrize("learner", [name for name in SUPERVISED if name != "imaml"])
+def test_chunks_of_the_tasks_of_each_rank_give_the_numbers_of_one_process(learner):
+    """Of the five tasks one rank has three, the other two."""
+    config = supervised_settings(learner)
+    expected = of_examples(config)
+    for size in (1, 2):
+        chunked = dataclasses.replace(config, data=dataclasses.replace(config.data, chunk=size))
+        for found in (of_examples(chunked), *on_ranks(2, lambda: of_examples(chunked))):  # noqa: B023 (called here)
+            assert_same(found, expected, 2e-4)
 
 
 def test_ranks_go_on_with_the_state_of_the_first_where_theirs_differs_in_the_last_digits():

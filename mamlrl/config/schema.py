@@ -223,11 +223,14 @@ class DataConfig:
     """Further examples of a task that the meta-update takes the loss on, of each class where there are classes."""
     updates: int = field(default=100, metadata=OF_EXAMPLES)
     """Meta-updates of one meta-iteration, each on new tasks; a row of the metrics tells of all of them."""
+    chunk: int = field(default=0, metadata=OF_EXAMPLES)
+    """Tasks that are adapted to at a time; 0 for all. Fewer take less memory, and change the last digits alone."""
 
     def __post_init__(self) -> None:
         _require_count("data.shots", self.shots, 1, 10**8)
         _require_count("data.queries", self.queries, 1, 10**8)
         _require_count("data.updates", self.updates, 1, 10**6)
+        _require_count("data.chunk", self.chunk, 0, 10**8)
 
 
 @dataclass(frozen=True)

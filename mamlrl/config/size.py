@@ -121,17 +121,19 @@ def check_examples_memory(config: Config, steps: int, inputs: int, outputs: int)
     }
     available = machine_memory()
     for name, (tasks, examples) in amounts.items():
+        at_once = min(tasks, data.chunk or tasks)
         as_rollouts = dataclasses.replace(
             config,
-            sampling=dataclasses.replace(config.sampling, tasks=tasks, rollouts=examples),
+            sampling=dataclasses.replace(config.sampling, tasks=at_once, rollouts=examples),
             environment=dataclasses.replace(config.environment, horizon=1),
         )
         needed = training_memory(as_rollouts, steps, inputs, outputs)
         if config.device == "cpu" and needed > available:
             raise ConfigError(
-                f"{name} {tasks} x {examples} examples (shots and queries) with policy.hidden_sizes "
-                f"{shown(list(config.policy.hidden_sizes))} and adaptation.steps {config.adaptation.steps} need about "
-                f"{needed / GIB:,.1f} GiB of memory; there are {available / GIB:,.1f} GiB here"
+                f"{name} {tasks} x {examples} examples (shots and queries), {at_once} tasks at a time, with "
+                f"policy.hidden_sizes {shown(list(config.policy.hidden_sizes))} and adaptation.steps "
+                f"{config.adaptation.steps} need about {needed / GIB:,.1f} GiB of memory; there are "
+                f"{available / GIB:,.1f} GiB here; data.chunk takes fewer tasks at a time"
             )
 
 

@@ -14,10 +14,11 @@ from mamlrl.evaluation.held_out import HeldOut
 from mamlrl.experiment import SupervisedExperiment, draw_examples, supervised_tasks
 from mamlrl.learners import evaluation_steps, step_scale
 from mamlrl.learners.base import LearnerState
+from mamlrl.learners.chunks import chunks_of
 from mamlrl.rounds import adapted_on
 from mamlrl.seeding import Stream, Streams
 from mamlrl.statistics import Estimate, interval
-from mamlrl.structs import Data, Examples, MetaParams
+from mamlrl.structs import Data, Examples, MetaBatch, MetaParams
 from mamlrl.supervised import TASK_SETS
 from mamlrl.supervised.base import ALL
 
@@ -45,13 +46,18 @@ def measure(
         query: of M tasks.
         scale: factor on the step sizes of step k, from 0.
     """
-    policy, measures = experiment.policy, TASK_SETS[experiment.config.env].measures
-    rows: dict[str, list[np.ndarray]] = {name: [] for name in measures}
-    for params in adapted_on(experiment.learner, meta, batches, scale):
-        outputs = policy.outputs(params, query.observations)
-        for name, loss in measures.items():
-            rows[name].append(loss(policy.distribution, outputs, query).double().cpu().numpy())
-    return {name: np.stack(values) for name, values in rows.items()}
+    policy, config = experiment.policy, experiment.config
+    measures = TASK_SETS[config.env].measures
+
+    def measured(some: MetaBatch) -> Measured:
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in measures}
+        for params in adapted_on(experiment.learner, meta, some.support, scale):
+            outputs = policy.outputs(params, some.query.observations)
+            for name, loss in measures.items():
+                rows[name].append(loss(policy.distribution, outputs, some.query).double().cpu().numpy())
+        return {name: np.stack(values) for name, values in rows.items()}
+
+    return joined([measured(some) for some in chunks_of(MetaBatch(tuple(batches), query), config.data.chunk)])
 
 
 def estimates_of(values: np.ndarray) -> list[Estimate]:

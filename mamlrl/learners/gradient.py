@@ -14,6 +14,7 @@ from mamlrl.distributions import Distribution
 from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import Adaptation
 from mamlrl.learners.base import LearnerState, Outcome, Refused, undone
+from mamlrl.learners.chunks import ObjectiveOf, in_chunks
 from mamlrl.learners.objective import (
     AdaptedObjective,
     Losses,
@@ -29,8 +30,6 @@ from mamlrl.structs import Batch, Data, MetaBatch, MetaParams, Params, cloned, f
 
 LossesOf = Callable[[LearnerState, MetaBatch], Losses]
 """What a learner lowers, given its state and the data."""
-ObjectiveOf = Callable[[Adaptation, LearnerState, MetaBatch, torch.Generator | None], Any]
-"""The objective of an outer step, a `mamlrl.outer.objective.Objective`, built where the state is."""
 
 
 class Measured(NamedTuple):
@@ -139,7 +138,7 @@ def gradient_learner(
         refuse: why there is to be no step, if so.
 
     Raises:
-        ConfigError: the network has no factors for the preconditioner.
+        ConfigError: the network has no factors for the preconditioner, or chunks are too little for the learner.
     """
     check_preconditioner(adaptation.policy, config)
     losses = losses or (lambda state, meta_batch: Losses(query_loss(config)))
@@ -152,7 +151,7 @@ def gradient_learner(
         drawn = partial(draw_share, **whose) if fraction < 1 else None
         return AdaptedObjective(adaptation, state.meta, meta_batch, losses(state, meta_batch), drawn)
 
-    return GradientLearner(adaptation, objective, outer or make_outer(config), measure, refuse)
+    return GradientLearner(adaptation, in_chunks(objective, config), outer or make_outer(config), measure, refuse)
 
 
 def check_preconditioner(policy: Policy, config: Config) -> None:

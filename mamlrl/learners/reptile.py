@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mamlrl.config import Config
 from mamlrl.learners.adaptations import Adaptation, GradientSteps
 from mamlrl.learners.base import LearnerState
+from mamlrl.learners.chunks import in_chunks
 from mamlrl.learners.gradient import GradientLearner
 from mamlrl.learners.objective import adapt_along
 from mamlrl.objectives import mean_over_tasks
@@ -41,7 +43,8 @@ class Towards:
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
         """The loss and theta - mean phi_i, [D]."""
         point = self.point if point is None else point
-        return self.evaluate(point)[0], point - mean_over_tasks(self._adapted)
+        # of differences: what no task has changed must not move by the rounding of a mean, which Adam would magnify
+        return self.evaluate(point)[0], mean_over_tasks(point - self._adapted)
 
     def evaluate(self, point: Tensor) -> tuple[float, float]:
         """The loss; there is no divergence (NaN)."""
@@ -53,8 +56,10 @@ def make_reptile(policy: Policy, config: Config, settings: Any) -> GradientLearn
     """Inner steps on all rounds of rollouts, then an outer step along theta - mean phi_i."""
     adaptation = GradientSteps(policy, config.adaptation, first_order=True)
     outer = adam(config) if config.outer == "adam" else sgd(config)
-    return GradientLearner(
-        adaptation,
-        lambda adaptation, state, meta_batch, generator: Towards(adaptation, state, meta_batch),
-        dataclasses.replace(outer, divergence=False),
-    )
+
+    def objective(
+        adaptation: Adaptation, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None
+    ) -> Towards:
+        return Towards(adaptation, state, meta_batch)
+
+    return GradientLearner(adaptation, in_chunks(objective, config), dataclasses.replace(outer, divergence=False))

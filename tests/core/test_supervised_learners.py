@@ -15,10 +15,11 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from mamlrl.config import AdamConfig, AdaptationConfig, Config, PolicyConfig, TrustRegionConfig
-from mamlrl.errors import UserError
+from mamlrl.config import AdamConfig, AdaptationConfig, Config, DataConfig, PolicyConfig, TrustRegionConfig
+from mamlrl.errors import ConfigError, UserError
 from mamlrl.learners import LEARNERS, find_learner, training_steps
 from mamlrl.learners.base import LearnerState
+from mamlrl.learners.chunks import MeanOverChunks, chunks_of
 from mamlrl.learners.mamlpp import step_weights
 from mamlrl.policies.predictors import make_predictor
 from mamlrl.structs import Examples, MetaBatch, MetaParams, Params, flatten, unflatten
@@ -72,9 +73,9 @@ class Problem:
             adam=AdamConfig(updates=1),
             trust_region=TrustRegionConfig(max_kl=0.01),
         )
-        policy = make_predictor(self.config.policy, spaces.Box(-1.0, 1.0, (3,)), TARGETS[case.loss])
+        self.predictor = make_predictor(self.config.policy, spaces.Box(-1.0, 1.0, (3,)), TARGETS[case.loss])
         own = row.settings(**OWN.get(case.learner, [{}])[case.own])
-        self.learner: Any = row.build(policy, self.config, own)
+        self.learner: Any = row.build(self.predictor, self.config, own)
         self.state: LearnerState = random_state(self.learner, generator)
         self.meta = self.state.meta
         support, query = (self._examples(count, generator) for count in (SHOTS, QUERIES))
@@ -211,6 +212,48 @@ def test_a_meta_update_lowers_the_loss_and_leaves_the_old_state(problem: Problem
     assert torch.equal(flatten(problem.meta, problem.meta), before)
     after = flatten(state.meta, state.meta)
     assert problem.objective.evaluate(after)[0] < problem.objective.evaluate(before)[0]
+
+
+@of_cases(lambda case: case.outer == "adam" and case.learner != "imaml")
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_loss_gradient_and_update_of_a_few_tasks_at_a_time_are_those_of_all(problem: Problem, size: int) -> None:
+    config = dataclasses.replace(problem.config, data=DataConfig(chunk=size), adam=AdamConfig(updates=2))
+    row = find_learner(problem.case.learner)
+    own = row.settings(**OWN.get(problem.case.learner, [{}])[problem.case.own])
+    chunked: Any = row.build(problem.predictor, config, own)
+    objective, state = chunked.objective(problem.state, problem.meta_batch), problem.state
+    assert isinstance(objective, MeanOverChunks)
+    near = objective.point + 0.01
+    for point in (None, near):
+        (found, gradient), (loss, wanted) = (one.loss_and_gradient(point) for one in (objective, problem.objective))
+        assert found == pytest.approx(loss, rel=1e-12)
+        torch.testing.assert_close(gradient, wanted, rtol=1e-11, atol=1e-13)
+    assert objective.evaluate(near) == pytest.approx(problem.objective.evaluate(near), rel=1e-11, nan_ok=True)
+    whole: Any = row.build(problem.predictor, dataclasses.replace(config, data=DataConfig()), own)
+    moved, expected = (one.meta_step(state, problem.meta_batch, torch.Generator())[0] for one in (chunked, whole))
+    after, wanted = (flatten(one.meta, problem.meta) for one in (moved, expected))
+    torch.testing.assert_close(after, wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_chunks_are_the_tasks_in_their_order() -> None:
+    meta_batch = make_problem(CASES["mamlpp-squared_error-adam"]).meta_batch._replace(first_task=7)
+    chunks = chunks_of(meta_batch, 2)
+    assert [(len(one.query.weights), one.first_task) for one in chunks] == [(2, 7), (1, 9)]
+    assert all(one.along[0] is one.query and one.support[1] is one.support[0] for one in chunks)
+    for leaf, parts in zip(meta_batch.query, zip(*(one.query for one in chunks), strict=True), strict=True):
+        assert torch.equal(torch.cat(parts), leaf)
+    assert chunks_of(meta_batch, 0) == [meta_batch]
+
+
+@pytest.mark.parametrize(("learner", "outer"), [("imaml", "adam"), ("maml", "trust_region")])
+def test_what_needs_all_tasks_at_once_takes_no_chunks(learner: str, outer: Any) -> None:
+    problem = make_problem(CASES[f"{learner}-squared_error-{outer}"])
+    config = dataclasses.replace(problem.config, data=DataConfig(chunk=2))
+    row = find_learner(learner)
+    with pytest.raises(
+        ConfigError, match=rf"^data.chunk is 2; with (learner|outer) {learner if outer == 'adam' else outer}, "
+    ):
+        row.build(problem.learner.policy, config, row.settings())
 
 
 @with_numbers
