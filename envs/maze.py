@@ -215,7 +215,10 @@ class MazeVectorEnv(TaskVectorEnv):
                 self._paths[one].append(self._positions[one].copy())
         rewards = reached + STEP_REWARD - 0.001 * hit
         shaped = rewards - STEP_REWARD * (left - self._left)
-        return rewards, reached, {"success": reached.astype(np.float64), "shaped_reward": shaped}
+        ahead, aside = ODOMETER * _turned(-offsets, self._headings)
+        x, y = ODOMETER * _turned(self._targets - self._starts[:, :2], self._starts[:, 2])
+        where = {"target_ahead": ahead, "target_aside": aside, "target_x": x, "target_y": y}
+        return rewards, reached, {"success": reached.astype(np.float64), "shaped_reward": shaped, **where}
 
     def _walk(self, rows: NDArray[np.intp]) -> Mask:
         """Move rows [R] forward as far as walls let them, along x and then along y; whether they hit one, [R]."""
@@ -265,9 +268,9 @@ class MazeVectorEnv(TaskVectorEnv):
 
     def _walked(self) -> Array:
         """Where one is, and which way one looks, as seen from the start, [N, 4]."""
-        (x, y), start = (self._positions - self._starts[:, :2]).T, self._starts[:, 2]
-        cos, sin, turned = np.cos(start), np.sin(start), self._headings - start
-        ahead, aside = ODOMETER * (cos * x + sin * y), ODOMETER * (cos * y - sin * x)
+        start = self._starts[:, 2]
+        ahead, aside = ODOMETER * _turned(self._positions - self._starts[:, :2], start)
+        turned = self._headings - start
         return np.stack([ahead, aside, np.cos(turned), np.sin(turned)], axis=1)
 
     def _draw_row(self, row: int) -> NDArray[np.uint8]:
@@ -278,6 +281,12 @@ class MazeVectorEnv(TaskVectorEnv):
             float(self._headings[row]),
             self._targets[row],
         )
+
+
+def _turned(vectors: Array, headings: Array) -> Array:
+    """How far vectors [R, 2] go along headings [R], and how far to the right of them, [2, R]."""
+    (x, y), cos, sin = vectors.T, np.cos(headings), np.sin(headings)
+    return np.stack([cos * x + sin * y, cos * y - sin * x])
 
 
 def _stopped(start: Array, wanted: Array, walls: Mask) -> Array:

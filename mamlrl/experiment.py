@@ -174,6 +174,8 @@ def make_experiment(config: Config) -> Experiment:
     envs = make_envs(config, share_of(config.sampling.tasks).count * config.sampling.rollouts)
     try:
         check_reward_info(envs, config.sampling.reward_info)
+        for name in config.sampling.predicted_infos:
+            check_reward_info(envs, name, "sampling.predicted_infos")
         spaces_ = envs.single_observation_space, envs.single_action_space
         if (network := POLICIES.get(config.policy.network)) is not None:
             check_remembers(network.recurrent, config, row.recurrent)

@@ -137,6 +137,9 @@ class PolicyConfig:
     head: Literal["linear", "per_state"] = "linear"
     """Last layer of a network with a memory: linear, or per_state, one for each number of the environment's own
     observation, added up with these as weights: where they are one-hot, a layer for each state."""
+    memory_steps: int = field(default=0, metadata=OF_ROLLOUTS)
+    """Time steps that a unit of a recurrent layer remembers for before training: log-uniform from 1 to this, about the
+    length of a trial; 0 for one or two. What lasts long at first is sooner learned to be kept."""
     picture: tuple[int, ...] = field(default=(), metadata=OF_ROLLOUTS)
     """Height, width and colours of the picture that an observation is, for networks with convolutions before a memory;
     empty for the shape of the environment's observation space, or what a family says whose observations are flat."""
@@ -156,6 +159,7 @@ class PolicyConfig:
         require(all(size <= 10**6 for size in sizes), "policy.hidden_sizes", sizes, f"at most {10**6} each")
         require(len(sizes) <= 100, "policy.hidden_sizes", sizes, "at most 100 layers")
         require(all(abs(x) <= HUGE for x in scale), "policy.observation_scale", scale, f"finite, at most {HUGE} each")
+        _require_count("policy.memory_steps", self.memory_steps, 0, 10**6)
         picture = self.picture
         shaped = len(picture) in (0, 3) and all(1 <= size <= 10**6 for size in picture)
         require(shaped, "policy.picture", picture, f"three numbers in [1, {10**6}]: height, width, colours; or empty")
@@ -182,6 +186,9 @@ class SamplingConfig:
     """Number of the environment's info that trials are learned from in place of the reward, such as expected_reward,
     which has less noise and takes a simulator's knowledge; empty for the reward. A memory sees the reward, and
     evaluations tell it; learners without a memory do not read this."""
+    predicted_infos: tuple[str, ...] = field(default=(), metadata=OF_ROLLOUTS)
+    """Numbers of the environment's info that a memory learns to tell besides, such as [target_ahead,target_aside] of
+    mazes: knowledge of a simulator in training alone; learners without a memory do not read this."""
     discount: float = field(default=0.99, metadata=OF_ROLLOUTS)
     """Discount factor of the return."""
     gae_lambda: float = field(default=1.0, metadata=OF_ROLLOUTS)

@@ -266,7 +266,7 @@ def check_trial_settings(config: Config, chosen: Set[str]) -> None:
     Raises:
         ConfigError: the learner does not read one of them.
     """
-    for name in ("episodes", "curriculum", "curriculum_iterations", "reward_info"):
+    for name in ("episodes", "curriculum", "curriculum_iterations", "reward_info", "predicted_infos"):
         if f"sampling.{name}" in chosen and not find_learner(config.learner).recurrent:
             readers = ", ".join(other for other, row in LEARNERS.items() if row.recurrent)
             raise ConfigError(f"sampling.{name} is not read by learner {config.learner}; learner {readers} reads it")

@@ -103,4 +103,5 @@ def _of_tasks(meta_batch: MetaBatch, rows: Tensor) -> MetaBatch:
         return made[id(data)]
 
     support, along = (tuple(some(data) for data in part) for part in (meta_batch.support, meta_batch.along))
-    return MetaBatch(support, some(meta_batch.query), along, meta_batch.first_task + int(rows[0]))
+    first = meta_batch.first_task + int(rows[0])
+    return MetaBatch(support, some(meta_batch.query), along, first_task=first)

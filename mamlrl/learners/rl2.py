@@ -37,6 +37,8 @@ class RL2Settings:
     observation and time. auto takes value with Adam and time with a trust region, which takes no value function."""
     value_weight: float = 0.5
     """Factor on the squared error of the value function."""
+    prediction_weight: float = 1.0
+    """Factor on the squared error of what is predicted besides, where `sampling.predicted_infos` names something."""
     entropy: float = 0.02
     """Factor on the policy's entropy, nats, which is added to what is to grow."""
     final_entropy: float = 0.0
@@ -49,7 +51,7 @@ class RL2Settings:
     more than there are trials."""
 
     def __post_init__(self) -> None:
-        for name in ("value_weight", "entropy", "final_entropy"):
+        for name in ("value_weight", "prediction_weight", "entropy", "final_entropy"):
             value = getattr(self, name)
             require(0 <= value <= 1e6, f"learner_settings.{name}", value, "in [0, 1e6]")
         for name, least in (("anneal_iterations", 0), ("minibatches", 1)):
@@ -111,7 +113,8 @@ class RL2:
         adam = config.outer == "adam"
         done = int(state.optimiser["done"])
         entropy = cosine(settings.entropy, settings.final_entropy, settings.anneal_iterations, done)
-        terms = Terms(_baseline(config, settings), config.adam.clip if adam else None, settings.value_weight, entropy)
+        clip, weights = config.adam.clip if adam else None, (settings.value_weight, entropy, settings.prediction_weight)
+        terms = Terms(_baseline(config, settings), clip, *weights)
         shares = settings.minibatches if adam and generator is not None else 1
         draws = Draws(shares, config.trust_region.curvature_fraction, generator)
         return TrialObjective(self._policy, state.meta, meta_batch, terms, config.sampling, draws)
@@ -122,8 +125,10 @@ class RL2:
         """One outer step; the old state where it is refused."""
         objective = self.objective(state, meta_batch, generator)
         point, memory, outcome = self._outer.step(objective, state.optimiser)
-        measured = Measured(outcome, {"baseline/explained_variance": objective.credit.explained_variance})
-        return LearnerState(unflatten(point, state.meta), memory), measured
+        measures = {"baseline/explained_variance": objective.credit.explained_variance}
+        if objective.explained is not None:
+            measures["prediction/explained_variance"] = objective.explained
+        return LearnerState(unflatten(point, state.meta), memory), Measured(outcome, measures)
 
 
 def _baseline(config: Config, settings: RL2Settings) -> Literal["value", "own_value", "time", "linear"]:
@@ -145,10 +150,11 @@ def _outer(config: Config, settings: RL2Settings) -> OuterStep:
 def make_rl2(policy: Policy, config: Config, settings: RL2Settings) -> RL2:
     """Policy gradient over trials of several episodes, through which the policy remembers.
 
-        loss = -E[ min(r A, clip(r) A) ] - entropy H + value_weight E[(V - target)^2]
+        loss = -E[ min(r A, clip(r) A) ] - entropy H + value_weight E[(V - target)^2] + prediction_weight E[|p - i|^2]
 
     over the time steps of whole trials; with a trust region without the clip. Advantages A are discounted over the ends
-    of episodes: what an episode finds out pays in the later ones.
+    of episodes: what an episode finds out pays in the later ones. Predictions p are of numbers i in the environment's
+    info, an auxiliary loss (Jaderberg et al. 2017; Mirowski et al. 2017).
 
     Raises:
         ConfigError: the policy is not one of the package's recurrent ones, the outer step takes no value function, or a
@@ -161,12 +167,17 @@ def make_rl2(policy: Policy, config: Config, settings: RL2Settings) -> RL2:
             f"trust_region.preconditioner is {config.trust_region.preconditioner!r}, which knows no recurrent layers; "
             "with learner rl2 it must be none"
         )
-    baseline = _baseline(config, settings)
+    baseline, predictions = _baseline(config, settings), len(config.sampling.predicted_infos)
+    if predictions and config.outer != "adam":
+        raise ConfigError(
+            f"sampling.predicted_infos is {list(config.sampling.predicted_infos)}; a trust region does not bound "
+            f"predictions, so that with outer {config.outer} it must be empty"
+        )
     if baseline in ("value", "own_value"):
         if config.outer != "adam":
             raise ConfigError(
                 f"learner_settings.baseline is {baseline!r}, which a trust region does not bound; with outer "
                 f"{config.outer} it must be time or linear"
             )
-        return RL2(WithValues(policy, baseline), config, settings)
-    return RL2(WithValues(policy, ""), config, settings)
+        return RL2(WithValues(policy, baseline, predictions), config, settings)
+    return RL2(WithValues(policy, "", predictions), config, settings)

@@ -24,7 +24,7 @@ from mamlrl.distributed import gather, sum_over_ranks, sums_over_ranks
 from mamlrl.learners.objective import Path, drawn_numbers
 from mamlrl.objectives import clipped_loss, likelihood_ratio_loss, mean_kl, weighted_sum
 from mamlrl.policies.base import Linearization
-from mamlrl.policies.values import WithValues
+from mamlrl.policies.values import Outputs, WithValues
 from mamlrl.structs import Batch, MetaBatch, MetaParams, Params, flatten, unflatten
 
 SMALLEST_STD = 1e-3
@@ -41,6 +41,8 @@ class Terms(NamedTuple):
     """factor on the squared error of the value function"""
     entropy: float
     """factor on the entropy of the policy"""
+    prediction_weight: float = 0.0
+    """factor on the squared error of predictions"""
 
 
 def pooled(batch: Batch) -> Batch:
@@ -70,6 +72,31 @@ class Draws(NamedTuple):
     """share of the trials that curvature products use"""
     generator: torch.Generator | None = None
     """the same on all ranks"""
+
+
+class Told(NamedTuple):
+    """What is to be predicted: what the environment told after the time step before."""
+
+    numbers: Tensor
+    """[1, N, T, n]"""
+    counts: Tensor
+    """[1, N, T], 1 where there was one, of the same episode, else 0"""
+
+
+def told_before(told: Tensor | None, batch: Batch) -> Told:
+    """Numbers of a time step where its end is seen: at the next one.
+
+    Args:
+        told: after each time step, [M, B, T, n]; None for nothing.
+        batch: of `pooled`; the last number of an observation is 1 where the time step before ended an episode.
+    """
+    if told is None:
+        return Told(batch.weights.new_zeros(*batch.weights.shape, 0), torch.zeros_like(batch.weights))
+    steps = batch.weights.shape[2]
+    numbers = padded(told.flatten(0, 1).unsqueeze(0), steps).roll(1, dims=2)
+    counts = (batch.weights > 0) & (batch.observations[..., -1] == 0)
+    counts[:, :, 0] = False
+    return Told(torch.where(counts.unsqueeze(-1), numbers, 0.0), counts.to(batch.weights))
 
 
 class Credit(NamedTuple):
@@ -124,6 +151,42 @@ def shares_of(trials: int, shares: int, generator: torch.Generator | None) -> It
         yield from torch.randperm(trials, generator=generator).tensor_split(min(shares, trials))
 
 
+class TrialData(NamedTuple):
+    """What the loss is taken on, of N trials."""
+
+    batch: Batch
+    """of `pooled`, with advantages"""
+    targets: Tensor
+    """of the value function, [1, N, T]"""
+    told: Told
+    """to be predicted"""
+
+    def of(self, rows: Tensor, steps: int) -> TrialData:
+        """Some trials, up to a time step."""
+        batch = Batch(*(leaf[:, rows, :steps] for leaf in self.batch))
+        told = Told(*(leaf[:, rows, :steps] for leaf in self.told))
+        return TrialData(batch, self.targets[:, rows, :steps], told)
+
+
+def squared_errors(predictions: Tensor, told: Told) -> Tensor:
+    """Of each prediction, [1, N, T, n]; 0 where nothing was told."""
+    return torch.where(told.counts.unsqueeze(-1) > 0, predictions - told.numbers, 0.0).square()
+
+
+def explained_share(predictions: Tensor, told: Told) -> float | None:
+    """Share of the variance of what was told that is predicted, mean over its n numbers; None where nothing was."""
+    counts = told.counts.unsqueeze(-1)
+    if not told.numbers.shape[-1]:
+        return None
+    sums, squares, count, errors = sums_over_ranks(
+        [
+            one.double().sum((0, 1, 2))
+            for one in (told.numbers, told.numbers.square(), counts, squared_errors(predictions, told))
+        ]
+    )
+    return float((1 - errors / (squares - sums.square() / count)).mean())
+
+
 class TrialObjective:
     """The loss over trials, and the mean KL of the policy, as functions of what is meta-learned.
 
@@ -157,65 +220,69 @@ class TrialObjective:
         self._linearized: tuple[Linearization, Tensor] | None = None
         self._shares = shares_of(self._all, draws.shares, draws.generator) if draws.shares > 1 else None
         with torch.no_grad():
-            self._built, values = self._outputs(meta.init, batch)
-        self.credit = credit(batch, values, terms.baseline, sampling)
-        self._batch = batch._replace(advantages=self.credit.advantages)
-        self._at_point = sum_over_ranks(self._loss(self._built, values, self._batch, self.credit.targets))
+            outputs = self._outputs(meta.init, batch)
+        self._built = outputs.actions
+        self.credit = credit(batch, outputs.values, terms.baseline, sampling)
+        batch = batch._replace(advantages=self.credit.advantages)
+        self._data = TrialData(batch, self.credit.targets, told_before(meta_batch.told, batch))
+        self._at_point = sum_over_ranks(self._loss(outputs, self._data))
+        self.explained = explained_share(outputs.predictions, self._data.told)
 
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
         """The loss and its gradient [D], where the objective was built or at another point [D]; on the next share."""
-        batch, targets = self._batch, self.credit.targets
-        if self._shares is not None:
-            batch, rows = self._taken(next(self._shares))
-            targets = targets[:, rows, : batch.weights.shape[2]]
+        data = self._data if self._shares is None else self._taken(next(self._shares))
         vector = (self.point if point is None else point).detach().requires_grad_()
         with torch.enable_grad():
-            outputs = self._outputs(unflatten(vector, self._meta).init, batch)
-            loss = self._loss(*outputs, batch, targets)
+            loss = self._loss(self._outputs(unflatten(vector, self._meta).init, data.batch), data)
             (gradient,) = torch.autograd.grad(loss, vector)
         loss, gradient = sums_over_ranks([loss.detach(), gradient])
         return float(loss), gradient
 
-    def _taken(self, trials: Tensor) -> tuple[Batch, Tensor]:
-        """Trials by their numbers among those of all ranks: those that are here, up to the longest's end; their rows.
+    def _taken(self, trials: Tensor) -> TrialData:
+        """Trials by their numbers among those of all ranks: those that are here, up to the longest's end.
 
         A rank that has none of them takes one for which nothing counts.
         """
+        weights = self._data.batch.weights
         rows = trials - self._first
-        rows = rows[(rows >= 0) & (rows < self._batch.weights.shape[1])].to(self._batch.weights.device)
+        rows = rows[(rows >= 0) & (rows < weights.shape[1])].to(weights.device)
         counts = len(rows) > 0
         rows = rows if counts else rows.new_zeros(1)
-        longest = 1 + int((self._batch.weights[0, rows] > 0).any(0).nonzero().max())
-        batch = Batch(*(leaf[:, rows, :longest] for leaf in self._batch))
-        weights = batch.weights if counts else torch.zeros_like(batch.weights)
-        return batch._replace(weights=weights / sum_over_ranks(weights.sum())), rows
+        longest = 1 + int((weights[0, rows] > 0).any(0).nonzero().max())
+        data = self._data.of(rows, longest)
+        weights = data.batch.weights if counts else torch.zeros_like(data.batch.weights)
+        return data._replace(batch=data.batch._replace(weights=weights / sum_over_ranks(weights.sum())))
 
     @torch.no_grad()
     def evaluate(self, point: Tensor) -> tuple[float, float]:
         """Loss on all trials, and mean KL from the policy where the objective was built, at a point [D]."""
         if point is self.point:
             return float(self._at_point), 0.0
-        outputs, values = self._outputs(unflatten(point, self._meta).init, self._batch)
-        kl = mean_kl(self._policy.distribution, self._built, outputs, self._batch.weights).squeeze(0)
-        loss, kl = sums_over_ranks([self._loss(outputs, values, self._batch, self.credit.targets), kl])
+        batch = self._data.batch
+        outputs = self._outputs(unflatten(point, self._meta).init, batch)
+        kl = mean_kl(self._policy.distribution, self._built, outputs.actions, batch.weights).squeeze(0)
+        loss, kl = sums_over_ranks([self._loss(outputs, self._data), kl])
         return float(loss), float(kl)
 
-    def _outputs(self, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
-        return self._policy.outputs_and_values(params, batch.observations, batch.weights > 0)
+    def _outputs(self, params: Params, batch: Batch) -> Outputs:
+        return self._policy.all_outputs(params, batch.observations, batch.weights > 0)
 
-    def _loss(self, outputs: Tensor, values: Tensor, batch: Batch, targets: Tensor) -> Tensor:
-        distribution, terms = self._policy.distribution, self._terms
+    def _loss(self, outputs: Outputs, data: TrialData) -> Tensor:
+        batch, distribution, terms = data.batch, self._policy.distribution, self._terms
         if terms.clip is None:
-            loss = likelihood_ratio_loss(distribution, outputs, batch)
+            loss = likelihood_ratio_loss(distribution, outputs.actions, batch)
         else:
-            loss = clipped_loss(distribution, outputs, batch, terms.clip)
+            loss = clipped_loss(distribution, outputs.actions, batch, terms.clip)
         valid = batch.weights > 0
         if terms.entropy:
-            entropy = torch.where(valid, distribution.entropy(outputs), 0.0)
+            entropy = torch.where(valid, distribution.entropy(outputs.actions), 0.0)
             loss = loss - terms.entropy * weighted_sum(batch.weights, entropy)
         if self._policy.has_values:
-            errors = torch.where(valid, values - targets, 0.0)
+            errors = torch.where(valid, outputs.values - data.targets, 0.0)
             loss = loss + terms.value_weight * weighted_sum(batch.weights, errors.square())
+        if data.told.numbers.shape[-1]:
+            squares = squared_errors(outputs.predictions, data.told)
+            loss = loss + terms.prediction_weight * weighted_sum(batch.weights, squares.mean(-1))
         return loss.sum()
 
     def curvature_product(self, vector: Tensor) -> Tensor:
@@ -230,7 +297,7 @@ class TrialObjective:
         return sum_over_ranks(mine)
 
     def _linearize(self) -> tuple[Linearization, Tensor]:
-        batch, draws = self._batch, self._draws
+        batch, draws = self._data.batch, self._draws
         if draws.curvature < 1:
-            batch, _ = self._taken(drawn_numbers(1, self._all, draws.curvature, draws.generator)[0])
+            batch = self._taken(drawn_numbers(1, self._all, draws.curvature, draws.generator)[0]).batch
         return self._policy.linearize(self._meta.init, batch.observations), batch.weights

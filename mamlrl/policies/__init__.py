@@ -94,6 +94,8 @@ def make_policy(
         raise ConfigError(f"policy.head is {config.head!r}, which {name} has not; it must be linear")
     if config.activation != "tanh" and POLICIES[name].recurrent:
         raise ConfigError(f"policy.activation is {config.activation!r}, which {name} has not; it must be tanh")
+    if config.memory_steps and not (POLICIES[name].recurrent and name != "categorical_tabular"):
+        raise ConfigError(f"policy.memory_steps is {config.memory_steps}, which {name} has not; it must be 0")
     if config.picture and not POLICIES[name].pictures:
         raise ConfigError(f"policy.picture is {list(config.picture)}, which {name} has not; it must be []")
     return POLICIES[name].make(config, observation_dim, num_actions)

@@ -38,8 +38,14 @@ class Cell(Protocol):
         """
         ...
 
-    def bias(self, units: int) -> Tensor:
-        """Initial bias of the inputs, [gates H]."""
+    def bias(self, units: int, lasting: Tensor | None = None) -> Tensor:
+        """Initial bias of the inputs, [gates H].
+
+        Args:
+            units: H.
+            lasting: about how many time steps what a unit remembers lasts, [H]: u / (1 + u) of it is kept in each
+                (Tallec and Ollivier 2018); None for what is usual of the cell.
+        """
         ...
 
     @property
@@ -65,9 +71,11 @@ class LSTM:
         cell = torch.addcmul(forget.sigmoid() * cell, put.sigmoid(), new.tanh())
         return out.sigmoid() * cell.tanh(), cell
 
-    def bias(self, units: int) -> Tensor:
-        """One for the forget gate (Jozefowicz et al. 2015), else zeros."""
-        return torch.cat([torch.zeros(units), torch.ones(units), torch.zeros(2 * units)])
+    def bias(self, units: int, lasting: Tensor | None = None) -> Tensor:
+        """Log u for the forget gate and -log u for the input gate; as usual one (Jozefowicz et al. 2015) and zero."""
+        forget = torch.ones(units) if lasting is None else lasting.log()
+        put = torch.zeros(units) if lasting is None else -forget
+        return torch.cat([put, forget, torch.zeros(2 * units)])
 
 
 class GRU:
@@ -94,9 +102,10 @@ class GRU:
         new = torch.addcmul(inputs[..., 2 * size :], reset, recurrent[..., 2 * size :]).tanh()
         return (torch.lerp(new, hidden, keep),)
 
-    def bias(self, units: int) -> Tensor:
-        """Zeros."""
-        return torch.zeros(3 * units)
+    def bias(self, units: int, lasting: Tensor | None = None) -> Tensor:
+        """Log u for the gate z that keeps what was; as usual zeros."""
+        keep = torch.zeros(units) if lasting is None else lasting.log()
+        return torch.cat([torch.zeros(units), keep, torch.zeros(units)])
 
 
 class UnrolledGRU(torch.autograd.Function):

@@ -47,12 +47,14 @@ class RecurrentNetwork:
         cell: the recurrent layer.
         prefix: of the names of the parameters.
         states: S, numbers at the beginning of an observation that weigh linear layers of their own; 0 for one layer.
+        lasting: time steps that what a unit remembers lasts at first, log-uniform from 1 to this; 0 for what is usual.
     """
 
     sizes: tuple[int, ...]
     cell: Cell
     prefix: str = ""
     states: int = 0
+    lasting: int = 0
 
     @property
     def inputs(self) -> int:
@@ -82,8 +84,9 @@ class RecurrentNetwork:
             params |= {f"weight_{layer}": xavier(shape, generator), f"bias_{layer}": torch.zeros(shape[1])}
         bound = 1 / math.sqrt(units)
         params["input_weight"] = torch.empty(inputs, gates).uniform_(-bound, bound, generator=generator)
-        params["input_bias"] = self.cell.bias(units)
         params["recurrent_weight"] = torch.empty(units, gates).uniform_(-bound, bound, generator=generator)
+        lasting = self.lasting ** torch.rand(units, generator=generator) if self.lasting else None
+        params["input_bias"] = self.cell.bias(units, lasting)
         params["recurrent_bias"] = torch.zeros(gates)
         weights = torch.cat([xavier((units, outputs), generator) for _ in range(max(self.states, 1))], dim=1)
         params |= {"head_weight": weights, "head_bias": torch.zeros(weights.shape[1])}
@@ -381,4 +384,5 @@ def categorical_recurrent(config: PolicyConfig, observation_dim: int, num_action
 def _network(config: PolicyConfig, observation_dim: int, actions: int, cell: str) -> RecurrentNetwork:
     """The network of a policy; what follows the environment's own observation are `actions` numbers and two more."""
     states = observation_dim - actions - 2 if config.head == "per_state" else 0
-    return RecurrentNetwork((observation_dim, *config.hidden_sizes, actions), CELLS[cell](), states=max(states, 0))
+    sizes = observation_dim, *config.hidden_sizes, actions
+    return RecurrentNetwork(sizes, CELLS[cell](), states=max(states, 0), lasting=config.memory_steps)

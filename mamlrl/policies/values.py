@@ -1,8 +1,13 @@
-"""A value function beside a policy with a memory: on the same recurrent layer, or a recurrent network of its own."""
+"""What a policy with a memory learns besides: a value function, and to predict what the environment tells.
+
+Both are linear in its recurrent layer, as the network has it (`MemoryNetwork.values`); a value function may have a
+recurrent network of its own.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,22 +20,37 @@ from mamlrl.structs import Params
 
 PREFIX = "value_"
 """Of the names of the value function's parameters."""
+PREDICTION_WEIGHT, PREDICTION_BIAS = "prediction_weight", "prediction_bias"
+"""Names of the parameters of predictions."""
+
+
+class Outputs(NamedTuple):
+    """All that is computed on rollouts."""
+
+    actions: Tensor
+    """parameters of the action distributions, [M, B, T, Z]"""
+    values: Tensor
+    """[M, B, T], zero without a value function"""
+    predictions: Tensor
+    """[M, B, T, n]"""
 
 
 class WithValues:
-    """A recurrent policy with a value function, which acting does not need.
+    """A recurrent policy with a value function and predictions, which acting does not need.
 
     Its parameters are those of the policy, and ``value_weight`` [V, S] and ``value_bias`` [S] of a linear value
     function, as the policy's network has one (`MemoryNetwork.values`); or those of a network of its own, with
-    ``value_`` before their names.
+    ``value_`` before their names. A prediction is another linear function like a value function: ``prediction_weight``
+    [V, n S] and ``prediction_bias`` [n S].
 
     Args:
         policy: the policy.
         kind: "value" on the policy's recurrent layer, "own_value" for a network like the policy's, or "" for none.
+        predictions: n, numbers that are predicted at each time step.
     """
 
-    def __init__(self, policy: RecurrentPolicy, kind: Literal["value", "own_value", ""]):
-        self._policy, self._kind = policy, kind
+    def __init__(self, policy: RecurrentPolicy, kind: Literal["value", "own_value", ""], predictions: int = 0):
+        self._policy, self._kind, self._predictions = policy, kind, predictions
         self._own = policy.network.with_one_output(PREFIX) if kind == "own_value" else None
 
     @property
@@ -49,8 +69,12 @@ class WithValues:
         return self._kind != ""
 
     def init_params(self, generator: torch.Generator) -> Params:
-        """Those of the policy, and of a value function that begins at zero everywhere."""
+        """Those of the policy, and of a value function and predictions that begin at zero everywhere."""
         params = self._policy.init_params(generator)
+        if self._predictions:
+            seen, columns = self._policy.network.value_shape
+            params[PREDICTION_WEIGHT] = torch.zeros(seen, self._predictions * columns, dtype=torch.float32)
+            params[PREDICTION_BIAS] = torch.zeros(self._predictions * columns, dtype=torch.float32)
         if self._kind == "value":
             zeros = torch.zeros(self._policy.network.value_shape, dtype=torch.float32)
             return {**params, f"{PREFIX}weight": zeros, f"{PREFIX}bias": zeros[0].clone()}
@@ -75,25 +99,26 @@ class WithValues:
         """That of the policy."""
         return self._policy.linearize(params, observations)
 
-    def outputs_and_values(
-        self, params: Params, observations: Tensor, valid: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Distribution parameters [M, B, T, Z], and values [M, B, T], zero without a value function.
-
-        Both are differentiable once.
+    def all_outputs(self, params: Params, observations: Tensor, valid: Tensor | None = None) -> Outputs:
+        """Distribution parameters, values and predictions on rollouts from their start; differentiable once.
 
         Args:
             params: shared by all tasks.
-            observations: of rollouts from their start, [M, B, T, O].
+            observations: [M, B, T, O].
             valid: where they are none behind the end of a rollout, [M, B, T], whose outputs may be anything finite;
                 None to compute all.
         """
         features = self._policy.features_once(params, observations, valid)
-        outputs = self._policy.head(params, features, observations)
+        actions, seen = self._policy.head(params, features, observations), self._policy.scaled(observations)
+        linear = partial(self._policy.network.values, features=features, observations=seen)
+        values, predictions = actions.new_zeros(actions.shape[:-1]), actions.new_zeros(*actions.shape[:-1], 0)
         if self._kind == "value":
-            weight, bias = (params[f"{PREFIX}{name}"] for name in ("weight", "bias"))
-            return outputs, self._policy.network.values(weight, bias, features, self._policy.scaled(observations))
+            values = linear(params[f"{PREFIX}weight"], params[f"{PREFIX}bias"])
         if self._own is not None:
-            seen = self._policy.scaled(observations)
-            return outputs, self._own.head(params, self._own.features_once(params, seen, valid), seen).squeeze(-1)
-        return outputs, outputs.new_zeros(outputs.shape[:-1])
+            values = self._own.head(params, self._own.features_once(params, seen, valid), seen).squeeze(-1)
+        if self._predictions:
+            weights, biases = (
+                params[name].chunk(self._predictions, -1) for name in (PREDICTION_WEIGHT, PREDICTION_BIAS)
+            )
+            predictions = torch.stack([linear(*both) for both in zip(weights, biases, strict=True)], dim=-1)
+        return Outputs(actions, values, predictions)

@@ -64,6 +64,7 @@ def meta_iteration(
     episodes = config.sampling.episodes_at(iteration)
     if isinstance(envs, TrialVector):
         envs.trial_episodes, envs.reward_info = episodes, config.sampling.reward_info
+        envs.predicted_infos = config.sampling.predicted_infos
         shorter = episodes < config.sampling.episodes
     tasks = draw_tasks(envs, config.sampling.tasks, streams.numpy(Stream.TASKS, iteration))[share.rows]
 
@@ -78,7 +79,7 @@ def meta_iteration(
     *support, query = (one.batch for one in rounds)
     with watch("update"):
         generator = streams.torch(Stream.CURVATURE, iteration)
-        meta_batch = MetaBatch(tuple(support), query, first_task=share.first)
+        meta_batch = MetaBatch(tuple(support), query, told=rounds[-1].rollouts.told, first_task=share.first)
         new_state, update = learner.meta_step(state, meta_batch, generator)
         acts = can_act(policy, learner.start(new_state.meta), rounds[0].rollouts)
 

@@ -188,6 +188,8 @@ def test_what_an_agent_cannot_take_is_said() -> None:
         ("--sampling.episodes 3", "sampling.episodes is not read by learner maml; learner rl2 reads it"),
         ("--sampling.reward_info distance", "sampling.reward_info is not read by learner maml"),
         ("--learner rl2 --sampling.reward_info distnce", "one of distance; did you mean distance?"),
+        ("--learner rl2 --sampling.predicted_infos [distnce]", "sampling.predicted_infos is 'distnce'"),
+        ("--sampling.predicted_infos [distance]", "sampling.predicted_infos is not read by learner maml"),
         ("--learner rl2 --policy.network gaussian_mlp", "has no memory, and learner rl2 needs one"),
         ("--policy.network gaussian_lstm", "has a memory, and learner maml takes none"),
         ("--learner rl2 --outer sgd", "outer is 'sgd', but not with learner rl2"),

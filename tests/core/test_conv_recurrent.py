@@ -143,11 +143,11 @@ def test_a_value_function_of_its_own_has_filters_of_its_own(generator: torch.Gen
     policy, observations = policy_of("categorical", "gru"), random_observations(generator)
     with_values = WithValues(policy, "own_value")
     initial = {name: leaf.double() for name, leaf in with_values.init_params(generator).items()}
-    outputs, values = with_values.outputs_and_values(initial, observations)
+    outputs, values, _ = with_values.all_outputs(initial, observations)
     torch.testing.assert_close(outputs, policy.outputs(initial, observations))
     assert not values.any()
     params = random_params(with_values, generator)
-    values = with_values.outputs_and_values(params, observations)[1]
+    values = with_values.all_outputs(params, observations).values
     own = {name.removeprefix("value_"): leaf for name, leaf in params.items() if name.startswith("value_")}
     theirs = torch.nn.GRU(6, 4, batch_first=True)
     for task, seen in enumerate(observations):
@@ -158,7 +158,7 @@ def test_the_value_function_on_the_policys_layer_is_linear_in_it(generator: torc
     policy, observations = policy_of("categorical", "lstm"), random_observations(generator)
     with_values = WithValues(policy, "value")
     params = random_params(with_values, generator)
-    values = with_values.outputs_and_values(params, observations)[1]
+    values = with_values.all_outputs(params, observations).values
     features = policy.features(params, observations)
     torch.testing.assert_close(values, (features @ params["value_weight"] + params["value_bias"]).squeeze(-1))
 

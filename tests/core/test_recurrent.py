@@ -84,7 +84,7 @@ def test_a_value_function_begins_at_zero_and_changes_no_action(kind, generator: 
     policy = policy_of("categorical", "gru")
     with_values, observations = WithValues(policy, kind), torch.randn(*SHAPE, OBSERVATION, generator=generator)
     params = {name: leaf.double() for name, leaf in with_values.init_params(generator).items()}
-    outputs, values = with_values.outputs_and_values(params, observations)
+    outputs, values, _ = with_values.all_outputs(params, observations)
     torch.testing.assert_close(outputs, policy.outputs(params, observations))
     assert values.shape == SHAPE and not values.any()
 
@@ -93,7 +93,7 @@ def test_the_value_function_on_the_policys_layer_is_linear_in_it(generator: torc
     policy = policy_of("categorical", "gru")
     with_values, observations = WithValues(policy, "value"), torch.randn(*SHAPE, OBSERVATION, generator=generator)
     params: dict[str, Tensor] = random_params(with_values, generator)
-    values = with_values.outputs_and_values(params, observations)[1]
+    values = with_values.all_outputs(params, observations).values
     features = policy.features(params, observations)
     expected = (features * params["value_weight"].squeeze(1)).sum(-1) + params["value_bias"]
     torch.testing.assert_close(values, expected)
@@ -140,10 +140,31 @@ def test_a_head_for_each_state_is_that_of_the_state(kind, generator: torch.Gener
     torch.testing.assert_close(first[..., :actions], expected[:, :, 0])
     with_values = WithValues(policy, "value")
     own = random_params(with_values, generator)
-    values = with_values.outputs_and_values(own, observations)[1]
+    values = with_values.all_outputs(own, observations).values
     picked = own["value_weight"][:, state].permute(1, 2, 3, 0)
     features = policy.features(own, observations)
     torch.testing.assert_close(values, (features * picked).sum(-1) + own["value_bias"][state])
+
+
+@pytest.mark.parametrize("cell", [GRU(), LSTM()])
+def test_units_remember_for_as_long_as_is_asked_before_training(cell, generator: torch.Generator) -> None:
+    """What a step keeps of the memory where nothing is seen: u / (1 + u), half of the u below the root of the most."""
+    units, most = 2000, 100
+    params = RecurrentNetwork((OBSERVATION, units, 2), cell, lasting=most).init_params(generator)
+    inputs = params["input_bias"].double()
+    kept = cell.advance(inputs, 0 * inputs, (torch.ones(units),) * cell.num_states)[-1]
+    lasting = kept / (1 - kept)
+    assert 0.999 < lasting.min() and lasting.max() < 1.001 * most
+    assert [float((lasting < most**share).float().mean()) for share in (0.25, 0.5)] == pytest.approx(
+        [0.25, 0.5], abs=0.05
+    )
+
+
+def test_what_has_no_recurrent_layer_of_its_own_remembers_as_it_does() -> None:
+    for network, space in (("categorical_mlp", observation_space()), ("categorical_tabular", spaces.Box(-1, 1, (7,)))):
+        config = PolicyConfig(network=network, hidden_sizes=(4, 4), memory_steps=9)
+        with pytest.raises(ConfigError, match=rf"^policy.memory_steps is 9, which {network} has not; it must be 0"):
+            make_policy(config, space, spaces.Discrete(2), recurrent=True)
 
 
 def test_a_feed_forward_network_has_one_head() -> None:

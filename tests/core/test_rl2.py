@@ -25,6 +25,7 @@ from tests.core.problems import (
     ROLLOUTS,
     TIME,
     action_space,
+    central_difference,
     observation_space,
     random_batch,
     random_mask,
@@ -34,10 +35,11 @@ from tests.core.problems import (
 TASKS = 4
 
 
-def make(outer: str = "adam", network: str = "auto", **settings: Any) -> Any:
+def make(outer: str = "adam", network: str = "auto", predicted: tuple[str, ...] = (), **settings: Any) -> Any:
     config = Config(
         learner="rl2",
         outer=outer,  # type: ignore[arg-type]
+        sampling=SamplingConfig(predicted_infos=predicted),
         policy=PolicyConfig(network=network, hidden_sizes=(5,)),
         trust_region=TrustRegionConfig(cg_damping=0.0),
     )
@@ -138,7 +140,7 @@ def test_the_losses_of_shares_of_short_and_long_trials_have_the_mean_of_all(
     drawn = shares_of(TASKS * ROLLOUTS, shares, torch.Generator().manual_seed(3))
     lengths = valid.flatten(0, 1).sum(1)
     for trial in range(TASKS * ROLLOUTS):
-        assert by_share._taken(torch.tensor([trial]))[0].weights.shape[2] == lengths[trial]
+        assert by_share._taken(torch.tensor([trial])).batch.weights.shape[2] == lengths[trial]
     loss, gradient = 0.0, torch.zeros_like(whole.point)
     for _ in range(shares):
         part = valid.flatten(0, 1)[next(drawn)].sum() / valid.sum()
@@ -147,6 +149,70 @@ def test_the_losses_of_shares_of_short_and_long_trials_have_the_mean_of_all(
     expected, its_gradient = whole.loss_and_gradient()
     assert loss == pytest.approx(expected)
     torch.testing.assert_close(gradient, its_gradient)
+
+
+def trials_with_ends(learner: Any, generator: torch.Generator) -> tuple[Batch, torch.Tensor]:
+    """A batch whose observations end with whether the step before was the last of an episode, and what was told."""
+    batch = batch_of(learner, generator)
+    observations = batch.observations.clone()
+    observations[..., -1] = (torch.rand(batch.weights.shape, generator=generator) < 0.3).double()
+    observations[:, :, 0, -1] = 0.0
+    return batch._replace(observations=observations), torch.randn(*batch.weights.shape, 2, generator=generator)
+
+
+@pytest.mark.parametrize("baseline", ["time", "value", "own_value"])
+def test_predictions_are_of_what_was_told_after_the_time_step_before(baseline, generator: torch.Generator) -> None:
+    """The part of the loss that they are, step by step; nothing is to be predicted at the start of an episode."""
+    learner = make(predicted=("ahead", "aside"), baseline=baseline, prediction_weight=0.7)
+    without = make(predicted=("ahead", "aside"), baseline=baseline, prediction_weight=0.0)
+    state = learner.init(random_params(learner.policy, generator))
+    batch, told = trials_with_ends(learner, generator)
+    meta_batch, params = MetaBatch((), batch, told=told), state.meta.init
+    weight, bias = params["prediction_weight"], params["prediction_bias"]
+    total, predicted, numbers = torch.zeros(()), [], []
+    for task in range(TASKS):
+        for rollout in range(ROLLOUTS):
+            memory = learner.policy.initial_state(1, 1)
+            for t in range(int((batch.weights[task, rollout] > 0).sum())):
+                seen = batch.observations[task, rollout, t]
+                _, memory = learner.policy.step(params, seen[None, None], memory)
+                if t and not seen[-1]:
+                    predicted.append(memory[0][0, 0] @ weight + bias)
+                    numbers.append(told[task, rollout, t - 1])
+                    total = total + (predicted[-1] - numbers[-1]).square().mean()
+    objective = learner.objective(state, meta_batch)
+    loss, gradient = objective.loss_and_gradient()
+    expected = 0.7 * float(total / (batch.weights > 0).sum())
+    assert loss - without.objective(state, meta_batch).loss_and_gradient()[0] == pytest.approx(expected)
+    errors, spread = torch.stack(predicted) - torch.stack(numbers), torch.stack(numbers)
+    explained = 1 - errors.square().sum(0) / (spread - spread.mean(0)).square().sum(0)
+    assert objective.explained == pytest.approx(float(explained.mean()))
+    direction = torch.randn(gradient.shape, generator=generator)
+    slope = central_difference(lambda point: objective.evaluate(point)[0], objective.point, direction, 1e-4)
+    assert float(gradient @ direction) == pytest.approx(float(slope), rel=1e-6)
+
+
+def test_losses_of_shares_with_predictions_have_the_mean_of_all(generator: torch.Generator) -> None:
+    learner = make(predicted=("ahead", "aside"), minibatches=3)
+    state = learner.init(random_params(learner.policy, generator))
+    batch, told = trials_with_ends(learner, generator)
+    valid, meta_batch = batch.weights > 0, MetaBatch((), batch, told=told)
+    loss, gradient = learner.objective(state, meta_batch).loss_and_gradient()
+    by_share = learner.objective(state, meta_batch, torch.Generator().manual_seed(3))
+    drawn = shares_of(TASKS * ROLLOUTS, 3, torch.Generator().manual_seed(3))
+    for _ in range(3):
+        part = float(valid.flatten(0, 1)[next(drawn)].sum() / valid.sum())
+        one, its_gradient = by_share.loss_and_gradient()
+        loss, gradient = loss - part * one, gradient - part * its_gradient
+    assert loss == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient))
+
+
+def test_a_trust_region_takes_no_predictions() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^sampling.predicted_infos is \['ahead'\]; .* with outer trust_region it must be"
+    ):
+        make("trust_region", predicted=("ahead",))
 
 
 @pytest.mark.parametrize("network", ["categorical_gru", "categorical_lstm"])

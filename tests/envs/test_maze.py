@@ -266,6 +266,13 @@ def test_shaped_rewards_add_up_to_those_of_the_environment():
     np.testing.assert_allclose(total, 0.04 * (before - np.where(reached, 0.0, envs.unwrapped._left)))
 
 
+def test_the_info_tells_where_the_target_is_as_one_looks():
+    env = started(maze(OPEN, (2, 1), (0, 0), 0), turn=90.0)  # along the columns, the rows to the right
+    told = [env.step(action)[4] for action in (FORWARD, FORWARD, RIGHT, FORWARD, LEFT)]
+    expected = [[0.125, 0.5], [0, 0.5], [0.5, 0], [0.375, 0], [0, 0.375]]
+    np.testing.assert_allclose([[one["target_ahead"], one["target_aside"]] for one in told], expected, atol=1e-12)
+
+
 def test_the_odometer_tells_where_one_is_as_seen_from_the_start():
     env = started(maze(OPEN, (2, 2), (0, 0), 1), odometry=True, turn=90.0)  # along the rows, the columns to the left
     np.testing.assert_allclose(env._rows._observe()[0, -4:], [0, 0, 1, 0], atol=1e-12)

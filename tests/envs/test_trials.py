@@ -7,13 +7,17 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 
-from mamlrl.config import Config, SamplingConfig
+from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfig
 from mamlrl.envs.making import make_task_envs
 from mamlrl.envs.trials import TrialVector, action_numbers
 from mamlrl.errors import ConfigError
 from mamlrl.experiment import make_envs
+from mamlrl.policies import make_policy
+from mamlrl.sampler import collect, join
+from mamlrl.seeding import Streams
 from tests.golden.walk import Walk
 
 HORIZON, EPISODES = 4, 3
@@ -71,6 +75,23 @@ def test_trials_are_learned_from_what_is_expected_while_the_memory_sees_the_rewa
         np.testing.assert_array_equal(earned, np.tile([0.25, 0.75], 100))
         seen = observations[:, -2]
         assert set(seen) == {0.0, 1.0} and 0.2 < seen[::2].mean() < 0.35 and 0.65 < seen[1::2].mean() < 0.85
+
+
+def test_rollouts_keep_what_is_to_be_predicted() -> None:
+    envs = TrialVector(make_task_envs("mamlrl/Maze-v0", 6, HORIZON, {"size": 2}), 2)
+    envs.predicted_infos = "target_ahead", "target_aside"
+    policy = make_policy(PolicyConfig(hidden_sizes=(4,)), envs.single_observation_space, envs.single_action_space, True)
+    tasks, streams = envs.sample_tasks(3, np.random.default_rng(0)), Streams(0).rollouts(0, 0)
+    config, params = EnvironmentConfig(horizon=HORIZON), policy.init_params(torch.Generator().manual_seed(0))
+    rollouts = collect(envs, policy, params, tasks, streams, config)
+    assert rollouts.told is not None and rollouts.told.shape == (*rollouts.mask.shape, 2)
+    envs.reset(seed=streams.reset_seeds(3, 2).reshape(-1).tolist(), options={"task": np.repeat(tasks, 2, axis=0)})
+    for t in range(rollouts.mask.shape[2]):
+        infos = envs.step(rollouts.actions[:, :, t].flatten().int().numpy())[-1]
+        told = np.stack([infos["target_ahead"], infos["target_aside"]], axis=1)
+        np.testing.assert_allclose(rollouts.told[:, :, t].flatten(0, 1), told, rtol=1e-6, atol=1e-7)
+    again = join([rollouts, rollouts])
+    assert again.told is not None and torch.equal(again.told[:, 2:], rollouts.told)
 
 
 def test_rows_end_their_episodes_by_themselves_and_a_trial_is_over_once() -> None:
