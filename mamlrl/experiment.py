@@ -99,7 +99,9 @@ def make_supervised(config: Config, split: str = "train") -> SupervisedExperimen
     tasks = supervised_tasks(config, split)
     check_amounts(config, tasks.most_examples)
     policy = make_predictor(config.policy, tasks.input_space, tasks.target_space)
-    check_examples_memory(config, training_steps(config), tasks.input_space.shape[0], policy.distribution.num_outputs)
+    inputs, outputs = tasks.input_space.shape[0], policy.distribution.num_outputs
+    units = getattr(policy.network, "units", 0)
+    check_examples_memory(config, training_steps(config), inputs, outputs, units)
     learner = make_learner(row, policy, config, own)
     return SupervisedExperiment(config, tasks, learner.policy, learner, Streams(config.seed))
 

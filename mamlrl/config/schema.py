@@ -239,6 +239,11 @@ class DataConfig:
         _require_count("data.updates", self.updates, 1, 10**6)
         _require_count("data.chunk", self.chunk, 0, 10**8)
 
+    @property
+    def measured_at_once(self) -> int:
+        """Tasks that are adapted to at a time where errors are measured, of which there may be thousands."""
+        return self.chunk or 100
+
 
 @dataclass(frozen=True)
 class AdaptationConfig:

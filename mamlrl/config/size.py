@@ -1,8 +1,9 @@
 """How much memory a run takes, from its settings alone: said before anything large is allocated.
 
 The numbers were fitted to the peaks of whole meta-iterations of MAML (2D navigation, half-cheetah and ant; 32 to 2000
-units in 1 to 4 layers, 1 to 4 gradient steps, up to 80,000 time steps a round), and are right to some 15%; a learner
-that differentiates through no adaptation may need two thirds.
+units in 1 to 4 layers, 1 to 4 gradient steps, up to 80,000 time steps a round; images of 28 and 84 pixels, 32 and 64
+filters, 1 and 5 steps), and are right to some 15%; a learner that differentiates through no adaptation may need two
+thirds.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import math
 import os
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 from mamlrl.config import Config
 from mamlrl.errors import ConfigError, shown
@@ -102,7 +104,46 @@ def check_memory(config: Config, needed: int, section: str = "sampling") -> None
     )
 
 
-def check_examples_memory(config: Config, steps: int, inputs: int, outputs: int) -> None:
+def training_memory_of_images(tasks: int, units: int, support: int, query: int, steps: int) -> int:
+    """Bytes at the peak of a meta-update with an exact meta-gradient, of a network with layers of convolution.
+
+    Args:
+        tasks: that are adapted to at a time.
+        units: numbers that its layers compute for an image.
+        support: images of a task that it adapts on.
+        query: images of a task that the loss is taken on.
+        steps: gradient steps.
+    """
+    return PROGRAM + tasks * units * (50 * steps * support + max(100 * support * (steps > 0), 50 * query))
+
+
+def evaluation_memory_of_images(tasks: int, units: int, support: int, query: int) -> int:
+    """Bytes at the peak of an evaluation, whose steps keep nothing of each other; as `training_memory_of_images`."""
+    return PROGRAM + tasks * units * max(60 * support, 20 * query)
+
+
+class Amount(NamedTuple):
+    """Examples of a meta-update or of an evaluation."""
+
+    name: str
+    """setting of the number of tasks"""
+    tasks: int
+    support: int
+    """of a task"""
+    query: int
+
+
+def amounts_of(config: Config, classes: int) -> tuple[Amount, Amount]:
+    """Of a meta-update, and of an evaluation; shots and queries are those of each class."""
+    data, held_out = config.data, config.eval
+    shots, queries = held_out.shots or data.shots, held_out.queries or data.queries
+    return (
+        Amount("sampling.tasks", config.sampling.tasks, classes * data.shots, classes * data.queries),
+        Amount("eval.tasks", held_out.tasks, classes * shots, classes * queries),
+    )
+
+
+def check_examples_memory(config: Config, steps: int, inputs: int, outputs: int, units: int = 0) -> None:
     """A meta-update and an evaluation on supervised tasks fit into the memory that there is.
 
     Args:
@@ -110,31 +151,39 @@ def check_examples_memory(config: Config, steps: int, inputs: int, outputs: int)
         steps: gradient steps in the meta-update.
         inputs: numbers of an input.
         outputs: numbers that the network gives.
+        units: numbers that layers of convolution compute for an image; 0 of a network without.
 
     Raises:
         ConfigError: they do not; names the settings that it depends on.
     """
-    held_out, data = config.eval, config.data
-    amounts = {
-        "sampling.tasks": (config.sampling.tasks, data.shots + data.queries),
-        "eval.tasks": (held_out.tasks, (held_out.shots or data.shots) + (held_out.queries or data.queries)),
-    }
     available = machine_memory()
-    for name, (tasks, examples) in amounts.items():
-        at_once = min(tasks, data.chunk or tasks)
-        as_rollouts = dataclasses.replace(
-            config,
-            sampling=dataclasses.replace(config.sampling, tasks=at_once, rollouts=examples),
-            environment=dataclasses.replace(config.environment, horizon=1),
-        )
-        needed = training_memory(as_rollouts, steps, inputs, outputs)
+    classes = outputs if config.adaptation.inner_loss == "cross_entropy" else 1
+    training, evaluation = amounts_of(config, classes)
+    for amount in (training, evaluation) if config.eval.every else (training,):
+        chunk = config.data.chunk if amount is training else config.data.measured_at_once
+        at_once, examples = min(amount.tasks, chunk or amount.tasks), amount.support + amount.query
+        if not units:
+            needed = training_memory(_as_rollouts(config, at_once, examples), steps, inputs, outputs)
+        elif amount is training:
+            needed = training_memory_of_images(at_once, units, amount.support, amount.query, steps)
+        else:
+            needed = evaluation_memory_of_images(at_once, units, amount.support, amount.query)
         if config.device == "cpu" and needed > available:
             raise ConfigError(
-                f"{name} {tasks} x {examples} examples (shots and queries), {at_once} tasks at a time, with "
-                f"policy.hidden_sizes {shown(list(config.policy.hidden_sizes))} and adaptation.steps "
+                f"{amount.name} {amount.tasks} x {examples} examples (support and query), {at_once} tasks at a time, "
+                f"with policy.hidden_sizes {shown(list(config.policy.hidden_sizes))} and adaptation.steps "
                 f"{config.adaptation.steps} need about {needed / GIB:,.1f} GiB of memory; there are "
                 f"{available / GIB:,.1f} GiB here; data.chunk takes fewer tasks at a time"
             )
+
+
+def _as_rollouts(config: Config, tasks: int, examples: int) -> Config:
+    """An example is a rollout of one time step."""
+    return dataclasses.replace(
+        config,
+        sampling=dataclasses.replace(config.sampling, tasks=tasks, rollouts=examples),
+        environment=dataclasses.replace(config.environment, horizon=1),
+    )
 
 
 def machine_memory() -> float:

@@ -57,7 +57,9 @@ def measure(
                 rows[name].append(loss(policy.distribution, outputs, some.query).double().cpu().numpy())
         return {name: np.stack(values) for name, values in rows.items()}
 
-    return joined([measured(some) for some in chunks_of(MetaBatch(tuple(batches), query), config.data.chunk)])
+    return joined(
+        [measured(some) for some in chunks_of(MetaBatch(tuple(batches), query), config.data.measured_at_once)]
+    )
 
 
 def estimates_of(values: np.ndarray) -> list[Estimate]:

@@ -63,10 +63,21 @@ class ConvNet:
     @property
     def features_size(self) -> int:
         """E, the numbers that the last layer sees."""
-        side = self.side
-        for _ in self.filters:
-            side = (side + 1) // 2 if self.stride else side // 2
+        side = self._sides()[-1]
         return self.filters[-1] * (1 if self.stride else side * side)
+
+    @property
+    def units(self) -> int:
+        """Numbers that the layers compute for an image, before pooling."""
+        sides = self._sides()[1:] if self.stride else self._sides()[:-1]
+        return sum(filters * side * side for filters, side in zip(self.filters, sides, strict=True))
+
+    def _sides(self) -> list[int]:
+        """Height and width of the images, and behind each layer."""
+        sides = [self.side]
+        for _ in self.filters:
+            sides.append((sides[-1] + 1) // 2 if self.stride else sides[-1] // 2)
+        return sides
 
     def init_params(self, generator: torch.Generator) -> Params:
         """Xavier-uniform weights, scales of 1, shifts and bias of 0, float32."""

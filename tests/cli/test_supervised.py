@@ -104,7 +104,10 @@ def test_a_learner_that_needs_rewards_is_refused_with_the_reason(few: Command, l
         ("--adam.longest_gradient -1", ["adam.longest_gradient is -1", "at least 0"]),
         ("--environment.kwargs.amplitud [1,2]", ["environment.kwargs.amplitud", "did you mean amplitude?"]),
         ("--environment.kwargs.phase [2,1]", ["environment.kwargs.phase is [2, 1]", "the smaller one first"]),
-        ("--data.shots 100000000 --sampling.tasks 1000", ["sampling.tasks 1000", "examples", "GiB"]),
+        ("--data.shots 100000000 --sampling.tasks 1000", ["sampling.tasks 1000", "examples", "GiB", "data.chunk"]),
+        ("--data.chunk -1", ["data.chunk is -1", "at least 0"]),
+        ("--data.chunk 1 --learner imaml", ["data.chunk is 1; with learner imaml"]),
+        ("--data.chunk 1 --outer trust_region", ["data.chunk is 1; with outer trust_region"]),
     ],
 )
 def test_what_supervised_tasks_do_not_read_or_cannot_use_is_one_line(
@@ -117,6 +120,7 @@ def test_what_supervised_tasks_do_not_read_or_cannot_use_is_one_line(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        ("--data.chunk 5", ["data.chunk is 5"]),
         ("--data.shots 5", ["data.shots is 5", "is an environment and does not read it"]),
         ("--eval.queries 5", ["eval.queries is 5"]),
         ("--adaptation.inner_loss squared_error", ["adaptation.inner_loss", "'squared_error'", "environment"]),

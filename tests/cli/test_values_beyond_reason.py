@@ -10,16 +10,25 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from gymnasium import spaces
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mamlrl import compare, evaluate
-from mamlrl.config import Config
+from mamlrl.config import Config, PolicyConfig
 from mamlrl.config.command_line import parse_command
 from mamlrl.config.files import all_fields, make_config, shipped_settings, to_yaml
-from mamlrl.config.size import check_memory, machine_memory, sampling_memory, training_memory
+from mamlrl.config.size import (
+    check_memory,
+    evaluation_memory_of_images,
+    machine_memory,
+    sampling_memory,
+    training_memory,
+    training_memory_of_images,
+)
 from mamlrl.config.yaml_text import dump_yaml, parse_yaml
 from mamlrl.errors import ConfigError
+from mamlrl.policies.predictors import make_predictor
 
 from .conftest import Command, assert_fails
 
@@ -323,6 +332,29 @@ def test_the_estimate_of_memory_is_near_what_was_measured(
     estimate = training_memory(config, config.adaptation.steps, observation_dim, action_outputs) / 2**20
     assert estimate == pytest.approx(peak, rel=0.15)
     assert sampling_memory(config, observation_dim, action_outputs) / 2**20 < peak
+
+
+@pytest.mark.parametrize(
+    ("network", "filters", "inputs", "amount", "steps", "peak"),
+    [  # MiB, measured on whole meta-updates: tasks, support and query images
+        ("conv", 32, 784, (8, 5, 75), 1, 1446),
+        ("conv", 64, 784, (4, 5, 75), 5, 1461),
+        ("conv", 64, 784, (8, 25, 25), 1, 2260),
+        ("conv", 32, 3 * 84 * 84, (1, 5, 75), 1, 1570),
+        ("conv", 32, 3 * 84 * 84, (1, 25, 25), 5, 2834),
+        ("conv_stride", 64, 784, (16, 5, 75), 1, 1363),
+        ("conv_stride", 64, 784, (16, 25, 75), 5, 2710),
+    ],
+)
+def test_the_estimate_of_memory_for_images_is_near_what_was_measured(
+    network: str, filters: int, inputs: int, amount: tuple[int, int, int], steps: int, peak: int
+) -> None:
+    config = PolicyConfig(network=network, hidden_sizes=(filters,) * 4)
+    made = make_predictor(config, spaces.Box(0, 1, (inputs,)), spaces.Discrete(5)).network
+    tasks, support, query = amount
+    estimate = training_memory_of_images(tasks, made.units, support, query, steps) / 2**20  # type: ignore[attr-defined]
+    assert estimate == pytest.approx(peak, rel=0.1)
+    assert evaluation_memory_of_images(tasks, made.units, support, query) / 2**20 < peak  # type: ignore[attr-defined]
 
 
 def test_a_gpu_has_memory_of_its_own() -> None:
