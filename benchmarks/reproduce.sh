@@ -12,7 +12,10 @@ name=${1:?name a configuration, such as navigation-paper}
 folder=${2:-runs/reproduced/$name}
 seeds=1 several=""
 case $name in
-navigation-paper) learners="maml fomaml context multitask oracle" seeds="1 2 3" evaluation="--protocol paper --random" ;;
+navigation-paper)
+    several="maml fomaml context multitask oracle" learners="$several emaml metasgd mamlpp anil cavia"
+    seeds="1 2 3" evaluation="--protocol paper --random"
+    ;;
 cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protocol paper --random" ;;
 cheetah-vel-paper) learners="maml metasgd multitask oracle" evaluation="--protocol paper --random" ;;
 ant-vel-paper) learners=maml evaluation="--protocol paper" ;;
@@ -39,7 +42,7 @@ esac
 
 for seed in $seeds; do
     for learner in $learners; do
-        if [ "$seed" != 1 ] && [ "$learner" != "${several:-$learner}" ]; then continue; fi
+        if [ "$seed" != 1 ] && [[ " ${several:-$learners} " != *" $learner "* ]]; then continue; fi
         run=$folder/$learner/seed-$seed
         if [ -e "$run/config.yaml" ]; then
             python -m mamlrl.train --resume "$run"
