@@ -168,6 +168,7 @@ class MazeVectorEnv(TaskVectorEnv):
         self._mapped = np.full((num_envs, self.task_space.inner + 5), np.nan)  # the tasks of these:
         self._distances = np.zeros((num_envs, size, size))
         self._left = np.zeros(num_envs)
+        self._been = np.zeros((num_envs, size + 2, size + 2), bool)  # with a border, where nobody gets
         self._pictures = np.zeros((num_envs, height * width * 3))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
 
@@ -194,6 +195,8 @@ class MazeVectorEnv(TaskVectorEnv):
             self._distances[new] = distances(self._upright[new], self._level[new], target_rows, target_columns)
             self._mapped[new] = self.tasks[new]
         self._left[rows] = self._steps_left(rows)
+        self._been[rows] = np.pad(np.zeros((self.task_space.size,) * 2, bool), 1, constant_values=True)
+        self._enter(rows)
         self._take_pictures(rows)
         if self.render_mode is not None:
             for one in rows:
@@ -205,6 +208,7 @@ class MazeVectorEnv(TaskVectorEnv):
         self._headings[some] += self._turn * (1.0 * (actions[some] == RIGHT) - (actions[some] == LEFT))
         walking = some[actions[some] == FORWARD]
         hit[walking] = self._walk(walking)
+        self._enter(walking)
         offsets = self._positions - self._targets
         reached[some] = (np.square(offsets).sum(axis=1) < REACH**2)[some]
         left = self._left.copy()
@@ -215,10 +219,7 @@ class MazeVectorEnv(TaskVectorEnv):
                 self._paths[one].append(self._positions[one].copy())
         rewards = reached + STEP_REWARD - 0.001 * hit
         shaped = rewards - STEP_REWARD * (left - self._left)
-        ahead, aside = ODOMETER * _turned(-offsets, self._headings)
-        x, y = ODOMETER * _turned(self._targets - self._starts[:, :2], self._starts[:, 2])
-        where = {"target_ahead": ahead, "target_aside": aside, "target_x": x, "target_y": y}
-        return rewards, reached, {"success": reached.astype(np.float64), "shaped_reward": shaped, **where}
+        return rewards, reached, {"success": reached.astype(np.float64), "shaped_reward": shaped, **self._known()}
 
     def _walk(self, rows: NDArray[np.intp]) -> Mask:
         """Move rows [R] forward as far as walls let them, along x and then along y; whether they hit one, [R]."""
@@ -231,6 +232,20 @@ class MazeVectorEnv(TaskVectorEnv):
         new_y = _stopped(y, wanted_y, columns)
         self._positions[rows] = np.stack([new_x, new_y], axis=1)
         return (new_x != wanted_x) | (new_y != wanted_y)
+
+    def _enter(self, rows: NDArray[np.intp]) -> None:
+        column, row = self._positions[rows].T.astype(np.intp)
+        self._been[rows, row + 1, column + 1] = True
+
+    def _known(self) -> Infos:
+        """What one who knows the maze and remembers the way could tell, [N] each: numbers for a memory to predict."""
+        ahead, aside = ODOMETER * _turned(self._targets - self._positions, self._headings)
+        x, y = ODOMETER * _turned(self._targets - self._starts[:, :2], self._starts[:, 2])
+        quarters = np.rint(self._headings / (np.pi / 2)).astype(np.intp)[:, None] + np.arange(4)
+        columns, rows = np.moveaxis(self._positions.astype(np.intp)[:, None] + SIDES[quarters % 4] + 1, -1, 0)
+        been = self._been[np.arange(self.num_envs)[:, None], rows, columns].astype(np.float64)
+        places = dict(zip(("been_ahead", "been_right", "been_behind", "been_left"), been.T, strict=True))
+        return {"target_ahead": ahead, "target_aside": aside, "target_x": x, "target_y": y, **places}
 
     def _steps_left(self, rows: NDArray[np.intp]) -> Array:
         """About how many time steps rows [R] need to the target, for one who knows the maze, [R].
@@ -332,6 +347,12 @@ class MazeEnv(TaskEnv):
     `info["success"]` is 1 when it is reached. `info["shaped_reward"]` is the reward, and 0.04 for each time step by
     which the target has come nearer for one who knows the maze: a difference of potentials, which changes no optimal
     policy (Ng, Harada, Russell 1999), so that `rl2` may learn from it (`sampling.reward_info`).
+
+    Further numbers of the info are for a memory to learn to tell (`sampling.predicted_infos`), of each time step after
+    the move: `target_ahead` and `target_aside`, how far ahead and to the right the target is, `target_x` and `target_y`
+    the same as seen from the start, a quarter for a cell as with the odometer; and `been_ahead`, `been_right`,
+    `been_behind` and `been_left`, 1 if the cell next to one's own in that direction has been entered in this episode
+    or is none, else 0.
 
     ## Starting State
     The middle of the start's cell, in the direction of the task.

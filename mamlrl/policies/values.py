@@ -20,7 +20,7 @@ from mamlrl.structs import Params
 
 PREFIX = "value_"
 """Of the names of the value function's parameters."""
-PREDICTION_WEIGHT, PREDICTION_BIAS = "prediction_weight", "prediction_bias"
+PREDICTIONS = PREDICTION_WEIGHT, PREDICTION_BIAS = "prediction_weight", "prediction_bias"
 """Names of the parameters of predictions."""
 
 

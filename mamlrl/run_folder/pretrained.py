@@ -12,6 +12,7 @@ from mamlrl.config import Config
 from mamlrl.errors import ConfigError, cut, said
 from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
+from mamlrl.policies.values import PREDICTIONS
 from mamlrl.run_folder.checkpoints import (
     BEST,
     CheckpointError,
@@ -22,7 +23,7 @@ from mamlrl.run_folder.checkpoints import (
     restore,
 )
 from mamlrl.run_folder.folder import CHECKPOINTS
-from mamlrl.structs import MetaParams
+from mamlrl.structs import MetaParams, Params
 
 SHIPPED = "checkpoint.pt"
 """Name of a checkpoint that lies in a folder of its own, without a run."""
@@ -65,7 +66,8 @@ def read_trained(path: Path) -> Trained:
 def started_from(path: Path, state: LearnerState) -> LearnerState:
     """The first state of a learner, with what another run has meta-learned in place of random parameters.
 
-    The initialisation is taken from any learner; step sizes from one that learns as many sets of them.
+    The initialisation is taken from any learner; step sizes from one that learns as many sets of them. Predictions of
+    other numbers, which acting does not need, begin as they are.
 
     Args:
         path: run folder or checkpoint.
@@ -82,12 +84,18 @@ def started_from(path: Path, state: LearnerState) -> LearnerState:
     content, (init, sizes) = read_content(found[0]), state.meta
     try:
         saved = content["state"]["meta"]
-        init = restore(saved["init"], init, "init")
+        anew = {name: init[name] for name in PREDICTIONS if name in init and not _same_shape(saved["init"], init, name)}
+        theirs = {name: leaf for name, leaf in saved["init"].items() if name in init or name not in PREDICTIONS}
+        init = restore({**theirs, **anew}, init, "init")
         if len(saved["step_sizes"]) == len(sizes):
             sizes = restore(saved["step_sizes"], sizes, "step_sizes")
     except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of tensors that are no plain ones
         raise CheckpointError(f"start_from: {found[0]} has no policy of this run: {said(error)}") from error
     return state._replace(meta=MetaParams(init, sizes))
+
+
+def _same_shape(saved: Params, init: Params, name: str) -> bool:
+    return name in saved and saved[name].shape == init[name].shape
 
 
 def find_checkpoints(path: Path) -> list[Path]:

@@ -44,6 +44,24 @@ def test_step_sizes_come_along_where_both_learn_them(tiny_run: Command) -> None:
     assert meta("third/checkpoints/iteration-000000.pt")["step_sizes"] == []
 
 
+def test_predictions_of_other_numbers_begin_anew(tiny_run: Command) -> None:
+    few = "--learner rl2 --sampling.rollouts 2 --policy.hidden_sizes [4] --checkpoint.keep 9"
+    predict = "--sampling.predicted_infos [distance]"
+    for run, flags in [("none", ""), ("one", f"{predict} --start_from none"), ("again", f"{predict} --start_from one")]:
+        outcome = tiny_run(f"{few} --iterations 2 {flags} --out {run}")
+        assert outcome.code == 0, outcome.err
+    last, one, again = (
+        meta(f"{run}/checkpoints/{name}.pt")["init"]
+        for run, name in [("none", "best"), ("one", "iteration-000000"), ("again", "iteration-000000")]
+    )
+    assert not one.pop("prediction_weight").any() and not one.pop("prediction_bias").any() and same(last, one)
+    assert same(again, meta("one/checkpoints/best.pt")["init"]) and again["prediction_weight"].any()
+    assert tiny_run(f"{few} --iterations 1 --start_from again --out last").code == 0
+    assert "prediction_weight" not in meta("last/checkpoints/iteration-000000.pt")["init"]
+    with open("again/metrics.csv") as rows:
+        assert "prediction/explained_variance" in rows.readline()
+
+
 def test_what_a_run_cannot_begin_with_is_said_before_anything_is_written(tiny_run: Command) -> None:
     for seed in (1, 2):
         assert tiny_run(f"--iterations 1 --seed {seed} --out runs/seed-{seed}").code == 0

@@ -271,6 +271,19 @@ def test_the_info_tells_where_the_target_is_as_one_looks():
     told = [env.step(action)[4] for action in (FORWARD, FORWARD, RIGHT, FORWARD, LEFT)]
     expected = [[0.125, 0.5], [0, 0.5], [0.5, 0], [0.375, 0], [0, 0.375]]
     np.testing.assert_allclose([[one["target_ahead"], one["target_aside"]] for one in told], expected, atol=1e-12)
+    seen = [[one["target_x"], one["target_y"]] for one in told]
+    np.testing.assert_allclose(seen, [[0.25, 0.5]] * 5, atol=1e-12)
+
+
+def test_the_info_tells_where_one_has_been():
+    env = started(maze(OPEN, (2, 2), (0, 0), 0), turn=90.0)
+    names = "been_ahead", "been_right", "been_behind", "been_left"
+    told = []
+    for action in (LEFT, RIGHT, FORWARD, RIGHT, FORWARD, FORWARD):
+        info = env.step(action)[4]
+        told.append("".join(str(int(info[name])) for name in names))
+    # the border is ahead and on the left, then behind and left; in (0, 1) one comes from behind, then from the right
+    assert told == ["1001", "0011", "0011", "0110", "0010", "0010"]
 
 
 def test_the_odometer_tells_where_one_is_as_seen_from_the_start():
