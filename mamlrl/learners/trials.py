@@ -80,7 +80,7 @@ class Told(NamedTuple):
     numbers: Tensor
     """[1, N, T, n]"""
     counts: Tensor
-    """[1, N, T], 1 where there was one, of the same episode, else 0"""
+    """[1, N, T], 1 where there were some, of the same episode, else 0"""
 
 
 def told_before(told: Tensor | None, batch: Batch) -> Told:
@@ -94,7 +94,7 @@ def told_before(told: Tensor | None, batch: Batch) -> Told:
         return Told(batch.weights.new_zeros(*batch.weights.shape, 0), torch.zeros_like(batch.weights))
     steps = batch.weights.shape[2]
     numbers = padded(told.flatten(0, 1).unsqueeze(0), steps).roll(1, dims=2)
-    counts = (batch.weights > 0) & (batch.observations[..., -1] == 0)
+    counts = (batch.weights > 0) & (batch.observations[..., -1] == 0) & numbers.isfinite().all(-1)
     counts[:, :, 0] = False
     return Told(torch.where(counts.unsqueeze(-1), numbers, 0.0), counts.to(batch.weights))
 
@@ -175,16 +175,12 @@ def squared_errors(predictions: Tensor, told: Told) -> Tensor:
 
 def explained_share(predictions: Tensor, told: Told) -> float | None:
     """Share of the variance of what was told that is predicted, mean over its n numbers; None where nothing was."""
-    counts = told.counts.unsqueeze(-1)
     if not told.numbers.shape[-1]:
         return None
-    sums, squares, count, errors = sums_over_ranks(
-        [
-            one.double().sum((0, 1, 2))
-            for one in (told.numbers, told.numbers.square(), counts, squared_errors(predictions, told))
-        ]
-    )
-    return float((1 - errors / (squares - sums.square() / count)).mean())
+    each = told.numbers, told.numbers.square(), squared_errors(predictions, told), told.counts.unsqueeze(-1)
+    sums, squares, errors, count = sums_over_ranks([one.double().sum((0, 1, 2)) for one in each])
+    spread = squares - sums.square() / count.clamp(min=1)
+    return float(torch.where(spread > 0, 1 - errors / spread, 0.0).mean())
 
 
 class TrialObjective:
@@ -201,6 +197,8 @@ class TrialObjective:
     Attributes:
         point: `meta` as a vector, [D].
         path: from there to the policy that acts: no step.
+        credit: of the trials.
+        explained: `explained_share` where the objective is built.
     """
 
     def __init__(
