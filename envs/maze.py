@@ -168,7 +168,7 @@ class MazeVectorEnv(TaskVectorEnv):
         self._mapped = np.full((num_envs, self.task_space.inner + 5), np.nan)  # the tasks of these:
         self._distances = np.zeros((num_envs, size, size))
         self._left = np.zeros(num_envs)
-        self._been = np.zeros((num_envs, size + 2, size + 2), bool)  # with a border, where nobody gets
+        self._been = np.ones((num_envs, size + 2, size + 2), bool)  # with a border, where nobody gets
         self._pictures = np.zeros((num_envs, height * width * 3))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
 
@@ -195,7 +195,7 @@ class MazeVectorEnv(TaskVectorEnv):
             self._distances[new] = distances(self._upright[new], self._level[new], target_rows, target_columns)
             self._mapped[new] = self.tasks[new]
         self._left[rows] = self._steps_left(rows)
-        self._been[rows] = np.pad(np.zeros((self.task_space.size,) * 2, bool), 1, constant_values=True)
+        self._been[rows, 1:-1, 1:-1] = False
         self._enter(rows)
         self._take_pictures(rows)
         if self.render_mode is not None:
@@ -351,8 +351,8 @@ class MazeEnv(TaskEnv):
     Further numbers of the info are for a memory to learn to tell (`sampling.predicted_infos`), of each time step after
     the move: `target_ahead` and `target_aside`, how far ahead and to the right the target is, `target_x` and `target_y`
     the same as seen from the start, a quarter for a cell as with the odometer; and `been_ahead`, `been_right`,
-    `been_behind` and `been_left`, 1 if the cell next to one's own in that direction has been entered in this episode
-    or is none, else 0.
+    `been_behind` and `been_left`, 1 if the cell next to one's own in that direction, to the nearest quarter turn, has
+    been entered in this episode or lies outside of the square, else 0.
 
     ## Starting State
     The middle of the start's cell, in the direction of the task.

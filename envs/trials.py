@@ -70,8 +70,6 @@ class TrialVector(TaskVectorWrapper):
     Attributes:
         reward_info: name of a number of the infos that `step` returns in place of the reward; empty for the reward. The
             observations hold the reward all the same.
-        predicted_infos: names of numbers of the infos that rollouts are to keep, for a memory that learns to predict
-            them.
 
     Args:
         envs: a vector environment of `make_task_envs`, which ends its episodes itself.
@@ -95,7 +93,6 @@ class TrialVector(TaskVectorWrapper):
         self.single_observation_space = _with_inputs(space, self._actions)
         self.observation_space = batch_space(self.single_observation_space, envs.num_envs)
         self.trial_episodes, self.reward_info = episodes, ""
-        self.predicted_infos: tuple[str, ...] = ()
         self._episode, self._over = np.zeros(envs.num_envs, np.int64), np.ones(envs.num_envs, bool)
 
     @property

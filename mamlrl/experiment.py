@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from mamlrl.named_learner import NamedLearner
 from mamlrl.objectives import EXAMPLE_LOSSES
 from mamlrl.policies import POLICIES, make_policy
 from mamlrl.policies.base import Policy
+from mamlrl.policies.convolutional import ConvNet
 from mamlrl.policies.predictors import make_predictor
 from mamlrl.policies.tabular import TabularNetwork
 from mamlrl.seeding import Stream, Streams
@@ -99,8 +100,8 @@ def make_supervised(config: Config, split: str = "train") -> SupervisedExperimen
     tasks = supervised_tasks(config, split)
     check_amounts(config, tasks.most_examples)
     policy = make_predictor(config.policy, tasks.input_space, tasks.target_space)
-    inputs, outputs = tasks.input_space.shape[0], policy.distribution.num_outputs
-    units = getattr(policy.network, "units", 0)
+    inputs, outputs, network = tasks.input_space.shape[0], policy.distribution.num_outputs, policy.network
+    units = network.units_per_image if isinstance(network, ConvNet) else 0
     check_examples_memory(config, training_steps(config), inputs, outputs, units)
     learner = make_learner(row, policy, config, own)
     return SupervisedExperiment(config, tasks, learner.policy, learner, Streams(config.seed))
@@ -175,9 +176,8 @@ def make_experiment(config: Config) -> Experiment:
     check_memory(whole_rollouts(config), of_ranks_here(whole_rollouts(config), sampling_memory))
     envs = make_envs(config, share_of(config.sampling.tasks).count * config.sampling.rollouts)
     try:
-        check_reward_info(envs, config.sampling.reward_info)
-        for name in config.sampling.predicted_infos:
-            check_reward_info(envs, name, "sampling.predicted_infos")
+        check_infos(envs, [config.sampling.reward_info], "sampling.reward_info")
+        check_infos(envs, config.sampling.predicted_infos, "sampling.predicted_infos")
         spaces_ = envs.single_observation_space, envs.single_action_space
         if (network := POLICIES.get(config.policy.network)) is not None:
             check_remembers(network.recurrent, config, row.recurrent)
@@ -191,26 +191,31 @@ def make_experiment(config: Config) -> Experiment:
     return Experiment(config, envs, learner.policy, learner, Streams(config.seed))
 
 
-def check_reward_info(envs: VectorEnv, name: str, setting: str = "sampling.reward_info") -> None:
-    """A number that is to be taken in place of the reward is there, if the environment goes through trials.
+def check_infos(envs: VectorEnv, names: Sequence[str], setting: str) -> None:
+    """Numbers of the environment's info that trials are learned from are there, if it goes through trials.
 
     Args:
         envs: the environment, which is reset and stepped.
-        name: of the number; empty for the reward.
-        setting: that gave it, for the message.
+        names: of the numbers; an empty one stands for none.
+        setting: that gave them, for the message.
 
     Raises:
-        ConfigError: the environment's info has no such number.
+        ConfigError: the environment's info has no such number for each row.
     """
-    if not name or not isinstance(envs, TrialVector):
+    if not any(names) or not isinstance(envs, TrialVector):
         return
     envs.action_space.seed(0)
     envs.reset(seed=0)
     infos = envs.step(envs.action_space.sample())[-1]
-    numbers = [key for key, values in infos.items() if np.issubdtype(np.asarray(values).dtype, np.floating)]
-    if name not in numbers:
-        wanted = f"empty, or one of {', '.join(numbers)}"
-        raise ConfigError(f"{setting} is {shown(name)}; it must be {wanted}{suggestion(name, numbers)}")
+    arrays = {name: np.asarray(values) for name, values in infos.items()}
+    rows = (envs.num_envs,)
+    numbers = [name for name, one in arrays.items() if np.issubdtype(one.dtype, np.floating) and one.shape == rows]
+    for name in names:
+        if name and name not in numbers:
+            raise ConfigError(
+                f"{setting}: the environment's info has no number {shown(name)}; its numbers are "
+                f"{', '.join(numbers) or 'none'}{suggestion(name, numbers)}"
+            )
 
 
 def check_one_hot(envs: VectorEnv, policy: Policy) -> None:

@@ -169,6 +169,7 @@ def collect(
     tasks: np.ndarray,
     streams: RolloutStreams,
     config: EnvironmentConfig,
+    infos: Sequence[str] = (),
 ) -> Rollouts:
     """Collect B = num_envs / M rollouts on each of M tasks.
 
@@ -181,6 +182,7 @@ def collect(
         tasks: [M, P].
         streams: environment seeds and action noise.
         config: horizon and action scale.
+        infos: names of numbers of the environment's info that are kept of every time step.
 
     Raises:
         NonFiniteError: the policy produced a number that is not finite.
@@ -204,7 +206,7 @@ def collect(
         by_step = torch.from_numpy(np.stack(rows)).view(len(rows), num_tasks, rollouts)
         return by_step.permute(1, 2, 0).to(device, dtype).contiguous()
 
-    told = [by_task([_told(step, name) for step in steps]) for name in getattr(envs, "predicted_infos", ())]
+    kept = [by_task([_told(step, name) for step in steps]) for name in infos]
     actions = torch.stack([step.actions for step in steps], dim=2)
     last = torch.from_numpy(steps[-1].next_observations.reshape(num_tasks, rollouts, -1))
     result = Rollouts(
@@ -216,7 +218,7 @@ def collect(
         mask=by_task([step.alive for step in steps]),
         final_observations=last.to(device, dtype),
         measures={name: by_task([row])[..., 0] for name, row in measure(steps, config.metrics).items()},
-        told=torch.stack(told, dim=-1) if told else None,
+        infos=torch.stack(kept, dim=-1) if kept else None,
         episodes=by_task([step.infos["episode"] for step in steps]) if hasattr(envs, "trial_episodes") else None,
     )
     _check_finite(result, envs, tasks)
@@ -324,8 +326,8 @@ def join(rollouts: Sequence[Rollouts]) -> Rollouts:
     def joined(leaves: Iterable[torch.Tensor]) -> torch.Tensor:
         return torch.cat([padded(leaf) for leaf in leaves], dim=1)
 
-    *by_step, final, _, told, episodes = zip(*rollouts, strict=True)
-    of_trials = (None if leaves[0] is None else joined(leaves) for leaves in (told, episodes))
+    *by_step, final, _, infos, episodes = zip(*rollouts, strict=True)
+    of_trials = (None if leaves[0] is None else joined(leaves) for leaves in (infos, episodes))
     return Rollouts._make([*map(joined, by_step), torch.cat(final, dim=1), measures, *of_trials])
 
 

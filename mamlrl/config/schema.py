@@ -138,8 +138,9 @@ class PolicyConfig:
     """Last layer of a network with a memory: linear, or per_state, one for each number of the environment's own
     observation, added up with these as weights: where they are one-hot, a layer for each state."""
     memory_steps: int = field(default=0, metadata=OF_ROLLOUTS)
-    """Time steps that a unit of a recurrent layer remembers for before training: log-uniform from 1 to this, about the
-    length of a trial; 0 for one or two. What lasts long at first is sooner learned to be kept."""
+    """Time steps that units of a recurrent layer remember for before training: log-uniform from 1 to this, about the
+    length of a trial; 0 for what is usual, 1 of a GRU and e of an LSTM. What lasts at first is sooner learned to be
+    kept."""
     picture: tuple[int, ...] = field(default=(), metadata=OF_ROLLOUTS)
     """Height, width and colours of the picture that an observation is, for networks with convolutions before a memory;
     empty for the shape of the environment's observation space, or what a family says whose observations are flat."""
@@ -205,6 +206,10 @@ class SamplingConfig:
             self.curriculum,
             f"at least 1 and below sampling.episodes, {self.episodes}, each",
         )
+        names = self.predicted_infos
+        require(
+            all(names) and len({*names}) == len(names), "sampling.predicted_infos", names, "names that stand once each"
+        )
         iterations, wanted = self.curriculum_iterations, f"{len(self.curriculum)} numbers, one for each in curriculum"
         require(len(iterations) == len(self.curriculum), "sampling.curriculum_iterations", iterations, wanted)
         require(all(1 <= n <= LARGEST for n in iterations), "sampling.curriculum_iterations", iterations, "at least 1")
@@ -220,6 +225,10 @@ class SamplingConfig:
         return self.episodes
 
 
+MEASURED_AT_ONCE = 100
+"""Tasks that an evaluation adapts to at a time by default."""
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """Examples of supervised tasks."""
@@ -231,7 +240,8 @@ class DataConfig:
     updates: int = field(default=100, metadata=OF_EXAMPLES)
     """Meta-updates of one meta-iteration, each on new tasks; a row of the metrics tells of all of them."""
     chunk: int = field(default=0, metadata=OF_EXAMPLES)
-    """Tasks that are adapted to at a time; 0 for all. Fewer take less memory, and change the last digits alone."""
+    """Tasks that each process adapts to at a time; 0 for all of a meta-batch, and for 100 in an evaluation. Fewer take
+    less memory, and change the last digits alone."""
 
     def __post_init__(self) -> None:
         _require_count("data.shots", self.shots, 1, 10**8)
@@ -241,8 +251,8 @@ class DataConfig:
 
     @property
     def measured_at_once(self) -> int:
-        """Tasks that are adapted to at a time where errors are measured, of which there may be thousands."""
-        return self.chunk or 100
+        """Tasks that each process adapts to at a time where nothing is learned: an evaluation may have thousands."""
+        return self.chunk or MEASURED_AT_ONCE
 
 
 @dataclass(frozen=True)

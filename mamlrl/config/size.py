@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mamlrl.config import Config
+from mamlrl.distributed import local_size
 from mamlrl.errors import ConfigError, shown
 
 MIB, GIB = 2**20, 2**30
@@ -107,18 +108,25 @@ def check_memory(config: Config, needed: int, section: str = "sampling") -> None
 def training_memory_of_images(tasks: int, units: int, support: int, query: int, steps: int) -> int:
     """Bytes at the peak of a meta-update with an exact meta-gradient, of a network with layers of convolution.
 
+    Of a unit and an image 50 are kept, by each gradient step on the support images and by the loss on the query images;
+    while a step is differentiated twice there are 100.
+
     Args:
         tasks: that are adapted to at a time.
         units: numbers that its layers compute for an image.
         support: images of a task that it adapts on.
         query: images of a task that the loss is taken on.
-        steps: gradient steps.
+        steps: gradient steps; 0 where something is computed from the support images in their place.
     """
-    return PROGRAM + tasks * units * (50 * steps * support + max(100 * support * (steps > 0), 50 * query))
+    kept = 50 * max(steps, 1) * support
+    return PROGRAM + tasks * units * (kept + max(100 * support * (steps > 0), 50 * query))
 
 
 def evaluation_memory_of_images(tasks: int, units: int, support: int, query: int) -> int:
-    """Bytes at the peak of an evaluation, whose steps keep nothing of each other; as `training_memory_of_images`."""
+    """Bytes at the peak of an evaluation, as `training_memory_of_images`.
+
+    Steps keep nothing of each other: 60 of a unit and an image for a gradient, 20 for outputs alone.
+    """
     return PROGRAM + tasks * units * max(60 * support, 20 * query)
 
 
@@ -159,21 +167,22 @@ def check_examples_memory(config: Config, steps: int, inputs: int, outputs: int,
     available = machine_memory()
     classes = outputs if config.adaptation.inner_loss == "cross_entropy" else 1
     training, evaluation = amounts_of(config, classes)
-    for amount in (training, evaluation) if config.eval.every else (training,):
+    for amount in (training, evaluation):
         chunk = config.data.chunk if amount is training else config.data.measured_at_once
-        at_once, examples = min(amount.tasks, chunk or amount.tasks), amount.support + amount.query
+        at_once, examples = min(amount.tasks, local_size() * (chunk or amount.tasks)), amount.support + amount.query
         if not units:
             needed = training_memory(_as_rollouts(config, at_once, examples), steps, inputs, outputs)
         elif amount is training:
             needed = training_memory_of_images(at_once, units, amount.support, amount.query, steps)
         else:
             needed = evaluation_memory_of_images(at_once, units, amount.support, amount.query)
+        needed += 4 * inputs * (amount.tasks - at_once) * examples  # all of them are drawn before
         if config.device == "cpu" and needed > available:
             raise ConfigError(
                 f"{amount.name} {amount.tasks} x {examples} examples (support and query), {at_once} tasks at a time, "
                 f"with policy.hidden_sizes {shown(list(config.policy.hidden_sizes))} and adaptation.steps "
                 f"{config.adaptation.steps} need about {needed / GIB:,.1f} GiB of memory; there are "
-                f"{available / GIB:,.1f} GiB here; data.chunk takes fewer tasks at a time"
+                f"{available / GIB:,.1f} GiB here; data.chunk says how many tasks are adapted to at a time"
             )
 
 

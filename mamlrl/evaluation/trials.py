@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 from mamlrl.config import Config
 from mamlrl.config.schema import require
 from mamlrl.errors import ConfigError
-from mamlrl.experiment import check_reward_info, make_envs
+from mamlrl.experiment import check_infos, make_envs
 from mamlrl.policies.base import Policy
 from mamlrl.progress import progress_bar
 from mamlrl.sampler import (
@@ -143,7 +143,7 @@ def play_trials(envs: VectorEnv, acting: Acting, tasks: np.ndarray, streams: Rol
     rollouts = envs.num_envs // len(tasks)
     played = Played(*np.zeros((3, envs.num_envs, envs.trial_episodes)))  # type: ignore[attr-defined]
     rows = np.arange(envs.num_envs)
-    check_reward_info(envs, acting.told, "told")
+    check_infos(envs, [acting.told], "told")
     for step in _steps(envs, acting, tasks, streams, config):
         numbers = step.rewards if not acting.told else numbers_or_nan(step, acting.told)
         now = rows, step.infos["episode"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,11 +15,8 @@ from mamlrl.distributed import gather
 from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import Adaptation
 from mamlrl.learners.base import LearnerState
-from mamlrl.learners.objective import Path
+from mamlrl.learners.objective import ObjectiveOf, Path
 from mamlrl.structs import Data, MetaBatch, flatten
-
-ObjectiveOf = Callable[[Adaptation, LearnerState, MetaBatch, "torch.Generator | None"], Any]
-"""The objective of an outer step, a `mamlrl.outer.objective.Objective`, built where the state is."""
 
 
 def in_chunks(objective: ObjectiveOf, config: Config) -> ObjectiveOf:
@@ -38,7 +36,7 @@ def in_chunks(objective: ObjectiveOf, config: Config) -> ObjectiveOf:
     def chunked(
         adaptation: Adaptation, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None
     ) -> MeanOverChunks:
-        path = Path(state.meta, adaptation.start(state.meta), ())
+        path = Path(state.meta, adaptation.start(state.meta), ())  # whose steps are not kept
         chunks = chunks_of(meta_batch, config.data.chunk)
         return MeanOverChunks(lambda chunk: objective(adaptation, state, chunk, generator), path, chunks)
 
@@ -48,13 +46,16 @@ def in_chunks(objective: ObjectiveOf, config: Config) -> ObjectiveOf:
 class MeanOverChunks:
     """The mean over tasks of what is built of a few of them at a time; nothing of it is kept.
 
+    With a point given each chunk is adapted twice: where the objective was built, and there.
+
     Args:
         build: from some tasks to their objective.
-        path: from what is meta-learned, no step of it: they are not kept.
+        path: what is meta-learned, without the inner steps.
         chunks: the tasks.
 
     Attributes:
         point: what is meta-learned as a vector, [D].
+        path: as given.
     """
 
     def __init__(self, build: Callable[[MetaBatch], Any], path: Path, chunks: Sequence[MetaBatch]):
@@ -65,18 +66,19 @@ class MeanOverChunks:
 
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
         """Loss and gradient [D] where the objective was built, or at another point."""
-        parts = [self._build(chunk).loss_and_gradient(point) for chunk in self._chunks]
-        losses, gradients = zip(*parts, strict=True)
-        return self._mean(losses), self._mean(gradients)
+        loss, gradient = 0.0, torch.zeros_like(self.point)
+        for share, chunk in zip(self._shares, self._chunks, strict=True):
+            one, slope = self._build(chunk).loss_and_gradient(point)
+            loss, gradient = loss + share * one, gradient.add_(slope, alpha=share)
+        return loss, gradient
 
     def evaluate(self, point: Tensor) -> tuple[float, float]:
         """Loss and divergence at another point [D]."""
-        losses, divergences = zip(*(self._build(chunk).evaluate(point) for chunk in self._chunks), strict=True)
-        return self._mean(losses), self._mean(divergences)
-
-    def _mean(self, values: Sequence[Any]) -> Any:
-        """Of what each chunk has, over all tasks."""
-        return sum(share * value for share, value in zip(self._shares, values, strict=True))
+        loss, divergence = 0.0, 0.0
+        for share, chunk in zip(self._shares, self._chunks, strict=True):
+            one, other = self._build(chunk).evaluate(point)
+            loss, divergence = loss + share * one, divergence + share * other
+        return loss, divergence
 
 
 def chunks_of(meta_batch: MetaBatch, size: int) -> list[MetaBatch]:
@@ -85,16 +87,17 @@ def chunks_of(meta_batch: MetaBatch, size: int) -> list[MetaBatch]:
     All ranks have as many chunks, whose means they take together. None is empty: where ranks have different numbers of
     tasks, one may have a task more at a time.
     """
-    if not size:
-        return [meta_batch]
     count = len(meta_batch.query.weights)
     counts = gather(count)
-    chunks = min(math.ceil(max(counts) / size), min(counts))
-    return [_of_tasks(meta_batch, rows) for rows in torch.arange(count).tensor_split(chunks)]
+    chunks = min(math.ceil(max(counts) / size), min(counts)) if size else 1
+    if chunks == 1:
+        return [meta_batch]
+    ends = [int(piece[-1]) + 1 for piece in torch.arange(count).tensor_split(chunks)]
+    return [_of_tasks(meta_batch, slice(*both)) for both in pairwise([0, *ends])]
 
 
-def _of_tasks(meta_batch: MetaBatch, rows: Tensor) -> MetaBatch:
-    """Some tasks, by their numbers; data that were the same in several places still are."""
+def _of_tasks(meta_batch: MetaBatch, rows: slice) -> MetaBatch:
+    """Some tasks; data that were the same in several places still are."""
     made: dict[int, Data] = {}
 
     def some(data: Data) -> Data:
@@ -102,6 +105,9 @@ def _of_tasks(meta_batch: MetaBatch, rows: Tensor) -> MetaBatch:
             made[id(data)] = type(data)(*(leaf[rows] for leaf in data))
         return made[id(data)]
 
-    support, along = (tuple(some(data) for data in part) for part in (meta_batch.support, meta_batch.along))
-    first = meta_batch.first_task + int(rows[0])
-    return MetaBatch(support, some(meta_batch.query), along, first_task=first)
+    return meta_batch._replace(
+        support=tuple(map(some, meta_batch.support)),
+        query=some(meta_batch.query),
+        along=tuple(map(some, meta_batch.along)),
+        first_task=meta_batch.first_task + rows.start,
+    )

@@ -14,10 +14,11 @@ from mamlrl.distributions import Distribution
 from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import Adaptation
 from mamlrl.learners.base import LearnerState, Outcome, Refused, undone
-from mamlrl.learners.chunks import ObjectiveOf, in_chunks
+from mamlrl.learners.chunks import in_chunks
 from mamlrl.learners.objective import (
     AdaptedObjective,
     Losses,
+    ObjectiveOf,
     Path,
     RoundLoss,
     draw_share,
@@ -134,12 +135,18 @@ def gradient_learner(
         config: names the outer step, and has its settings.
         losses: what it lowers; None for the query loss of the outer step alone.
         outer: how it moves, in place of the outer step of `config`.
-        measure: what else is to be told.
+        measure: what else is to be told; with `data.chunk` of a path without its steps.
         refuse: why there is to be no step, if so.
 
     Raises:
-        ConfigError: the network has no factors for the preconditioner, or chunks are too little for the learner.
+        ConfigError: the network has no factors for the preconditioner, or `data.chunk` is set where the outer step or
+            `refuse` looks at all tasks.
     """
+    if refuse and config.data.chunk:
+        raise ConfigError(
+            f"data.chunk is {config.data.chunk}; with learner {config.learner}, which looks at the inner steps of all "
+            "tasks before it moves, it must be 0"
+        )
     check_preconditioner(adaptation.policy, config)
     losses = losses or (lambda state, meta_batch: Losses(query_loss(config)))
     fraction = config.trust_region.curvature_fraction if config.outer == "trust_region" else 1.0

@@ -16,7 +16,6 @@ from mamlrl.adaptation import InnerStep, LossAtPoint, loss_and_gradient, loss_at
 from mamlrl.config import AdaptationConfig, Config
 from mamlrl.config.schema import require
 from mamlrl.distributed import means_over_tasks, sums_over_tasks
-from mamlrl.errors import ConfigError
 from mamlrl.learners.adaptations import GradientSteps
 from mamlrl.learners.gradient import GradientLearner, gradient_learner
 from mamlrl.learners.objective import Path
@@ -60,15 +59,7 @@ def make_imaml(policy: Policy, config: Config, settings: IMAMLSettings) -> Gradi
     With Adam one step on the data of a meta-iteration, as in the paper, unless the settings say how many. Refused where
     the problems or the derivative were not solved. One whose numbers are not finite is left to the outer step, which
     refuses it.
-
-    Raises:
-        ConfigError: `data.chunk` is set.
     """
-    if config.data.chunk:
-        raise ConfigError(
-            f"data.chunk is {config.data.chunk}; with learner imaml, which looks at the solutions of all tasks first, "
-            "it must be 0"
-        )
 
     def refuse(path: Path) -> str | None:
         return why_not(path, settings.max_residual)

@@ -23,7 +23,8 @@ from torch import Tensor
 from mamlrl.adaptation import InnerStep, LossAtPoint, SolvedStep, loss_on, with_products
 from mamlrl.distributed import means_over_tasks
 from mamlrl.distributions import Distribution
-from mamlrl.learners.adaptations import Adapts
+from mamlrl.learners.adaptations import Adaptation, Adapts
+from mamlrl.learners.base import LearnerState
 from mamlrl.learners.kronecker import KroneckerPreconditioner
 from mamlrl.objectives import likelihood_ratio_loss, mean_kl, with_derivatives_of
 from mamlrl.policies.base import Factored, Linearization, Policy
@@ -31,6 +32,10 @@ from mamlrl.structs import AnyData, Batch, Data, MetaBatch, MetaParams, Params, 
 
 RoundLoss = Callable[[Distribution, Tensor, Any, Tensor], Tensor]
 """(distribution, outputs [M, B, T, Z], data of the round, outputs where the objective was built) -> [M]"""
+
+
+ObjectiveOf = Callable[[Adaptation, LearnerState, MetaBatch, "torch.Generator | None"], Any]
+"""The objective of an outer step, a `mamlrl.outer.objective.Objective`, built where the state is."""
 
 
 def surrogate(distribution: Distribution, outputs: Tensor, batch: Batch, built: Tensor) -> Tensor:

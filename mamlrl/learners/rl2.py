@@ -38,7 +38,7 @@ class RL2Settings:
     value_weight: float = 0.5
     """Factor on the squared error of the value function."""
     prediction_weight: float = 1.0
-    """Factor on the squared error of what is predicted besides, where `sampling.predicted_infos` names something."""
+    """Factor on the mean squared error of predictions, where `sampling.predicted_infos` names some."""
     entropy: float = 0.02
     """Factor on the policy's entropy, nats, which is added to what is to grow."""
     final_entropy: float = 0.0
@@ -78,7 +78,7 @@ class RL2:
     """theta <- outer step on the surrogate over whole trials.
 
     Args:
-        policy: with its value function.
+        policy: with its value function and predictions.
         config: of the run: discount, lambda, the outer step.
         settings: its own.
     """
@@ -113,8 +113,13 @@ class RL2:
         adam = config.outer == "adam"
         done = int(state.optimiser["done"])
         entropy = cosine(settings.entropy, settings.final_entropy, settings.anneal_iterations, done)
-        clip, weights = config.adam.clip if adam else None, (settings.value_weight, entropy, settings.prediction_weight)
-        terms = Terms(_baseline(config, settings), clip, *weights)
+        terms = Terms(
+            baseline=_baseline(config, settings),
+            clip=config.adam.clip if adam else None,
+            value_weight=settings.value_weight,
+            entropy=entropy,
+            prediction_weight=settings.prediction_weight,
+        )
         shares = settings.minibatches if adam and generator is not None else 1
         draws = Draws(shares, config.trust_region.curvature_fraction, generator)
         return TrialObjective(self._policy, state.meta, meta_batch, terms, config.sampling, draws)
@@ -126,8 +131,8 @@ class RL2:
         objective = self.objective(state, meta_batch, generator)
         point, memory, outcome = self._outer.step(objective, state.optimiser)
         measures = {"baseline/explained_variance": objective.credit.explained_variance}
-        if objective.explained is not None:
-            measures["prediction/explained_variance"] = objective.explained
+        if objective.predictions_explained is not None:
+            measures["prediction/explained_variance"] = objective.predictions_explained
         return LearnerState(unflatten(point, state.meta), memory), Measured(outcome, measures)
 
 
@@ -150,15 +155,16 @@ def _outer(config: Config, settings: RL2Settings) -> OuterStep:
 def make_rl2(policy: Policy, config: Config, settings: RL2Settings) -> RL2:
     """Policy gradient over trials of several episodes, through which the policy remembers.
 
-        loss = -E[ min(r A, clip(r) A) ] - entropy H + value_weight E[(V - target)^2] + prediction_weight E[|p - i|^2]
+        loss = -E[ min(r A, clip(r) A) ] - entropy H + value_weight E[(V - target)^2]
+             + prediction_weight E[mean (p - i)^2]
 
     over the time steps of whole trials; with a trust region without the clip. Advantages A are discounted over the ends
     of episodes: what an episode finds out pays in the later ones. Predictions p are of numbers i in the environment's
     info, an auxiliary loss (Jaderberg et al. 2017; Mirowski et al. 2017).
 
     Raises:
-        ConfigError: the policy is not one of the package's recurrent ones, the outer step takes no value function, or a
-            preconditioner is asked for.
+        ConfigError: the policy is not one of the package's recurrent ones, the outer step takes no value function or no
+            predictions, or a preconditioner is asked for.
     """
     if not isinstance(policy, RecurrentPolicy):
         raise ConfigError(f"learner rl2 needs a recurrent policy of the package; it got a {type(policy).__name__}")

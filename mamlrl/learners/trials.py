@@ -1,4 +1,4 @@
-"""What RL2 lowers: a surrogate over whole trials, an entropy bonus, and the error of a value function.
+"""What RL2 lowers: a surrogate over whole trials, an entropy bonus, the errors of a value function and of predictions.
 
 All trials of all tasks are one batch [1, N, T, ...] here: parameters are shared, and a recurrent network sees them as N
 rows. Where tasks are spread over ranks, each has the rows of its own tasks, and a loss is a sum over those of all.
@@ -22,6 +22,12 @@ from mamlrl.advantages import (
 from mamlrl.config import SamplingConfig
 from mamlrl.distributed import gather, sum_over_ranks, sums_over_ranks
 from mamlrl.learners.objective import Path, drawn_numbers
+from mamlrl.learners.predictions import (
+    PredictionTargets,
+    explained_variance,
+    prediction_targets,
+    squared_errors,
+)
 from mamlrl.objectives import clipped_loss, likelihood_ratio_loss, mean_kl, weighted_sum
 from mamlrl.policies.base import Linearization
 from mamlrl.policies.values import Outputs, WithValues
@@ -41,8 +47,8 @@ class Terms(NamedTuple):
     """factor on the squared error of the value function"""
     entropy: float
     """factor on the entropy of the policy"""
-    prediction_weight: float = 0.0
-    """factor on the squared error of predictions"""
+    prediction_weight: float
+    """factor on the mean squared error of predictions"""
 
 
 def pooled(batch: Batch) -> Batch:
@@ -52,15 +58,15 @@ def pooled(batch: Batch) -> Batch:
     a long one counts as much a step as a short one. T becomes that of the rank with the longest trials.
     """
     steps = max(gather(batch.weights.shape[2]))
-    one = Batch(*(padded(leaf.flatten(0, 1).unsqueeze(0), steps) for leaf in batch))
+    one = Batch(*(joined_trials(leaf, steps) for leaf in batch))
     valid = (one.weights > 0).to(one.weights)
     return one._replace(weights=valid / sum_over_ranks(valid.sum()))
 
 
-def padded(leaf: Tensor, steps: int) -> Tensor:
-    """[M, B, T, ...] with zeros behind, up to so many time steps."""
-    more = steps - leaf.shape[2]
-    return torch.cat([leaf, leaf.new_zeros(*leaf.shape[:2], more, *leaf.shape[3:])], dim=2) if more else leaf
+def joined_trials(leaf: Tensor, steps: int) -> Tensor:
+    """[M, B, T, ...] as [1, M B, steps, ...], with zeros behind."""
+    one, more = leaf.flatten(0, 1).unsqueeze(0), steps - leaf.shape[2]
+    return torch.cat([one, one.new_zeros(*one.shape[:2], more, *one.shape[3:])], dim=2) if more else one
 
 
 class Draws(NamedTuple):
@@ -72,31 +78,6 @@ class Draws(NamedTuple):
     """share of the trials that curvature products use"""
     generator: torch.Generator | None = None
     """the same on all ranks"""
-
-
-class Told(NamedTuple):
-    """What is to be predicted: what the environment told after the time step before."""
-
-    numbers: Tensor
-    """[1, N, T, n]"""
-    counts: Tensor
-    """[1, N, T], 1 where there were some, of the same episode, else 0"""
-
-
-def told_before(told: Tensor | None, batch: Batch) -> Told:
-    """Numbers of a time step where its end is seen: at the next one.
-
-    Args:
-        told: after each time step, [M, B, T, n]; None for nothing.
-        batch: of `pooled`; the last number of an observation is 1 where the time step before ended an episode.
-    """
-    if told is None:
-        return Told(batch.weights.new_zeros(*batch.weights.shape, 0), torch.zeros_like(batch.weights))
-    steps = batch.weights.shape[2]
-    numbers = padded(told.flatten(0, 1).unsqueeze(0), steps).roll(1, dims=2)
-    counts = (batch.weights > 0) & (batch.observations[..., -1] == 0) & numbers.isfinite().all(-1)
-    counts[:, :, 0] = False
-    return Told(torch.where(counts.unsqueeze(-1), numbers, 0.0), counts.to(batch.weights))
 
 
 class Credit(NamedTuple):
@@ -158,29 +139,12 @@ class TrialData(NamedTuple):
     """of `pooled`, with advantages"""
     targets: Tensor
     """of the value function, [1, N, T]"""
-    told: Told
-    """to be predicted"""
+    predicted: PredictionTargets
 
     def of(self, rows: Tensor, steps: int) -> TrialData:
         """Some trials, up to a time step."""
         batch = Batch(*(leaf[:, rows, :steps] for leaf in self.batch))
-        told = Told(*(leaf[:, rows, :steps] for leaf in self.told))
-        return TrialData(batch, self.targets[:, rows, :steps], told)
-
-
-def squared_errors(predictions: Tensor, told: Told) -> Tensor:
-    """Of each prediction, [1, N, T, n]; 0 where nothing was told."""
-    return torch.where(told.counts.unsqueeze(-1) > 0, predictions - told.numbers, 0.0).square()
-
-
-def explained_share(predictions: Tensor, told: Told) -> float | None:
-    """Share of the variance of what was told that is predicted, mean over its n numbers; None where nothing was."""
-    if not told.numbers.shape[-1]:
-        return None
-    each = told.numbers, told.numbers.square(), squared_errors(predictions, told), told.counts.unsqueeze(-1)
-    sums, squares, errors, count = sums_over_ranks([one.double().sum((0, 1, 2)) for one in each])
-    spread = squares - sums.square() / count.clamp(min=1)
-    return float(torch.where(spread > 0, 1 - errors / spread, 0.0).mean())
+        return TrialData(batch, self.targets[:, rows, :steps], self.predicted.of(rows, steps))
 
 
 class TrialObjective:
@@ -198,7 +162,8 @@ class TrialObjective:
         point: `meta` as a vector, [D].
         path: from there to the policy that acts: no step.
         credit: of the trials.
-        explained: `explained_share` where the objective is built.
+        predictions_explained: `explained_variance` of what is predicted where the objective is built; None if that is
+            nothing.
     """
 
     def __init__(
@@ -222,9 +187,11 @@ class TrialObjective:
         self._built = outputs.actions
         self.credit = credit(batch, outputs.values, terms.baseline, sampling)
         batch = batch._replace(advantages=self.credit.advantages)
-        self._data = TrialData(batch, self.credit.targets, told_before(meta_batch.told, batch))
+        infos = None if meta_batch.infos is None else joined_trials(meta_batch.infos, batch.weights.shape[2])
+        predicted = prediction_targets(infos, batch)
+        self._data = TrialData(batch, self.credit.targets, predicted)
+        self.predictions_explained = None if infos is None else explained_variance(outputs.predictions, predicted)
         self._at_point = sum_over_ranks(self._loss(outputs, self._data))
-        self.explained = explained_share(outputs.predictions, self._data.told)
 
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
         """The loss and its gradient [D], where the objective was built or at another point [D]; on the next share."""
@@ -278,8 +245,8 @@ class TrialObjective:
         if self._policy.has_values:
             errors = torch.where(valid, outputs.values - data.targets, 0.0)
             loss = loss + terms.value_weight * weighted_sum(batch.weights, errors.square())
-        if data.told.numbers.shape[-1]:
-            squares = squared_errors(outputs.predictions, data.told)
+        if self.predictions_explained is not None:
+            squares = squared_errors(outputs.predictions, data.predicted)
             loss = loss + terms.prediction_weight * weighted_sum(batch.weights, squares.mean(-1))
         return loss.sum()
 

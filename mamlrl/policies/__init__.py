@@ -36,18 +36,25 @@ class PolicyRow(NamedTuple):
     """whether it has a memory"""
     pictures: bool = False
     """whether it sees pictures, of the shape `policy.picture`"""
+    memory_steps: bool = False
+    """whether it reads `policy.memory_steps`"""
 
 
 POLICIES = {
     "gaussian_mlp": PolicyRow(gaussian_mlp, spaces.Box),
     "categorical_mlp": PolicyRow(categorical_mlp, spaces.Discrete),
 }
+_of_cell = {"recurrent": True, "memory_steps": True}
 for _cell in CELLS:
-    POLICIES[f"gaussian_{_cell}"] = PolicyRow(partial(gaussian_recurrent, cell=_cell), spaces.Box, True)
-    POLICIES[f"categorical_{_cell}"] = PolicyRow(partial(categorical_recurrent, cell=_cell), spaces.Discrete, True)
-    POLICIES[f"gaussian_conv_{_cell}"] = PolicyRow(partial(gaussian_conv, cell=_cell), spaces.Box, True, True)
+    POLICIES[f"gaussian_{_cell}"] = PolicyRow(partial(gaussian_recurrent, cell=_cell), spaces.Box, **_of_cell)
+    POLICIES[f"categorical_{_cell}"] = PolicyRow(
+        partial(categorical_recurrent, cell=_cell), spaces.Discrete, **_of_cell
+    )
+    POLICIES[f"gaussian_conv_{_cell}"] = PolicyRow(
+        partial(gaussian_conv, cell=_cell), spaces.Box, pictures=True, **_of_cell
+    )
     POLICIES[f"categorical_conv_{_cell}"] = PolicyRow(
-        partial(categorical_conv, cell=_cell), spaces.Discrete, True, True
+        partial(categorical_conv, cell=_cell), spaces.Discrete, pictures=True, **_of_cell
     )
 POLICIES["categorical_tabular"] = PolicyRow(categorical_tabular, spaces.Discrete, True)
 
@@ -94,7 +101,7 @@ def make_policy(
         raise ConfigError(f"policy.head is {config.head!r}, which {name} has not; it must be linear")
     if config.activation != "tanh" and POLICIES[name].recurrent:
         raise ConfigError(f"policy.activation is {config.activation!r}, which {name} has not; it must be tanh")
-    if config.memory_steps and not (POLICIES[name].recurrent and name != "categorical_tabular"):
+    if config.memory_steps and not POLICIES[name].memory_steps:
         raise ConfigError(f"policy.memory_steps is {config.memory_steps}, which {name} has not; it must be 0")
     if config.picture and not POLICIES[name].pictures:
         raise ConfigError(f"policy.picture is {list(config.picture)}, which {name} has not; it must be []")

@@ -38,13 +38,13 @@ class Cell(Protocol):
         """
         ...
 
-    def bias(self, units: int, lasting: Tensor | None = None) -> Tensor:
+    def bias(self, units: int, steps: Tensor | None = None) -> Tensor:
         """Initial bias of the inputs, [gates H].
 
         Args:
             units: H.
-            lasting: about how many time steps what a unit remembers lasts, [H]: u / (1 + u) of it is kept in each
-                (Tallec and Ollivier 2018); None for what is usual of the cell.
+            steps: u, [H], time steps that each unit remembers for: it keeps u / (1 + u) of its memory in each (Tallec
+                and Ollivier 2018); None for what is usual of the cell.
         """
         ...
 
@@ -71,10 +71,10 @@ class LSTM:
         cell = torch.addcmul(forget.sigmoid() * cell, put.sigmoid(), new.tanh())
         return out.sigmoid() * cell.tanh(), cell
 
-    def bias(self, units: int, lasting: Tensor | None = None) -> Tensor:
+    def bias(self, units: int, steps: Tensor | None = None) -> Tensor:
         """Log u for the forget gate and -log u for the input gate; as usual one (Jozefowicz et al. 2015) and zero."""
-        forget = torch.ones(units) if lasting is None else lasting.log()
-        put = torch.zeros(units) if lasting is None else -forget
+        forget = torch.ones(units) if steps is None else steps.log()
+        put = torch.zeros(units) if steps is None else -forget
         return torch.cat([put, forget, torch.zeros(2 * units)])
 
 
@@ -102,9 +102,9 @@ class GRU:
         new = torch.addcmul(inputs[..., 2 * size :], reset, recurrent[..., 2 * size :]).tanh()
         return (torch.lerp(new, hidden, keep),)
 
-    def bias(self, units: int, lasting: Tensor | None = None) -> Tensor:
+    def bias(self, units: int, steps: Tensor | None = None) -> Tensor:
         """Log u for the gate z that keeps what was; as usual zeros."""
-        keep = torch.zeros(units) if lasting is None else lasting.log()
+        keep = torch.zeros(units) if steps is None else steps.log()
         return torch.cat([torch.zeros(units), keep, torch.zeros(units)])
 
 

@@ -176,4 +176,4 @@ def _network(config: PolicyConfig, observation_dim: int, actions: int, cell: Cel
         )
     rest = observation_dim - math.prod(picture)
     sizes = features_size(shape) + rest, *config.hidden_sizes, actions
-    return ConvRecurrentNetwork(shape, RecurrentNetwork(sizes, cell, lasting=config.memory_steps))
+    return ConvRecurrentNetwork(shape, RecurrentNetwork(sizes, cell, memory_steps=config.memory_steps))

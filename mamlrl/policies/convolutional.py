@@ -67,7 +67,7 @@ class ConvNet:
         return self.filters[-1] * (1 if self.stride else side * side)
 
     @property
-    def units(self) -> int:
+    def units_per_image(self) -> int:
         """Numbers that the layers compute for an image, before pooling."""
         sides = self._sides()[1:] if self.stride else self._sides()[:-1]
         return sum(filters * side * side for filters, side in zip(self.filters, sides, strict=True))

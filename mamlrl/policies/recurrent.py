@@ -47,14 +47,14 @@ class RecurrentNetwork:
         cell: the recurrent layer.
         prefix: of the names of the parameters.
         states: S, numbers at the beginning of an observation that weigh linear layers of their own; 0 for one layer.
-        lasting: time steps that what a unit remembers lasts at first, log-uniform from 1 to this; 0 for what is usual.
+        memory_steps: time steps that units remember for at first, log-uniform from 1 to this; 0 for what is usual.
     """
 
     sizes: tuple[int, ...]
     cell: Cell
     prefix: str = ""
     states: int = 0
-    lasting: int = 0
+    memory_steps: int = 0
 
     @property
     def inputs(self) -> int:
@@ -84,9 +84,9 @@ class RecurrentNetwork:
             params |= {f"weight_{layer}": xavier(shape, generator), f"bias_{layer}": torch.zeros(shape[1])}
         bound = 1 / math.sqrt(units)
         params["input_weight"] = torch.empty(inputs, gates).uniform_(-bound, bound, generator=generator)
+        steps = self.memory_steps ** torch.rand(units, generator=generator) if self.memory_steps else None
+        params["input_bias"] = self.cell.bias(units, steps)
         params["recurrent_weight"] = torch.empty(units, gates).uniform_(-bound, bound, generator=generator)
-        lasting = self.lasting ** torch.rand(units, generator=generator) if self.lasting else None
-        params["input_bias"] = self.cell.bias(units, lasting)
         params["recurrent_bias"] = torch.zeros(gates)
         weights = torch.cat([xavier((units, outputs), generator) for _ in range(max(self.states, 1))], dim=1)
         params |= {"head_weight": weights, "head_bias": torch.zeros(weights.shape[1])}
@@ -145,8 +145,8 @@ class RecurrentNetwork:
         return self._of_state(outputs, observations)
 
     def values(self, weight: Tensor, bias: Tensor, features: Tensor, observations: Tensor) -> Tensor:
-        """A value function linear in the outputs of the recurrent layer, [M, B, T, H] -> [M, B, T]."""
-        return self._of_state(features @ weight + bias, observations).squeeze(-1)
+        """Functions linear in the outputs of the recurrent layer, [M, B, T, H] -> [M, B, T, n]."""
+        return self._of_state(features @ weight + bias, observations)
 
     def _of_state(self, outputs: Tensor, observations: Tensor) -> Tensor:
         """Outputs [..., S Z] of all states, added up with the weights that the observations [..., O] begin with."""
@@ -213,7 +213,7 @@ class MemoryNetwork(Protocol):
 
     @property
     def value_shape(self) -> tuple[int, int]:
-        """Of the weights of a linear value function: numbers that it is linear in, and 1, or one for each state."""
+        """V and S of the weights of a linear value function: numbers that it is linear in, and 1, or states."""
         ...
 
     def with_one_output(self, prefix: str) -> MemoryNetwork:
@@ -248,7 +248,7 @@ class MemoryNetwork(Protocol):
         ...
 
     def values(self, weight: Tensor, bias: Tensor, features: Tensor, observations: Tensor) -> Tensor:
-        """A linear value function, [M, B, T], by its weights of `value_shape` and a bias for each of their columns."""
+        """Functions such as a linear value function, [M, B, T, n], by weights [V, S n] and biases [S n]."""
         ...
 
 
@@ -385,4 +385,4 @@ def _network(config: PolicyConfig, observation_dim: int, actions: int, cell: str
     """The network of a policy; what follows the environment's own observation are `actions` numbers and two more."""
     states = observation_dim - actions - 2 if config.head == "per_state" else 0
     sizes = observation_dim, *config.hidden_sizes, actions
-    return RecurrentNetwork(sizes, CELLS[cell](), states=max(states, 0), lasting=config.memory_steps)
+    return RecurrentNetwork(sizes, CELLS[cell](), states=max(states, 0), memory_steps=config.memory_steps)

@@ -167,9 +167,9 @@ class TabularNetwork:
         return features[..., : -2 * self.context_units]
 
     def values(self, weight: Tensor, bias: Tensor, features: Tensor, observations: Tensor) -> Tensor:
-        """A value function linear in maxima and means of z over the actions, [M, B, T, Z + 2 H] -> [M, B, T]."""
+        """Functions linear in maxima and means of z over the actions, [M, B, T, Z + 2 H] -> [M, B, T, n]."""
         del observations
-        return (features[..., -2 * self.context_units :] @ weight + bias).squeeze(-1)
+        return features[..., -2 * self.context_units :] @ weight + bias
 
     def _seen(self, observations: Tensor) -> Trials:
         """Observations taken apart."""

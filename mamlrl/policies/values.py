@@ -6,7 +6,6 @@ recurrent network of its own.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ from mamlrl.structs import Params
 
 PREFIX = "value_"
 """Of the names of the value function's parameters."""
-PREDICTIONS = PREDICTION_WEIGHT, PREDICTION_BIAS = "prediction_weight", "prediction_bias"
+PREDICTOR = WEIGHT, BIAS = "predictor_weight", "predictor_bias"
 """Names of the parameters of predictions."""
 
 
@@ -40,8 +39,8 @@ class WithValues:
 
     Its parameters are those of the policy, and ``value_weight`` [V, S] and ``value_bias`` [S] of a linear value
     function, as the policy's network has one (`MemoryNetwork.values`); or those of a network of its own, with
-    ``value_`` before their names. A prediction is another linear function like a value function: ``prediction_weight``
-    [V, n S] and ``prediction_bias`` [n S].
+    ``value_`` before their names. Predictions are n further functions like a linear value function:
+    ``predictor_weight`` [V, S n] and ``predictor_bias`` [S n].
 
     Args:
         policy: the policy.
@@ -73,8 +72,8 @@ class WithValues:
         params = self._policy.init_params(generator)
         if self._predictions:
             seen, columns = self._policy.network.value_shape
-            params[PREDICTION_WEIGHT] = torch.zeros(seen, self._predictions * columns, dtype=torch.float32)
-            params[PREDICTION_BIAS] = torch.zeros(self._predictions * columns, dtype=torch.float32)
+            params[WEIGHT] = torch.zeros(seen, columns * self._predictions, dtype=torch.float32)
+            params[BIAS] = torch.zeros(columns * self._predictions, dtype=torch.float32)
         if self._kind == "value":
             zeros = torch.zeros(self._policy.network.value_shape, dtype=torch.float32)
             return {**params, f"{PREFIX}weight": zeros, f"{PREFIX}bias": zeros[0].clone()}
@@ -110,15 +109,18 @@ class WithValues:
         """
         features = self._policy.features_once(params, observations, valid)
         actions, seen = self._policy.head(params, features, observations), self._policy.scaled(observations)
-        linear = partial(self._policy.network.values, features=features, observations=seen)
         values, predictions = actions.new_zeros(actions.shape[:-1]), actions.new_zeros(*actions.shape[:-1], 0)
         if self._kind == "value":
-            values = linear(params[f"{PREFIX}weight"], params[f"{PREFIX}bias"])
+            weight, bias = (params[f"{PREFIX}{name}"] for name in ("weight", "bias"))
+            values = self._policy.network.values(weight, bias, features, seen).squeeze(-1)
         if self._own is not None:
             values = self._own.head(params, self._own.features_once(params, seen, valid), seen).squeeze(-1)
         if self._predictions:
-            weights, biases = (
-                params[name].chunk(self._predictions, -1) for name in (PREDICTION_WEIGHT, PREDICTION_BIAS)
-            )
-            predictions = torch.stack([linear(*both) for both in zip(weights, biases, strict=True)], dim=-1)
+            predictions = self._policy.network.values(params[WEIGHT], params[BIAS], features, seen)
         return Outputs(actions, values, predictions)
+
+
+def with_own_predictor(saved: Params, init: Params) -> Params:
+    """Parameters of another run, with the predictor of this one, if it has one, in place of theirs."""
+    policy = {name: leaf for name, leaf in saved.items() if name not in PREDICTOR}
+    return policy | {name: init[name] for name in PREDICTOR if name in init}

@@ -12,7 +12,7 @@ from mamlrl.config import Config
 from mamlrl.errors import ConfigError, cut, said
 from mamlrl.learners.base import LearnerState
 from mamlrl.messages import say
-from mamlrl.policies.values import PREDICTIONS
+from mamlrl.policies.values import with_own_predictor
 from mamlrl.run_folder.checkpoints import (
     BEST,
     CheckpointError,
@@ -23,7 +23,7 @@ from mamlrl.run_folder.checkpoints import (
     restore,
 )
 from mamlrl.run_folder.folder import CHECKPOINTS
-from mamlrl.structs import MetaParams, Params
+from mamlrl.structs import MetaParams
 
 SHIPPED = "checkpoint.pt"
 """Name of a checkpoint that lies in a folder of its own, without a run."""
@@ -63,15 +63,16 @@ def read_trained(path: Path) -> Trained:
     return Trained(path, dataclasses.replace(config_of(content, path), device="cpu"), content.get("spaces"))
 
 
-def started_from(path: Path, state: LearnerState) -> LearnerState:
+def started_from(path: Path, config: Config, state: LearnerState) -> LearnerState:
     """The first state of a learner, with what another run has meta-learned in place of random parameters.
 
     The initialisation is taken from any learner; step sizes from one that learns as many sets of them. Predictions of
-    other numbers, which acting does not need, begin as they are.
+    other numbers, which acting does not need, begin at zero.
 
     Args:
         path: run folder or checkpoint.
-        state: of the learner before it is trained.
+        config: of the new run.
+        state: of its learner before it is trained.
 
     Raises:
         ConfigError: there is no checkpoint, or there are several.
@@ -84,18 +85,19 @@ def started_from(path: Path, state: LearnerState) -> LearnerState:
     content, (init, sizes) = read_content(found[0]), state.meta
     try:
         saved = content["state"]["meta"]
-        anew = {name: init[name] for name in PREDICTIONS if name in init and not _same_shape(saved["init"], init, name)}
-        theirs = {name: leaf for name, leaf in saved["init"].items() if name in init or name not in PREDICTIONS}
-        init = restore({**theirs, **anew}, init, "init")
+        same = config_of(content, found[0]).sampling.predicted_infos == config.sampling.predicted_infos
+        init = restore(saved["init"] if same else with_own_predictor(saved["init"], init), init, "init")
         if len(saved["step_sizes"]) == len(sizes):
             sizes = restore(saved["step_sizes"], sizes, "step_sizes")
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:  # the last of tensors that are no plain ones
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+    ) as error:  # the last of tensors that are no plain ones
         raise CheckpointError(f"start_from: {found[0]} has no policy of this run: {said(error)}") from error
     return state._replace(meta=MetaParams(init, sizes))
-
-
-def _same_shape(saved: Params, init: Params, name: str) -> bool:
-    return name in saved and saved[name].shape == init[name].shape
 
 
 def find_checkpoints(path: Path) -> list[Path]:

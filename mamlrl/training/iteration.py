@@ -64,14 +64,14 @@ def meta_iteration(
     episodes = config.sampling.episodes_at(iteration)
     if isinstance(envs, TrialVector):
         envs.trial_episodes, envs.reward_info = episodes, config.sampling.reward_info
-        envs.predicted_infos = config.sampling.predicted_infos
         shorter = episodes < config.sampling.episodes
     tasks = draw_tasks(envs, config.sampling.tasks, streams.numpy(Stream.TASKS, iteration))[share.rows]
 
     def sample(params: Params, step: int) -> Rollouts:
         with watch("sample"):
             round_streams = streams.rollouts(iteration, step, share.first)
-            return collect(envs, policy, params, tasks, round_streams, config.environment)
+            predicted = config.sampling.predicted_infos
+            return collect(envs, policy, params, tasks, round_streams, config.environment, predicted)
 
     with watch("rounds"):
         steps, batch_of = training_steps(config), batches_of(config)
@@ -79,7 +79,7 @@ def meta_iteration(
     *support, query = (one.batch for one in rounds)
     with watch("update"):
         generator = streams.torch(Stream.CURVATURE, iteration)
-        meta_batch = MetaBatch(tuple(support), query, told=rounds[-1].rollouts.told, first_task=share.first)
+        meta_batch = MetaBatch(tuple(support), query, infos=rounds[-1].rollouts.infos, first_task=share.first)
         new_state, update = learner.meta_step(state, meta_batch, generator)
         acts = can_act(policy, learner.start(new_state.meta), rounds[0].rollouts)
 

@@ -241,8 +241,10 @@ def begun(fresh: Checkpoint, start: Path) -> Checkpoint:
         fresh: with random parameters.
         start: the working directory when the command was given.
     """
-    path = fresh.config.start_from
-    return fresh._replace(progress=Progress(started_from(start / path, fresh.progress.state))) if path else fresh
+    if not fresh.config.start_from:
+        return fresh
+    path = start / fresh.config.start_from
+    return fresh._replace(progress=Progress(started_from(path, fresh.config, fresh.progress.state)))
 
 
 def on_this_device(checkpoint: Checkpoint, experiment: Experiment | SupervisedExperiment) -> Checkpoint:

@@ -187,8 +187,15 @@ def test_what_an_agent_cannot_take_is_said() -> None:
         ("--learner rl2 --sampling.episodes 0", "sampling.episodes is 0; it must be at least 1"),
         ("--sampling.episodes 3", "sampling.episodes is not read by learner maml; learner rl2 reads it"),
         ("--sampling.reward_info distance", "sampling.reward_info is not read by learner maml"),
-        ("--learner rl2 --sampling.reward_info distnce", "one of distance; did you mean distance?"),
-        ("--learner rl2 --sampling.predicted_infos [distnce]", "sampling.predicted_infos is 'distnce'"),
+        (
+            "--learner rl2 --sampling.reward_info distnce",
+            "no number 'distnce'; its numbers are distance; did you mean distance?",
+        ),
+        (
+            "--learner rl2 --sampling.predicted_infos [distnce]",
+            "sampling.predicted_infos: the environment's info has no number",
+        ),
+        ("--learner rl2 --sampling.predicted_infos [distance,distance]", "names that stand once each"),
         ("--sampling.predicted_infos [distance]", "sampling.predicted_infos is not read by learner maml"),
         ("--learner rl2 --policy.network gaussian_mlp", "has no memory, and learner rl2 needs one"),
         ("--policy.network gaussian_lstm", "has a memory, and learner maml takes none"),

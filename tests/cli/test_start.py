@@ -44,7 +44,7 @@ def test_step_sizes_come_along_where_both_learn_them(tiny_run: Command) -> None:
     assert meta("third/checkpoints/iteration-000000.pt")["step_sizes"] == []
 
 
-def test_predictions_of_other_numbers_begin_anew(tiny_run: Command) -> None:
+def test_predictions_of_other_numbers_begin_at_zero(tiny_run: Command) -> None:
     few = "--learner rl2 --sampling.rollouts 2 --policy.hidden_sizes [4] --checkpoint.keep 9"
     predict = "--sampling.predicted_infos [distance]"
     for run, flags in [("none", ""), ("one", f"{predict} --start_from none"), ("again", f"{predict} --start_from one")]:
@@ -54,12 +54,25 @@ def test_predictions_of_other_numbers_begin_anew(tiny_run: Command) -> None:
         meta(f"{run}/checkpoints/{name}.pt")["init"]
         for run, name in [("none", "best"), ("one", "iteration-000000"), ("again", "iteration-000000")]
     )
-    assert not one.pop("prediction_weight").any() and not one.pop("prediction_bias").any() and same(last, one)
-    assert same(again, meta("one/checkpoints/best.pt")["init"]) and again["prediction_weight"].any()
+    assert not one.pop("predictor_weight").any() and not one.pop("predictor_bias").any() and same(last, one)
+    assert same(again, meta("one/checkpoints/best.pt")["init"]) and again["predictor_weight"].any()
     assert tiny_run(f"{few} --iterations 1 --start_from again --out last").code == 0
-    assert "prediction_weight" not in meta("last/checkpoints/iteration-000000.pt")["init"]
+    assert "predictor_weight" not in meta("last/checkpoints/iteration-000000.pt")["init"]
     with open("again/metrics.csv") as rows:
         assert "prediction/explained_variance" in rows.readline()
+
+
+def test_predictions_of_as_many_other_numbers_begin_at_zero_too(command: Command) -> None:
+    few = (
+        "--env maze --iterations 1 --sampling.tasks 2 --environment.horizon 5 --environment.kwargs.size 2 "
+        "--environment.kwargs.smallest 2 --policy.hidden_sizes [4] --sampling.episodes 2"
+    )
+    for number, start in (("x", ""), ("y", "--start_from x/checkpoints/iteration-000001.pt")):
+        outcome = command(few, f"--sampling.predicted_infos [target_{number}] {start} --out {number}")
+        assert outcome.code == 0, outcome.err
+    theirs, ours = (meta(f"{run}/checkpoints/iteration-00000{n}.pt")["init"] for run, n in (("x", 1), ("y", 0)))
+    assert theirs["predictor_bias"].any() and not ours["predictor_bias"].any()
+    assert torch.equal(theirs["filters_0"], ours["filters_0"])
 
 
 def test_what_a_run_cannot_begin_with_is_said_before_anything_is_written(tiny_run: Command) -> None:

@@ -352,9 +352,18 @@ def test_the_estimate_of_memory_for_images_is_near_what_was_measured(
     config = PolicyConfig(network=network, hidden_sizes=(filters,) * 4)
     made = make_predictor(config, spaces.Box(0, 1, (inputs,)), spaces.Discrete(5)).network
     tasks, support, query = amount
-    estimate = training_memory_of_images(tasks, made.units, support, query, steps) / 2**20  # type: ignore[attr-defined]
+    estimate = training_memory_of_images(tasks, made.units_per_image, support, query, steps) / 2**20  # type: ignore[attr-defined]
     assert estimate == pytest.approx(peak, rel=0.1)
-    assert evaluation_memory_of_images(tasks, made.units, support, query) / 2**20 < peak  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "support", "query", "peak"), [(30, 5, 75, 1605), (30, 25, 25, 1641), (30, 25, 5, 1658)]
+)
+def test_the_estimate_for_evaluations_on_images_is_near_what_was_measured(
+    tasks: int, support: int, query: int, peak: int
+) -> None:
+    """Of four layers of 32 filters, images of 28 x 28 pixels."""
+    assert evaluation_memory_of_images(tasks, 33216, support, query) / 2**20 == pytest.approx(peak, rel=0.1)
 
 
 def test_a_gpu_has_memory_of_its_own() -> None:

@@ -150,14 +150,26 @@ def test_a_head_for_each_state_is_that_of_the_state(kind, generator: torch.Gener
 def test_units_remember_for_as_long_as_is_asked_before_training(cell, generator: torch.Generator) -> None:
     """What a step keeps of the memory where nothing is seen: u / (1 + u), half of the u below the root of the most."""
     units, most = 2000, 100
-    params = RecurrentNetwork((OBSERVATION, units, 2), cell, lasting=most).init_params(generator)
+    params = RecurrentNetwork((OBSERVATION, units, 2), cell, memory_steps=most).init_params(generator)
     inputs = params["input_bias"].double()
     kept = cell.advance(inputs, 0 * inputs, (torch.ones(units),) * cell.num_states)[-1]
     lasting = kept / (1 - kept)
     assert 0.999 < lasting.min() and lasting.max() < 1.001 * most
+    assert cell.num_states == 1 or torch.equal(inputs[:units], -inputs[units : 2 * units])  # an LSTM's input gate
     assert [float((lasting < most**share).float().mean()) for share in (0.25, 0.5)] == pytest.approx(
         [0.25, 0.5], abs=0.05
     )
+
+
+@pytest.mark.parametrize("cell", [GRU(), LSTM()])
+def test_a_memory_that_lasts_is_no_other_one_and_in_the_same_order(cell) -> None:
+    """Of checkpoints: a flat vector, and what Adam remembers of it, are in the order of the parameters."""
+    usual, lasting = (RecurrentNetwork((OBSERVATION, 6, 2), cell, memory_steps=steps) for steps in (0, 50))
+    params, others = (one.init_params(torch.Generator().manual_seed(0)) for one in (usual, lasting))
+    names = ["input_weight", "input_bias", "recurrent_weight", "recurrent_bias", "head_weight", "head_bias"]
+    assert list(params) == list(others) == names
+    assert not torch.equal(params["input_bias"], others["input_bias"])
+    assert torch.equal(params["input_weight"], others["input_weight"])
 
 
 def test_what_has_no_recurrent_layer_of_its_own_remembers_as_it_does() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from gymnasium import spaces
 
 from mamlrl.advantages import (
     advantages_of_returns,
@@ -17,9 +18,11 @@ from mamlrl.advantages import (
 from mamlrl.config import Config, PolicyConfig, SamplingConfig, TrustRegionConfig
 from mamlrl.errors import ConfigError
 from mamlrl.learners import find_learner
+from mamlrl.learners.predictions import PredictionTargets, explained_variance
 from mamlrl.learners.rl2 import RL2Settings, _outer
 from mamlrl.learners.trials import TrialObjective, credit, pooled, shares_of
 from mamlrl.policies import make_policy
+from mamlrl.policies.values import WithValues
 from mamlrl.structs import Batch, MetaBatch, Rollouts
 from tests.core.problems import (
     ROLLOUTS,
@@ -167,37 +170,72 @@ def test_predictions_are_of_what_was_told_after_the_time_step_before(baseline, g
     without = make(predicted=("ahead", "aside"), baseline=baseline, prediction_weight=0.0)
     state = learner.init(random_params(learner.policy, generator))
     batch, told = trials_with_ends(learner, generator)
-    told[0, 0, 1] = torch.nan  # of which the environment said nothing
-    meta_batch, params = MetaBatch((), batch, told=told), state.meta.init
-    weight, bias = params["prediction_weight"], params["prediction_bias"]
-    total, predicted, numbers = torch.zeros(()), [], []
+    told[0, 0, 1, 0] = torch.nan  # of which the environment said nothing
+    meta_batch, params = MetaBatch((), batch, infos=told), state.meta.init
+    weight, bias = params["predictor_weight"], params["predictor_bias"]
+    total, errors, numbers = torch.zeros(()), ([], []), ([], [])
     for task in range(TASKS):
         for rollout in range(ROLLOUTS):
             memory = learner.policy.initial_state(1, 1)
             for t in range(int((batch.weights[task, rollout] > 0).sum())):
                 seen = batch.observations[task, rollout, t]
                 _, memory = learner.policy.step(params, seen[None, None], memory)
-                if t and not seen[-1] and (task, rollout, t) != (0, 0, 2):
-                    predicted.append(memory[0][0, 0] @ weight + bias)
-                    numbers.append(told[task, rollout, t - 1])
-                    total = total + (predicted[-1] - numbers[-1]).square().mean()
+                for number in (0, 1) if t and not seen[-1] else ():
+                    wanted = told[task, rollout, t - 1, number]
+                    if (task, rollout, t, number) != (0, 0, 2, 0):
+                        error = (memory[0][0, 0] @ weight + bias)[number] - wanted
+                        errors[number].append(error)
+                        numbers[number].append(wanted)
+                        total = total + error.square() / 2
     objective = learner.objective(state, meta_batch)
     loss, gradient = objective.loss_and_gradient()
     expected = 0.7 * float(total / (batch.weights > 0).sum())
     assert loss - without.objective(state, meta_batch).loss_and_gradient()[0] == pytest.approx(expected)
-    errors, spread = torch.stack(predicted) - torch.stack(numbers), torch.stack(numbers)
-    explained = 1 - errors.square().sum(0) / (spread - spread.mean(0)).square().sum(0)
-    assert objective.explained == pytest.approx(float(explained.mean()))
+    explained = [
+        1 - torch.stack(some).square().mean() / torch.stack(all_of).var(unbiased=False)
+        for some, all_of in zip(errors, numbers, strict=True)
+    ]
+    assert objective.predictions_explained == pytest.approx(float(sum(explained)) / 2)
     direction = torch.randn(gradient.shape, generator=generator)
     slope = central_difference(lambda point: objective.evaluate(point)[0], objective.point, direction, 1e-4)
     assert float(gradient @ direction) == pytest.approx(float(slope), rel=1e-6)
+
+
+def test_what_is_explained_does_not_depend_on_how_large_numbers_are(generator: torch.Generator) -> None:
+    """In single precision; a constant is not explained."""
+    noise, errors = (torch.randn(1, 40, 50, 1, generator=generator, dtype=torch.float32) for _ in range(2))
+    for scale, mean in ((1.0, 0.0), (1.0, 1000.0), (1e-3, 5.0)):
+        targets = PredictionTargets(scale * noise + mean, torch.ones_like(noise))
+        assert explained_variance(targets.values + 0.5 * scale * errors, targets) == pytest.approx(0.75, abs=0.03)
+    for constant in (0.0, 0.1, 1 / 3):
+        targets = PredictionTargets(torch.full_like(noise, constant), torch.ones_like(noise))
+        assert explained_variance(0 * noise, targets) == 0
+
+
+@pytest.mark.parametrize(("head", "network"), [("per_state", "auto"), ("linear", "categorical_tabular")])
+def test_predictions_are_functions_as_the_value_function_is(head, network, generator: torch.Generator) -> None:
+    """Each column of numbers, with the weights of it, gives what a value function with these gives."""
+    config = PolicyConfig(network=network, head=head, hidden_sizes=(4, 5))
+    policy = make_policy(config, spaces.Box(-1.0, 1.0, (7,)), spaces.Discrete(2), recurrent=True)
+    predicting, valued = (WithValues(policy, kind, count) for kind, count in (("", 2), ("value", 0)))  # type: ignore[arg-type]
+    params, observations = random_params(predicting, generator), torch.zeros(2, 3, 4, 7)
+    observations[..., 1] = observations[..., 3] = 1.0
+    found = predicting.all_outputs(params, observations).predictions
+    _, columns = policy.network.value_shape  # type: ignore[attr-defined]
+    for number in range(2):
+        picked = [
+            name.unflatten(-1, (columns, 2))[..., number]
+            for name in (params["predictor_weight"], params["predictor_bias"])
+        ]
+        own = {**valued.init_params(generator), **params, "value_weight": picked[0], "value_bias": picked[1]}
+        torch.testing.assert_close(found[..., number], valued.all_outputs(own, observations).values)
 
 
 def test_losses_of_shares_with_predictions_have_the_mean_of_all(generator: torch.Generator) -> None:
     learner = make(predicted=("ahead", "aside"), minibatches=3)
     state = learner.init(random_params(learner.policy, generator))
     batch, told = trials_with_ends(learner, generator)
-    valid, meta_batch = batch.weights > 0, MetaBatch((), batch, told=told)
+    valid, meta_batch = batch.weights > 0, MetaBatch((), batch, infos=told)
     loss, gradient = learner.objective(state, meta_batch).loss_and_gradient()
     by_share = learner.objective(state, meta_batch, torch.Generator().manual_seed(3))
     drawn = shares_of(TASKS * ROLLOUTS, 3, torch.Generator().manual_seed(3))

@@ -267,6 +267,22 @@ def test_a_target_that_is_no_number_refuses_the_update(problem: Problem) -> None
     assert torch.equal(flatten(state.meta, problem.meta), flatten(problem.meta, problem.meta))
 
 
+def test_reptile_leaves_alone_what_no_task_has_changed() -> None:
+    """Weights of an input that is always zero: Adam would make whole steps of the rounding of a mean."""
+    problem = make_problem(CASES["reptile-squared_error-adam"])
+
+    def without_first_input(examples: Examples) -> Examples:
+        observations = examples.observations.clone()
+        observations[..., 0] = 0.0
+        return examples._replace(observations=observations)
+
+    support = tuple(map(without_first_input, problem.meta_batch.support))
+    meta_batch = MetaBatch(support, without_first_input(problem.meta_batch.query))
+    state, _ = problem.learner.meta_step(problem.state, meta_batch, torch.Generator())
+    before, after = problem.meta.init["weight_0"], state.meta.init["weight_0"]
+    assert torch.equal(after[0], before[0]) and not torch.equal(after[1], before[1])
+
+
 def test_longer_gradients_are_scaled_down_to_the_longest() -> None:
     """Adam is blind to a common factor but at changes of it; the first moment that it remembers is not."""
     case = CASES["maml-squared_error-adam"]

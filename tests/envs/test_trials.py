@@ -79,19 +79,19 @@ def test_trials_are_learned_from_what_is_expected_while_the_memory_sees_the_rewa
 
 def test_rollouts_keep_what_is_to_be_predicted() -> None:
     envs = TrialVector(make_task_envs("mamlrl/Maze-v0", 6, HORIZON, {"size": 2}), 2)
-    envs.predicted_infos = "target_ahead", "target_aside"
     policy = make_policy(PolicyConfig(hidden_sizes=(4,)), envs.single_observation_space, envs.single_action_space, True)
     tasks, streams = envs.sample_tasks(3, np.random.default_rng(0)), Streams(0).rollouts(0, 0)
     config, params = EnvironmentConfig(horizon=HORIZON), policy.init_params(torch.Generator().manual_seed(0))
-    rollouts = collect(envs, policy, params, tasks, streams, config)
-    assert rollouts.told is not None and rollouts.told.shape == (*rollouts.mask.shape, 2)
+    rollouts = collect(envs, policy, params, tasks, streams, config, ("target_ahead", "target_aside"))
+    assert rollouts.infos is not None and rollouts.infos.shape == (*rollouts.mask.shape, 2)
     envs.reset(seed=streams.reset_seeds(3, 2).reshape(-1).tolist(), options={"task": np.repeat(tasks, 2, axis=0)})
     for t in range(rollouts.mask.shape[2]):
         infos = envs.step(rollouts.actions[:, :, t].flatten().int().numpy())[-1]
         told = np.stack([infos["target_ahead"], infos["target_aside"]], axis=1)
-        np.testing.assert_allclose(rollouts.told[:, :, t].flatten(0, 1), told, rtol=1e-6, atol=1e-7)
+        alive = rollouts.mask[:, :, t].flatten() > 0
+        np.testing.assert_allclose(rollouts.infos[:, :, t].flatten(0, 1)[alive], told[alive], rtol=1e-6, atol=1e-7)
     again = join([rollouts, rollouts])
-    assert again.told is not None and torch.equal(again.told[:, 2:], rollouts.told)
+    assert again.infos is not None and torch.equal(again.infos[:, 2:].nan_to_num(), rollouts.infos.nan_to_num())
 
 
 def test_rows_end_their_episodes_by_themselves_and_a_trial_is_over_once() -> None:
