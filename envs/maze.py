@@ -133,6 +133,7 @@ class MazeVectorEnv(TaskVectorEnv):
         turn: float = 30.0,
         smallest: int | None = None,
         odometry: bool = False,
+        crumbs: bool = False,
     ):
         for name, value, least in (("size", size, 2), ("height", height, 1), ("width", width, 2)):
             check_count(name, value, least)
@@ -150,8 +151,8 @@ class MazeVectorEnv(TaskVectorEnv):
             raise ValueError(f"turn is {turn}; it must be above 0 and at most 180 degrees")
         self.picture_shape = height, width, 3
         pixels, most = height * width * 3, ODOMETER * (size - 1) * np.sqrt(2.0)
-        low = np.concatenate([np.zeros(pixels), [-most, -most, -1.0, -1.0] * odometry])
-        high = np.concatenate([np.ones(pixels), [most, most, 1.0, 1.0] * odometry])
+        low = np.concatenate([np.zeros(pixels), [-most, -most, -1.0, -1.0] * odometry, [0.0] * 4 * crumbs])
+        high = np.concatenate([np.ones(pixels), [most, most, 1.0, 1.0] * odometry, [1.0] * 4 * crumbs])
         super().__init__(
             observation_space=spaces.Box(low, high, dtype=np.float64),
             action_space=spaces.Discrete(3),
@@ -165,10 +166,11 @@ class MazeVectorEnv(TaskVectorEnv):
         self._targets, self._positions = np.zeros((2, num_envs, 2))  # x along the columns, y along the rows
         self._headings = np.zeros(num_envs)
         self._odometry, self._starts = odometry, np.zeros((num_envs, 3))  # x, y, heading
+        self._crumbs = crumbs
         self._mapped = np.full((num_envs, self.task_space.inner + 5), np.nan)  # the tasks of these:
         self._distances = np.zeros((num_envs, size, size))
         self._left = np.zeros(num_envs)
-        self._been = np.ones((num_envs, size + 2, size + 2), bool)  # with a border, where nobody gets
+        self._entered = np.full((num_envs, size + 2, size + 2), np.inf)  # how often; nobody gets to the border
         self._pictures = np.zeros((num_envs, height * width * 3))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
 
@@ -195,7 +197,7 @@ class MazeVectorEnv(TaskVectorEnv):
             self._distances[new] = distances(self._upright[new], self._level[new], target_rows, target_columns)
             self._mapped[new] = self.tasks[new]
         self._left[rows] = self._steps_left(rows)
-        self._been[rows, 1:-1, 1:-1] = False
+        self._entered[rows, 1:-1, 1:-1] = 0.0
         self._enter(rows)
         self._take_pictures(rows)
         if self.render_mode is not None:
@@ -206,9 +208,9 @@ class MazeVectorEnv(TaskVectorEnv):
         some = np.arange(self.num_envs) if rows is None else rows
         hit, reached = np.zeros((2, self.num_envs), bool)
         self._headings[some] += self._turn * (1.0 * (actions[some] == RIGHT) - (actions[some] == LEFT))
-        walking = some[actions[some] == FORWARD]
+        walking, before = some[actions[some] == FORWARD], self._positions.astype(np.intp)
         hit[walking] = self._walk(walking)
-        self._enter(walking)
+        self._enter(walking[(self._positions.astype(np.intp) != before).any(axis=1)[walking]])
         offsets = self._positions - self._targets
         reached[some] = (np.square(offsets).sum(axis=1) < REACH**2)[some]
         left = self._left.copy()
@@ -234,17 +236,21 @@ class MazeVectorEnv(TaskVectorEnv):
         return (new_x != wanted_x) | (new_y != wanted_y)
 
     def _enter(self, rows: NDArray[np.intp]) -> None:
+        """Count that rows [R] have come into their cells."""
         column, row = self._positions[rows].T.astype(np.intp)
-        self._been[rows, row + 1, column + 1] = True
+        self._entered[rows, row + 1, column + 1] += 1.0
+
+    def _been(self) -> Array:
+        """How often cells ahead, on the right, behind and on the left have been entered, as 1 - 1 / (1 + n), [N, 4]."""
+        quarters = np.rint(self._headings / (np.pi / 2)).astype(np.intp)[:, None] + np.arange(4)
+        columns, rows = np.moveaxis(self._positions.astype(np.intp)[:, None] + SIDES[quarters % 4] + 1, -1, 0)
+        return 1.0 - 1.0 / (1.0 + self._entered[np.arange(self.num_envs)[:, None], rows, columns])
 
     def _known(self) -> Infos:
         """What one who knows the maze and remembers the way could tell, [N] each: numbers for a memory to predict."""
         ahead, aside = ODOMETER * _turned(self._targets - self._positions, self._headings)
         x, y = ODOMETER * _turned(self._targets - self._starts[:, :2], self._starts[:, 2])
-        quarters = np.rint(self._headings / (np.pi / 2)).astype(np.intp)[:, None] + np.arange(4)
-        columns, rows = np.moveaxis(self._positions.astype(np.intp)[:, None] + SIDES[quarters % 4] + 1, -1, 0)
-        been = self._been[np.arange(self.num_envs)[:, None], rows, columns].astype(np.float64)
-        places = dict(zip(("been_ahead", "been_right", "been_behind", "been_left"), been.T, strict=True))
+        places = dict(zip(("been_ahead", "been_right", "been_behind", "been_left"), self._been().T, strict=True))
         return {"target_ahead": ahead, "target_aside": aside, "target_x": x, "target_y": y, **places}
 
     def _steps_left(self, rows: NDArray[np.intp]) -> Array:
@@ -279,7 +285,10 @@ class MazeVectorEnv(TaskVectorEnv):
         self._pictures[rows] = views.reshape(len(rows), self._pictures.shape[1])
 
     def _observe(self) -> Array:
-        return np.concatenate([self._pictures, self._walked()], axis=1) if self._odometry else self._pictures.copy()
+        return np.concatenate(
+            [self._pictures, *([self._walked()] if self._odometry else []), *([self._been()] if self._crumbs else [])],
+            axis=1,
+        )
 
     def _walked(self) -> Array:
         """Where one is, and which way one looks, as seen from the start, [N, 4]."""
@@ -340,7 +349,9 @@ class MazeEnv(TaskEnv):
     ## Observation Space
     `Box(0, 1, (height * width * 3,), float64)`: a picture [height, width, 3], row by row, of red, green and blue. With
     `odometry` four numbers follow, as seen from the start: how far ahead and to the right of it one is, a quarter for a
-    cell, and the cosine and sine of how far one has turned since.
+    cell, and the cosine and sine of how far one has turned since. With `crumbs` the last four tell how often one has
+    come into the cells ahead, on the right, behind and on the left in this episode, as 1 - 1 / (1 + n), and 1 outside
+    of the square: as if one dropped crumbs and saw them.
 
     ## Rewards
     -0.04 in each time step, another -0.001 for hitting a wall, and 1 for reaching the target.
@@ -351,8 +362,7 @@ class MazeEnv(TaskEnv):
     Further numbers of the info are for a memory to learn to tell (`sampling.predicted_infos`), of each time step after
     the move: `target_ahead` and `target_aside`, how far ahead and to the right the target is, `target_x` and `target_y`
     the same as seen from the start, a quarter for a cell as with the odometer; and `been_ahead`, `been_right`,
-    `been_behind` and `been_left`, 1 if the cell next to one's own in that direction, to the nearest quarter turn, has
-    been entered in this episode or lies outside of the square, else 0.
+    `been_behind` and `been_left`, what crumbs tell. Directions are those of the nearest quarter turn.
 
     ## Starting State
     The middle of the start's cell, in the direction of the task.
@@ -371,6 +381,7 @@ class MazeEnv(TaskEnv):
     | `turn` | float | 30 | angle of a turn (degrees) |
     | `smallest` | int or None | None | cells of a side of the smallest mazes; None for `size` alone |
     | `odometry` | bool | False | the observation tells where one is as seen from the start, too |
+    | `crumbs` | bool | False | the observation tells which of the cells around have been entered, too |
 
     With `smallest` the side is uniform between that and `size`, and a smaller maze lies anywhere within the square.
 

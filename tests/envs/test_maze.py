@@ -275,15 +275,22 @@ def test_the_info_tells_where_the_target_is_as_one_looks():
     np.testing.assert_allclose(seen, [[0.25, 0.5]] * 5, atol=1e-12)
 
 
-def test_the_info_tells_where_one_has_been():
-    env = started(maze(OPEN, (2, 2), (0, 0), 0), turn=90.0)
+def test_crumbs_tell_how_often_one_has_been_around():
+    env = started(maze(OPEN, (2, 2), (0, 0), 0), turn=90.0, odometry=True, crumbs=True)
     names = "been_ahead", "been_right", "been_behind", "been_left"
+    there = LEFT, RIGHT, FORWARD, FORWARD, RIGHT, FORWARD, FORWARD
+    back = RIGHT, RIGHT, FORWARD, FORWARD, LEFT, FORWARD, FORWARD
     told = []
-    for action in (LEFT, RIGHT, FORWARD, RIGHT, FORWARD, FORWARD):
-        info = env.step(action)[4]
-        told.append("".join(str(int(info[name])) for name in names))
-    # the border is ahead and on the left, then behind and left; in (0, 1) one comes from behind, then from the right
-    assert told == ["1001", "0011", "0011", "0110", "0010", "0010"]
+    for action in (*there, *back):
+        observation, *_, info = env.step(action)
+        np.testing.assert_array_equal(observation[-4:], [info[name] for name in names])
+        told.append([round(1 / (1 - number)) - 1 if number < 1 else -1 for number in observation[-4:]])
+    out = -1  # of the square
+    assert told[:2] == [[out, 0, 0, out], [0, 0, out, out]]
+    assert told[2:5] == [[0, 0, 1, out], [0, 0, 1, out], [0, 1, out, 0]]  # in (0, 1)
+    assert told[5:9] == [[0, 0, 1, 0], [0, 0, 1, 0], [0, 1, 0, 0], [1, 0, 0, 0]]  # in (1, 1)
+    assert told[10] == [out, 0, 1, 1]  # in (0, 1) for the second time
+    assert told[13] == [out, out, 2, 0]  # back at the start
 
 
 def test_the_odometer_tells_where_one_is_as_seen_from_the_start():
