@@ -134,6 +134,15 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
             "environment": {"horizon": 60},
         },
     ),
+    "rl2_predictions": (  # of trials that end at different times
+        "maze",
+        {
+            "learner": "rl2",
+            "learner_settings": {"minibatches": 2, "prediction_weight": 2.0},
+            "sampling": {"episodes": 2, "predicted_infos": ["target_x", "target_ahead"]},
+            "environment": {"horizon": 40, "kwargs": {"size": 2, "smallest": 2, "height": 4, "width": 4}},
+        },
+    ),
 }
 """What is special to ranks, beside the golden cases."""
 ALL = {name: case for name, case in CASES.items() if name != "maml_relu"} | MORE
