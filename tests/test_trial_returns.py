@@ -101,7 +101,7 @@ def test_sampled_actions_on_a_task_do_not_depend_on_the_other_tasks() -> None:
 
 def test_a_number_that_is_not_told_is_named() -> None:
     experiment = made(environment=EnvironmentConfig(horizon=1))
-    with pytest.raises(ConfigError, match=r"told is 'expectd_reward'; .*; did you mean expected_reward\?"):
+    with pytest.raises(ConfigError, match=r"^told: .* no number 'expectd_reward'; .*; did you mean expected_reward\?"):
         trial_returns(
             experiment.config,
             experiment.policy,
