@@ -285,10 +285,12 @@ class MazeVectorEnv(TaskVectorEnv):
         self._pictures[rows] = views.reshape(len(rows), self._pictures.shape[1])
 
     def _observe(self) -> Array:
-        return np.concatenate(
-            [self._pictures, *([self._walked()] if self._odometry else []), *([self._been()] if self._crumbs else [])],
-            axis=1,
-        )
+        seen = [self._pictures]
+        if self._odometry:
+            seen.append(self._walked())
+        if self._crumbs:
+            seen.append(self._been())
+        return np.concatenate(seen, axis=1)
 
     def _walked(self) -> Array:
         """Where one is, and which way one looks, as seen from the start, [N, 4]."""

@@ -218,8 +218,8 @@ def collect(
         mask=by_task([step.alive for step in steps]),
         final_observations=last.to(device, dtype),
         measures={name: by_task([row])[..., 0] for name, row in measure(steps, config.metrics).items()},
-        infos=torch.stack(kept, dim=-1) if kept else None,
         episodes=by_task([step.infos["episode"] for step in steps]) if hasattr(envs, "trial_episodes") else None,
+        infos=torch.stack(kept, dim=-1) if kept else None,
     )
     _check_finite(result, envs, tasks)
     return result
@@ -326,8 +326,8 @@ def join(rollouts: Sequence[Rollouts]) -> Rollouts:
     def joined(leaves: Iterable[torch.Tensor]) -> torch.Tensor:
         return torch.cat([padded(leaf) for leaf in leaves], dim=1)
 
-    *by_step, final, _, infos, episodes = zip(*rollouts, strict=True)
-    of_trials = (None if leaves[0] is None else joined(leaves) for leaves in (infos, episodes))
+    *by_step, final, _, episodes, infos = zip(*rollouts, strict=True)
+    of_trials = (None if leaves[0] is None else joined(leaves) for leaves in (episodes, infos))
     return Rollouts._make([*map(joined, by_step), torch.cat(final, dim=1), measures, *of_trials])
 
 

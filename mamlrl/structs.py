@@ -62,12 +62,12 @@ class Rollouts(NamedTuple):
     """[M, B, O], the observation after the last step of each rollout."""
     measures: dict[str, Tensor] = {}  # noqa: RUF012 (never written to)
     """[M, B] each: numbers that the environment tells of whole rollouts, such as "success"."""
-    infos: Tensor | None = None
-    """[M, B, T, n], numbers of the environment's info after each time step, where some are to be predicted; NaN where
-    it has none"""
     episodes: Tensor | None = None
     """[M, B, T], where rollouts are trials of several episodes: number of the episode, from 0; an episode starts at the
     first time step, and where the number grows"""
+    infos: Tensor | None = None
+    """[M, B, T, n], numbers of the environment's info after each time step, where some are to be predicted; NaN where
+    it has none"""
 
 
 class Batch(NamedTuple):
@@ -117,10 +117,10 @@ class MetaBatch(NamedTuple):
     """sampled by the adapted policies, or further examples"""
     along: tuple[Data, ...] = ()
     """K batches for losses on the parameters before each inner step, where these are not taken on what is adapted on"""
-    infos: Tensor | None = None
-    """`Rollouts.infos` of the query rollouts"""
     first_task: int = 0
     """number of the first of these tasks among those of all ranks (`mamlrl.distributed`)"""
+    infos: Tensor | None = None
+    """`Rollouts.infos` of the query rollouts"""
 
     def measured(self, number: int) -> Data:
         """What a loss on the parameters before inner step `number` is taken on, or after the last one."""

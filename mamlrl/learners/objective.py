@@ -32,8 +32,6 @@ from mamlrl.structs import AnyData, Batch, Data, MetaBatch, MetaParams, Params, 
 
 RoundLoss = Callable[[Distribution, Tensor, Any, Tensor], Tensor]
 """(distribution, outputs [M, B, T, Z], data of the round, outputs where the objective was built) -> [M]"""
-
-
 ObjectiveOf = Callable[[Adaptation, LearnerState, MetaBatch, "torch.Generator | None"], Any]
 """The objective of an outer step, a `mamlrl.outer.objective.Objective`, built where the state is."""
 

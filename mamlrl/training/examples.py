@@ -71,7 +71,7 @@ def draw_meta_batch(experiment: SupervisedExperiment, update: int) -> MetaBatch:
     rng = streams.numpy(Stream.ENVIRONMENT, update)
     support, query = draw_examples(experiment, tasks, config.data.shots, config.data.queries, rng, share.rows)
     steps = training_steps(config)
-    return MetaBatch((support,) * steps, query, (query,) * steps, first_task=share.first)
+    return MetaBatch((support,) * steps, query, (query,) * steps, share.first)
 
 
 def means(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:

@@ -79,7 +79,7 @@ def meta_iteration(
     *support, query = (one.batch for one in rounds)
     with watch("update"):
         generator = streams.torch(Stream.CURVATURE, iteration)
-        meta_batch = MetaBatch(tuple(support), query, infos=rounds[-1].rollouts.infos, first_task=share.first)
+        meta_batch = MetaBatch(tuple(support), query, first_task=share.first, infos=rounds[-1].rollouts.infos)
         new_state, update = learner.meta_step(state, meta_batch, generator)
         acts = can_act(policy, learner.start(new_state.meta), rounds[0].rollouts)
 
