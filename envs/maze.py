@@ -170,7 +170,7 @@ class MazeVectorEnv(TaskVectorEnv):
         self._mapped = np.full((num_envs, self.task_space.inner + 5), np.nan)  # the tasks of these:
         self._distances = np.zeros((num_envs, size, size))
         self._left = np.zeros(num_envs)
-        self._entered = np.full((num_envs, size + 2, size + 2), np.inf)  # how often; nobody gets to the border
+        self._entered, self._been = np.zeros((num_envs, size, size)), np.zeros((num_envs, 4))
         self._pictures = np.zeros((num_envs, height * width * 3))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
 
@@ -197,9 +197,9 @@ class MazeVectorEnv(TaskVectorEnv):
             self._distances[new] = distances(self._upright[new], self._level[new], target_rows, target_columns)
             self._mapped[new] = self.tasks[new]
         self._left[rows] = self._steps_left(rows)
-        self._entered[rows, 1:-1, 1:-1] = 0.0
+        self._entered[rows] = 0.0
         self._enter(rows)
-        self._take_pictures(rows)
+        self._look_around(rows)
         if self.render_mode is not None:
             for one in rows:
                 self._paths[one] = [self._positions[one].copy()]
@@ -215,7 +215,7 @@ class MazeVectorEnv(TaskVectorEnv):
         reached[some] = (np.square(offsets).sum(axis=1) < REACH**2)[some]
         left = self._left.copy()
         self._left[some] = np.where(reached[some], 0.0, self._steps_left(some))
-        self._take_pictures(some)
+        self._look_around(some)
         if self.render_mode is not None:
             for one in some:
                 self._paths[one].append(self._positions[one].copy())
@@ -238,19 +238,36 @@ class MazeVectorEnv(TaskVectorEnv):
     def _enter(self, rows: NDArray[np.intp]) -> None:
         """Count that rows [R] have come into their cells."""
         column, row = self._positions[rows].T.astype(np.intp)
-        self._entered[rows, row + 1, column + 1] += 1.0
+        self._entered[rows, row, column] += 1.0
 
-    def _been(self) -> Array:
-        """How often cells ahead, on the right, behind and on the left have been entered, as 1 - 1 / (1 + n), [N, 4]."""
-        quarters = np.rint(self._headings / (np.pi / 2)).astype(np.intp)[:, None] + np.arange(4)
-        columns, rows = np.moveaxis(self._positions.astype(np.intp)[:, None] + SIDES[quarters % 4] + 1, -1, 0)
-        return 1.0 - 1.0 / (1.0 + self._entered[np.arange(self.num_envs)[:, None], rows, columns])
+    def _look_around(self, rows: NDArray[np.intp]) -> None:
+        """Take pictures of rows [R], and see what crumbs are ahead, on the right, behind and on the left."""
+        walls = self._upright[rows], self._level[rows]
+        views = self._view.take(*walls, self._positions[rows], self._headings[rows], self._targets[rows])
+        self._pictures[rows] = views.reshape(len(rows), self._pictures.shape[1])
+        quarters = np.rint(self._headings[rows] / (np.pi / 2)).astype(np.intp)[:, None] + np.arange(4)
+        crumbs = np.where(self._walls_beside(rows), np.inf, self._beside(self._entered, rows))
+        self._been[rows] = 1.0 - 1.0 / (1.0 + np.take_along_axis(crumbs, quarters % 4, axis=1))
+
+    def _walls_beside(self, rows: NDArray[np.intp]) -> Mask:
+        """Whether there are walls on the four sides of where rows [R] are, [R, 4]."""
+        column, row = self._positions[rows].T.astype(np.intp)
+        upright, level = self._upright[rows, row], self._level[rows, :, column]
+        some = np.arange(len(rows))
+        return np.stack(
+            [upright[some, column + 1], level[some, row + 1], upright[some, column], level[some, row]], axis=1
+        )
+
+    def _beside(self, numbers: Array, rows: NDArray[np.intp]) -> Array:
+        """Numbers [N, S, S] of the cells on the four sides of where rows [R] are, [R, 4]; beyond the border, any."""
+        cells = np.clip(self._positions[rows].astype(np.intp)[:, None] + SIDES, 0, self.task_space.size - 1)
+        return numbers[rows[:, None], cells[..., 1], cells[..., 0]]
 
     def _known(self) -> Infos:
         """What one who knows the maze and remembers the way could tell, [N] each: numbers for a memory to predict."""
         ahead, aside = ODOMETER * _turned(self._targets - self._positions, self._headings)
         x, y = ODOMETER * _turned(self._targets - self._starts[:, :2], self._starts[:, 2])
-        places = dict(zip(("been_ahead", "been_right", "been_behind", "been_left"), self._been().T, strict=True))
+        places = dict(zip(("been_ahead", "been_right", "been_behind", "been_left"), self._been.T, strict=True))
         return {"target_ahead": ahead, "target_aside": aside, "target_x": x, "target_y": y, **places}
 
     def _steps_left(self, rows: NDArray[np.intp]) -> Array:
@@ -258,38 +275,23 @@ class MazeVectorEnv(TaskVectorEnv):
 
         Those of the shortest way from the middle of a cell to that of the next, and of turning to the first of them.
         """
-        x, y = self._positions[rows].T
-        column, row = x.astype(np.intp), y.astype(np.intp)
-        walls = np.stack(
-            [
-                self._upright[rows, row, column + 1],
-                self._level[rows, row + 1, column],
-                self._upright[rows, row, column],
-                self._level[rows, row, column],
-            ],
-            axis=1,
-        )
-        beside = np.clip(np.stack([column, row], axis=1)[:, None] + SIDES, 0, self.task_space.size - 1)  # [R, 4, x y]
-        further = np.where(walls, np.inf, self._distances[rows[:, None], beside[..., 1], beside[..., 0]])
+        column, row = self._positions[rows].T.astype(np.intp)
+        further = np.where(self._walls_beside(rows), np.inf, self._beside(self._distances, rows))
         here = self._distances[rows, row, column] == 0
         side, some = further.argmin(axis=1), np.arange(len(rows))
-        onward = np.where(here[:, None], self._targets[rows], beside[some, side] + 0.5) - self._positions[rows]
+        middles = np.stack([column, row], axis=1) + SIDES[side] + 0.5
+        onward = np.where(here[:, None], self._targets[rows], middles) - self._positions[rows]
         cells = np.where(here, 0.0, further[some, side]) + np.hypot(*onward.T)
         angle = np.arctan2(onward[:, 1], onward[:, 0]) - self._headings[rows]
         angle = np.abs((angle + np.pi) % (2 * np.pi) - np.pi)
         return np.maximum(cells - REACH, 0.0) / self._move + angle / self._turn
-
-    def _take_pictures(self, rows: NDArray[np.intp]) -> None:
-        walls = self._upright[rows], self._level[rows]
-        views = self._view.take(*walls, self._positions[rows], self._headings[rows], self._targets[rows])
-        self._pictures[rows] = views.reshape(len(rows), self._pictures.shape[1])
 
     def _observe(self) -> Array:
         seen = [self._pictures]
         if self._odometry:
             seen.append(self._walked())
         if self._crumbs:
-            seen.append(self._been())
+            seen.append(self._been)
         return np.concatenate(seen, axis=1)
 
     def _walked(self) -> Array:
@@ -352,8 +354,8 @@ class MazeEnv(TaskEnv):
     `Box(0, 1, (height * width * 3,), float64)`: a picture [height, width, 3], row by row, of red, green and blue. With
     `odometry` four numbers follow, as seen from the start: how far ahead and to the right of it one is, a quarter for a
     cell, and the cosine and sine of how far one has turned since. With `crumbs` the last four tell how often one has
-    come into the cells ahead, on the right, behind and on the left in this episode, as 1 - 1 / (1 + n), and 1 outside
-    of the square: as if one dropped crumbs and saw them.
+    come into the cells ahead, on the right, behind and on the left in this episode, as 1 - 1 / (1 + n), and 1 where a
+    wall is in between: as if one dropped crumbs, and saw them from nearby.
 
     ## Rewards
     -0.04 in each time step, another -0.001 for hitting a wall, and 1 for reaching the target.
