@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,8 +176,11 @@ def make_experiment(config: Config) -> Experiment:
     check_memory(whole_rollouts(config), of_ranks_here(whole_rollouts(config), sampling_memory))
     envs = make_envs(config, share_of(config.sampling.tasks).count * config.sampling.rollouts)
     try:
-        check_infos(envs, [config.sampling.reward_info], "sampling.reward_info")
-        check_infos(envs, config.sampling.predicted_infos, "sampling.predicted_infos")
+        told = {
+            "sampling.reward_info": [config.sampling.reward_info],
+            "sampling.predicted_infos": config.sampling.predicted_infos,
+        }
+        check_infos(envs, told)
         spaces_ = envs.single_observation_space, envs.single_action_space
         if (network := POLICIES.get(config.policy.network)) is not None:
             check_remembers(network.recurrent, config, row.recurrent)
@@ -191,18 +194,18 @@ def make_experiment(config: Config) -> Experiment:
     return Experiment(config, envs, learner.policy, learner, Streams(config.seed))
 
 
-def check_infos(envs: VectorEnv, names: Sequence[str], setting: str) -> None:
+def check_infos(envs: VectorEnv, told: Mapping[str, Sequence[str]]) -> None:
     """Numbers of the environment's info that trials are learned from are there, if it goes through trials.
 
     Args:
         envs: the environment, which is reset and stepped.
-        names: of the numbers; an empty one stands for none.
-        setting: that gave them, for the message.
+        told: names of the numbers, by the setting that gives them; an empty one stands for none.
 
     Raises:
         ConfigError: the environment's info has no such number for each row.
     """
-    if not any(names) or not isinstance(envs, TrialVector):
+    asked = [(setting, name) for setting, names in told.items() for name in names if name]
+    if not asked or not isinstance(envs, TrialVector):
         return
     envs.action_space.seed(0)
     envs.reset(seed=0)
@@ -210,8 +213,8 @@ def check_infos(envs: VectorEnv, names: Sequence[str], setting: str) -> None:
     arrays = {name: np.asarray(values) for name, values in infos.items()}
     rows = (envs.num_envs,)
     numbers = [name for name, one in arrays.items() if np.issubdtype(one.dtype, np.floating) and one.shape == rows]
-    for name in names:
-        if name and name not in numbers:
+    for setting, name in asked:
+        if name not in numbers:
             raise ConfigError(
                 f"{setting}: the environment's info has no number {shown(name)}; its numbers are "
                 f"{', '.join(numbers) or 'none'}{suggestion(name, numbers)}"

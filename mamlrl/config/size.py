@@ -136,6 +136,8 @@ class Amount(NamedTuple):
     name: str
     """setting of the number of tasks"""
     tasks: int
+    at_once: int
+    """tasks that are adapted to at a time"""
     support: int
     """of a task"""
     query: int
@@ -143,11 +145,13 @@ class Amount(NamedTuple):
 
 def amounts_of(config: Config, classes: int) -> tuple[Amount, Amount]:
     """Of a meta-update, and of an evaluation; shots and queries are those of each class."""
-    data, held_out = config.data, config.eval
+    data, held_out, tasks = config.data, config.eval, config.sampling.tasks
     shots, queries = held_out.shots or data.shots, held_out.queries or data.queries
+    trained_at_once = min(tasks, local_size() * (data.chunk or tasks))
+    measured_at_once = min(held_out.tasks, local_size() * data.measured_at_once)
     return (
-        Amount("sampling.tasks", config.sampling.tasks, classes * data.shots, classes * data.queries),
-        Amount("eval.tasks", held_out.tasks, classes * shots, classes * queries),
+        Amount("sampling.tasks", tasks, trained_at_once, classes * data.shots, classes * data.queries),
+        Amount("eval.tasks", held_out.tasks, measured_at_once, classes * shots, classes * queries),
     )
 
 
@@ -168,8 +172,7 @@ def check_examples_memory(config: Config, steps: int, inputs: int, outputs: int,
     classes = outputs if config.adaptation.inner_loss == "cross_entropy" else 1
     training, evaluation = amounts_of(config, classes)
     for amount in (training, evaluation):
-        chunk = config.data.chunk if amount is training else config.data.measured_at_once
-        at_once, examples = min(amount.tasks, local_size() * (chunk or amount.tasks)), amount.support + amount.query
+        at_once, examples = amount.at_once, amount.support + amount.query
         if not units:
             needed = training_memory(_as_rollouts(config, at_once, examples), steps, inputs, outputs)
         elif amount is training:

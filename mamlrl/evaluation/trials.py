@@ -143,7 +143,7 @@ def play_trials(envs: VectorEnv, acting: Acting, tasks: np.ndarray, streams: Rol
     rollouts = envs.num_envs // len(tasks)
     played = Played(*np.zeros((3, envs.num_envs, envs.trial_episodes)))  # type: ignore[attr-defined]
     rows = np.arange(envs.num_envs)
-    check_infos(envs, [acting.told], "told")
+    check_infos(envs, {"told": [acting.told]})
     for step in _steps(envs, acting, tasks, streams, config):
         numbers = step.rewards if not acting.told else numbers_or_nan(step, acting.told)
         now = rows, step.infos["episode"]

@@ -89,13 +89,8 @@ def started_from(path: Path, config: Config, state: LearnerState) -> LearnerStat
         init = restore(saved["init"] if same else with_own_predictor(saved["init"], init), init, "init")
         if len(saved["step_sizes"]) == len(sizes):
             sizes = restore(saved["step_sizes"], sizes, "step_sizes")
-    except (
-        KeyError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        RuntimeError,
-    ) as error:  # the last of tensors that are no plain ones
+    # RuntimeError is that of tensors that are no plain ones
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"start_from: {found[0]} has no policy of this run: {said(error)}") from error
     return state._replace(meta=MetaParams(init, sizes))
 

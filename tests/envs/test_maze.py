@@ -296,8 +296,9 @@ def test_crumbs_tell_how_often_one_has_been_around():
 def test_crumbs_behind_walls_are_not_seen():
     walls = walled(2, 7)  # to the right of (1, 0), below (0, 1)
     env = started(maze(walls, (2, 2), (0, 0), 0), turn=90.0, crumbs=True)
-    told = [env.step(action)[0][-4:].tolist() for action in (FORWARD, FORWARD, RIGHT, LEFT, LEFT, LEFT, FORWARD, FORWARD)]
-    assert told[1] == [0, 1, 0.5, 1]  # in (0, 1), looking along the columns: nobody in (0, 2), a wall, the start, a wall
+    actions = FORWARD, FORWARD, RIGHT, LEFT, LEFT, LEFT, FORWARD, FORWARD
+    told = [env.step(action)[0][-4:].tolist() for action in actions]
+    assert told[1] == [0, 1, 0.5, 1]  # in (0, 1), looking along the columns: nobody ahead, a wall, the start, a wall
     assert told[2] == [1, 0.5, 1, 0]
     assert told[7] == [1, 1, 0.5, 0]  # at the start, looking at the border: another, (0, 1), nobody in (1, 0)
     env.step(LEFT)
