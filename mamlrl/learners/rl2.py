@@ -108,7 +108,7 @@ class RL2:
     def objective(
         self, state: LearnerState, meta_batch: MetaBatch, generator: torch.Generator | None = None
     ) -> TrialObjective:
-        """What the outer step lowers, built where the state is; on shares of the trials if there is a generator."""
+        """What the outer step lowers, built where the state is; on minibatches of trials if there is a generator."""
         config, settings = self._config, self._settings
         adam = config.outer == "adam"
         done = int(state.optimiser["done"])
@@ -120,8 +120,8 @@ class RL2:
             entropy=entropy,
             prediction_weight=settings.prediction_weight,
         )
-        shares = settings.minibatches if adam and generator is not None else 1
-        draws = Draws(shares, config.trust_region.curvature_fraction, generator)
+        minibatches = settings.minibatches if adam and generator is not None else 1
+        draws = Draws(minibatches, config.trust_region.curvature_fraction, generator)
         return TrialObjective(self._policy, state.meta, meta_batch, terms, config.sampling, draws)
 
     def meta_step(
@@ -143,13 +143,13 @@ def _baseline(config: Config, settings: RL2Settings) -> Literal["value", "own_va
 
 
 def _outer(config: Config, settings: RL2Settings) -> OuterStep:
-    """Adam on shares of the trials, or a trust region that counts."""
+    """Adam on minibatches of trials, or a trust region that counts."""
     outer = make_outer(config)
     if not isinstance(outer, Descent):
         return Counted(outer)
-    shares = min(settings.minibatches, config.sampling.tasks * config.sampling.rollouts)
-    updates = config.adam.updates or PASSES * shares
-    return dataclasses.replace(outer, updates=updates, on_shares=settings.minibatches > 1)
+    minibatches = min(settings.minibatches, config.sampling.tasks * config.sampling.rollouts)
+    updates = config.adam.updates or PASSES * minibatches
+    return dataclasses.replace(outer, updates=updates, on_minibatches=settings.minibatches > 1)
 
 
 def make_rl2(policy: Policy, config: Config, settings: RL2Settings) -> RL2:

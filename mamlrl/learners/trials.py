@@ -72,7 +72,7 @@ def joined_trials(leaf: Tensor, steps: int) -> Tensor:
 class Draws(NamedTuple):
     """Parts of the trials, drawn at random, that losses, gradients and curvature products are taken on."""
 
-    shares: int = 1
+    minibatches: int = 1
     """parts that losses and gradients are taken on in turn; 1 for all trials"""
     curvature: float = 1.0
     """share of the trials that curvature products use"""
@@ -123,13 +123,13 @@ def credit(batch: Batch, values: Tensor, baseline: str, sampling: SamplingConfig
     )
 
 
-def shares_of(trials: int, shares: int, generator: torch.Generator | None) -> Iterator[Tensor]:
-    """Numbers of trials in shares, at random, without end: each trial once, then each once more, and so on.
+def minibatches_of(trials: int, number: int, generator: torch.Generator | None) -> Iterator[Tensor]:
+    """Numbers of trials in minibatches, at random, without end: each trial once, then each once more, and so on.
 
-    Shares differ by one trial at most, and have one at least: there are not more of them than trials.
+    Minibatches differ by one trial at most, and have one at least: there are not more of them than trials.
     """
     while True:
-        yield from torch.randperm(trials, generator=generator).tensor_split(min(shares, trials))
+        yield from torch.randperm(trials, generator=generator).tensor_split(min(number, trials))
 
 
 class TrialData(NamedTuple):
@@ -181,7 +181,8 @@ class TrialObjective:
         self._first = meta_batch.first_task * meta_batch.query.weights.shape[1]
         self._all = sum(gather(batch.weights.shape[1]))
         self._linearized: tuple[Linearization, Tensor] | None = None
-        self._shares = shares_of(self._all, draws.shares, draws.generator) if draws.shares > 1 else None
+        one = draws.minibatches == 1
+        self._minibatches = None if one else minibatches_of(self._all, draws.minibatches, draws.generator)
         with torch.no_grad():
             outputs = self._outputs(meta.init, batch)
         self._built = outputs.actions
@@ -194,8 +195,8 @@ class TrialObjective:
         self._at_point = sum_over_ranks(self._loss(outputs, self._data))
 
     def loss_and_gradient(self, point: Tensor | None = None) -> tuple[float, Tensor]:
-        """The loss and its gradient [D], where the objective was built or at another point [D]; on the next share."""
-        data = self._data if self._shares is None else self._taken(next(self._shares))
+        """The loss and its gradient [D], where it was built or at another point [D]; on the next minibatch."""
+        data = self._data if self._minibatches is None else self._taken(next(self._minibatches))
         vector = (self.point if point is None else point).detach().requires_grad_()
         with torch.enable_grad():
             loss = self._loss(self._outputs(unflatten(vector, self._meta).init, data.batch), data)

@@ -72,7 +72,7 @@ class Descent:
         divergence: whether the objectives have one, and the outcome a KL.
         longest_gradient: a longer one is scaled down to this norm.
         judge: take the loss and the KL after the steps; without, the outcome has neither.
-        on_shares: whether each loss and gradient of the objective is one on a share of the data.
+        on_minibatches: whether each loss and gradient of the objective is one on a minibatch of the data.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Descent:
     divergence: bool = True
     longest_gradient: float = math.inf
     judge: bool = True
-    on_shares: bool = False
+    on_minibatches: bool = False
 
     def init(self, point: Tensor) -> Moments:
         """What the optimiser remembers after no step: zeros."""
@@ -100,7 +100,7 @@ class Descent:
         vector, remembered = objective.point.detach().clone(), {name: leaf.clone() for name, leaf in moments.items()}
         rate = self.rate(int(moments["done"]))
         loss, gradient = objective.loss_and_gradient()
-        first = objective.evaluate(objective.point)[0] if self.on_shares and self.judge else loss
+        first = objective.evaluate(objective.point)[0] if self.on_minibatches and self.judge else loss
         norm = float(torch.linalg.vector_norm(gradient, dtype=torch.float64))
         improvement, kl = 0.0 if self.judge else None, 0.0 if self.judge and self.divergence else None
         outcome = DescentOutcome(self.name, norm, improvement, kl, rate)

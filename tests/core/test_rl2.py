@@ -20,7 +20,7 @@ from mamlrl.errors import ConfigError
 from mamlrl.learners import find_learner
 from mamlrl.learners.predictions import PredictionTargets, explained_variance
 from mamlrl.learners.rl2 import RL2Settings, _outer
-from mamlrl.learners.trials import TrialObjective, credit, pooled, shares_of
+from mamlrl.learners.trials import TrialObjective, credit, minibatches_of, pooled
 from mamlrl.policies import make_policy
 from mamlrl.policies.values import WithValues
 from mamlrl.structs import Batch, MetaBatch, Rollouts
@@ -99,14 +99,14 @@ def batch_of(learner, generator: torch.Generator) -> Batch:
 
 
 @pytest.mark.parametrize(("trials", "given", "taken"), [(10, 4, 4), (40, 16, 16), (2, 6, 2)])
-def test_shares_are_all_trials_once_and_then_once_more(
+def test_minibatches_are_all_trials_once_and_then_once_more(
     trials: int, given: int, taken: int, generator: torch.Generator
 ) -> None:
-    shares = shares_of(trials, given, generator)
+    parts = minibatches_of(trials, given, generator)
     for _ in range(2):
-        drawn = [next(shares) for _ in range(taken)]
+        drawn = [next(parts) for _ in range(taken)]
         assert sorted(torch.cat(drawn).tolist()) == list(range(trials))
-        assert {len(share) for share in drawn} <= {trials // taken, -(-trials // taken)}
+        assert {len(part) for part in drawn} <= {trials // taken, -(-trials // taken)}
 
 
 @pytest.mark.parametrize(("minibatches", "updates"), [(3, 9), (100, 18)])
@@ -115,39 +115,39 @@ def test_adam_goes_three_times_through_all_trials(minibatches: int, updates: int
     assert _outer(config, RL2Settings(minibatches=minibatches)).updates == updates  # type: ignore[attr-defined]
 
 
-def test_the_losses_of_shares_have_the_mean_of_all(generator: torch.Generator) -> None:
+def test_the_losses_of_minibatches_have_the_mean_of_all(generator: torch.Generator) -> None:
     """Where all trials are equally long; both loss and gradient."""
     learner = make(minibatches=TASKS * ROLLOUTS)
     state, batch = learner.init(random_params(learner.policy, generator)), batch_of(learner, generator)
     batch = batch._replace(weights=torch.full_like(batch.weights, 1 / (ROLLOUTS * TIME)))
     whole = learner.objective(state, MetaBatch((), batch))
-    by_share: TrialObjective = learner.objective(state, MetaBatch((), batch), generator)
-    found = [by_share.loss_and_gradient() for _ in range(TASKS * ROLLOUTS)]
+    by_minibatch: TrialObjective = learner.objective(state, MetaBatch((), batch), generator)
+    found = [by_minibatch.loss_and_gradient() for _ in range(TASKS * ROLLOUTS)]
     loss, gradient = whole.loss_and_gradient()
     assert sum(one for one, _ in found) / len(found) == pytest.approx(loss)
     torch.testing.assert_close(torch.stack([one for _, one in found]).mean(0), gradient)
 
 
-@pytest.mark.parametrize("shares", [3, TASKS * ROLLOUTS])
-def test_the_losses_of_shares_of_short_and_long_trials_have_the_mean_of_all(
-    shares: int, generator: torch.Generator
+@pytest.mark.parametrize("minibatches", [3, TASKS * ROLLOUTS])
+def test_the_losses_of_minibatches_of_short_and_long_trials_have_the_mean_of_all(
+    minibatches: int, generator: torch.Generator
 ) -> None:
-    """By numbers of valid time steps, whatever a task has of them; each share ends with its longest trial."""
-    learner = make(minibatches=shares)
+    """By numbers of valid time steps, whatever a task has of them; each minibatch ends with its longest trial."""
+    learner = make(minibatches=minibatches)
     state, batch = learner.init(random_params(learner.policy, generator)), batch_of(learner, generator)
     valid = (batch.weights > 0).double()
     batch = batch._replace(weights=valid / valid.sum((1, 2), keepdim=True))  # as of rounds that are adapted on
     assert len(pooled(batch).weights.unique()) == 2  # 0 and that of every time step
     whole = learner.objective(state, MetaBatch((), batch))
-    by_share: TrialObjective = learner.objective(state, MetaBatch((), batch), torch.Generator().manual_seed(3))
-    drawn = shares_of(TASKS * ROLLOUTS, shares, torch.Generator().manual_seed(3))
+    by_minibatch: TrialObjective = learner.objective(state, MetaBatch((), batch), torch.Generator().manual_seed(3))
+    drawn = minibatches_of(TASKS * ROLLOUTS, minibatches, torch.Generator().manual_seed(3))
     lengths = valid.flatten(0, 1).sum(1)
     for trial in range(TASKS * ROLLOUTS):
-        assert by_share._taken(torch.tensor([trial])).batch.weights.shape[2] == lengths[trial]
+        assert by_minibatch._taken(torch.tensor([trial])).batch.weights.shape[2] == lengths[trial]
     loss, gradient = 0.0, torch.zeros_like(whole.point)
-    for _ in range(shares):
+    for _ in range(minibatches):
         part = valid.flatten(0, 1)[next(drawn)].sum() / valid.sum()
-        one, its_gradient = by_share.loss_and_gradient()
+        one, its_gradient = by_minibatch.loss_and_gradient()
         loss, gradient = loss + float(part) * one, gradient + part * its_gradient
     expected, its_gradient = whole.loss_and_gradient()
     assert loss == pytest.approx(expected)
@@ -231,17 +231,17 @@ def test_predictions_are_functions_as_the_value_function_is(head, network, gener
         torch.testing.assert_close(found[..., number], valued.all_outputs(own, observations).values)
 
 
-def test_losses_of_shares_with_predictions_have_the_mean_of_all(generator: torch.Generator) -> None:
+def test_losses_of_minibatches_with_predictions_have_the_mean_of_all(generator: torch.Generator) -> None:
     learner = make(predicted=("ahead", "aside"), minibatches=3)
     state = learner.init(random_params(learner.policy, generator))
     batch, told = trials_with_ends(learner, generator)
     valid, meta_batch = batch.weights > 0, MetaBatch((), batch, infos=told)
     loss, gradient = learner.objective(state, meta_batch).loss_and_gradient()
-    by_share = learner.objective(state, meta_batch, torch.Generator().manual_seed(3))
-    drawn = shares_of(TASKS * ROLLOUTS, 3, torch.Generator().manual_seed(3))
+    by_minibatch = learner.objective(state, meta_batch, torch.Generator().manual_seed(3))
+    drawn = minibatches_of(TASKS * ROLLOUTS, 3, torch.Generator().manual_seed(3))
     for _ in range(3):
         part = float(valid.flatten(0, 1)[next(drawn)].sum() / valid.sum())
-        one, its_gradient = by_share.loss_and_gradient()
+        one, its_gradient = by_minibatch.loss_and_gradient()
         loss, gradient = loss - part * one, gradient - part * its_gradient
     assert loss == pytest.approx(0, abs=1e-12)
     torch.testing.assert_close(gradient, torch.zeros_like(gradient))
