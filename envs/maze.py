@@ -385,7 +385,7 @@ class MazeEnv(TaskEnv):
     | `turn` | float | 30 | angle of a turn (degrees) |
     | `smallest` | int or None | None | cells of a side of the smallest mazes; None for `size` alone |
     | `odometry` | bool | False | the observation tells where one is as seen from the start, too |
-    | `crumbs` | bool | False | the observation tells which of the cells around have been entered, too |
+    | `crumbs` | bool | False | the observation tells how often the cells around have been entered, too |
 
     With `smallest` the side is uniform between that and `size`, and a smaller maze lies anywhere within the square.
 
