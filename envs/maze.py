@@ -169,7 +169,7 @@ class MazeVectorEnv(TaskVectorEnv):
         self._crumbs = crumbs
         self._mapped = np.full((num_envs, self.task_space.inner + 5), np.nan)  # the tasks of these:
         self._distances = np.zeros((num_envs, size, size))
-        self._left = np.zeros(num_envs)
+        self._left, self._astray = np.zeros((2, num_envs))
         self._entered, self._been = np.zeros((num_envs, size, size)), np.zeros((num_envs, 4))
         self._pictures = np.zeros((num_envs, height * width * 3))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
@@ -196,7 +196,7 @@ class MazeVectorEnv(TaskVectorEnv):
             target_rows, target_columns = self._targets[new, ::-1].T.astype(np.intp)
             self._distances[new] = distances(self._upright[new], self._level[new], target_rows, target_columns)
             self._mapped[new] = self.tasks[new]
-        self._left[rows] = self._steps_left(rows)
+        self._left[rows], self._astray[rows] = self._way(rows)
         self._entered[rows] = 0.0
         self._enter(rows)
         self._look_around(rows)
@@ -214,7 +214,8 @@ class MazeVectorEnv(TaskVectorEnv):
         offsets = self._positions - self._targets
         reached[some] = (np.square(offsets).sum(axis=1) < REACH**2)[some]
         left = self._left.copy()
-        self._left[some] = np.where(reached[some], 0.0, self._steps_left(some))
+        self._left[some], self._astray[some] = self._way(some)
+        self._left[reached] = 0.0
         self._look_around(some)
         if self.render_mode is not None:
             for one in some:
@@ -268,12 +269,15 @@ class MazeVectorEnv(TaskVectorEnv):
         ahead, aside = ODOMETER * _turned(self._targets - self._positions, self._headings)
         x, y = ODOMETER * _turned(self._targets - self._starts[:, :2], self._starts[:, 2])
         places = dict(zip(("been_ahead", "been_right", "been_behind", "been_left"), self._been.T, strict=True))
-        return {"target_ahead": ahead, "target_aside": aside, "target_x": x, "target_y": y, **places}
+        way = {"way_ahead": np.cos(self._astray), "way_aside": np.sin(self._astray)}
+        return {"target_ahead": ahead, "target_aside": aside, "target_x": x, "target_y": y, **way, **places}
 
-    def _steps_left(self, rows: NDArray[np.intp]) -> Array:
-        """About how many time steps rows [R] need to the target, for one who knows the maze, [R].
+    def _way(self, rows: NDArray[np.intp]) -> tuple[Array, Array]:
+        """The way to the target for one who knows the maze, of rows [R].
 
-        Those of the shortest way from the middle of a cell to that of the next, and of turning to the first of them.
+        Returns:
+            About how many time steps it takes, those of the shortest way from the middle of a cell to that of the next
+            and of turning to the first of them, [R]; and how far that is to the right, in radians, [R].
         """
         column, row = self._positions[rows].T.astype(np.intp)
         further = np.where(self._walls_beside(rows), np.inf, self._beside(self._distances, rows))
@@ -283,8 +287,8 @@ class MazeVectorEnv(TaskVectorEnv):
         onward = np.where(here[:, None], self._targets[rows], middles) - self._positions[rows]
         cells = np.where(here, 0.0, further[some, side]) + np.hypot(*onward.T)
         angle = np.arctan2(onward[:, 1], onward[:, 0]) - self._headings[rows]
-        angle = np.abs((angle + np.pi) % (2 * np.pi) - np.pi)
-        return np.maximum(cells - REACH, 0.0) / self._move + angle / self._turn
+        angle = (angle + np.pi) % (2 * np.pi) - np.pi
+        return np.maximum(cells - REACH, 0.0) / self._move + np.abs(angle) / self._turn, angle
 
     def _observe(self) -> Array:
         seen = [self._pictures]
@@ -365,8 +369,9 @@ class MazeEnv(TaskEnv):
 
     Further numbers of the info are for a memory to learn to tell (`sampling.predicted_infos`), of each time step after
     the move: `target_ahead` and `target_aside`, how far ahead and to the right the target is, `target_x` and `target_y`
-    the same as seen from the start, a quarter for a cell as with the odometer; and `been_ahead`, `been_right`,
-    `been_behind` and `been_left`, what crumbs tell. Directions are those of the nearest quarter turn.
+    the same as seen from the start, a quarter for a cell as with the odometer; `way_ahead` and `way_aside`, cosine and
+    sine of how far to the right the shortest way to it goes on; and `been_ahead`, `been_right`, `been_behind` and
+    `been_left`, what crumbs tell. Directions are those of the nearest quarter turn.
 
     ## Starting State
     The middle of the start's cell, in the direction of the task.

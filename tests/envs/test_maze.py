@@ -275,6 +275,16 @@ def test_the_info_tells_where_the_target_is_as_one_looks():
     np.testing.assert_allclose(seen, [[0.25, 0.5]] * 5, atol=1e-12)
 
 
+def test_the_info_tells_which_way_to_go_on():
+    """From (0, 0) down and round a wall to (0, 1), from the middle of a cell to that of the next."""
+    env = started(maze(walled(0), (0, 1), (0, 0), 0), turn=90.0)
+    actions = RIGHT, FORWARD, FORWARD, FORWARD, LEFT, FORWARD, FORWARD, LEFT
+    told = [env.step(action)[4] for action in actions]
+    expected = [[1, 0], [0.5, -1], [0, -1], [0.5, -1], [1, 0.5], [0.5, -0.5], [0, -1], [1, 0]]
+    norms = np.hypot(*np.transpose(expected))[:, None]
+    np.testing.assert_allclose([[one["way_ahead"], one["way_aside"]] for one in told], expected / norms, atol=1e-12)
+
+
 def test_crumbs_tell_how_often_one_has_been_around():
     env = started(maze(OPEN, (2, 2), (0, 0), 0), turn=90.0, odometry=True, crumbs=True)
     names = "been_ahead", "been_right", "been_behind", "been_left"
