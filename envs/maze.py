@@ -24,6 +24,8 @@ REACH = 0.4
 SIDES = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
 """Where the cells next to one are, in x and y."""
 STEP_REWARD = -0.04
+AROUND = 4
+"""How many cells to each side it is told which have not been seen."""
 ODOMETER = 0.25
 """What the odometer counts a cell."""
 MOST_DRAWS = 200
@@ -134,6 +136,7 @@ class MazeVectorEnv(TaskVectorEnv):
         smallest: int | None = None,
         odometry: bool = False,
         crumbs: bool = False,
+        unseen: bool = False,
     ):
         for name, value, least in (("size", size, 2), ("height", height, 1), ("width", width, 2)):
             check_count(name, value, least)
@@ -151,8 +154,9 @@ class MazeVectorEnv(TaskVectorEnv):
             raise ValueError(f"turn is {turn}; it must be above 0 and at most 180 degrees")
         self.picture_shape = height, width, 3
         pixels, most = height * width * 3, ODOMETER * (size - 1) * np.sqrt(2.0)
-        low = np.concatenate([np.zeros(pixels), [-most, -most, -1.0, -1.0] * odometry, [0.0] * 4 * crumbs])
-        high = np.concatenate([np.ones(pixels), [most, most, 1.0, 1.0] * odometry, [1.0] * 4 * crumbs])
+        marks = 4 * crumbs + (2 * AROUND + 1) ** 2 * unseen
+        low = np.concatenate([np.zeros(pixels), [-most, -most, -1.0, -1.0] * odometry, np.zeros(marks)])
+        high = np.concatenate([np.ones(pixels), [most, most, 1.0, 1.0] * odometry, np.ones(marks)])
         super().__init__(
             observation_space=spaces.Box(low, high, dtype=np.float64),
             action_space=spaces.Discrete(3),
@@ -166,11 +170,14 @@ class MazeVectorEnv(TaskVectorEnv):
         self._targets, self._positions = np.zeros((2, num_envs, 2))  # x along the columns, y along the rows
         self._headings = np.zeros(num_envs)
         self._odometry, self._starts = odometry, np.zeros((num_envs, 3))  # x, y, heading
-        self._crumbs = crumbs
+        self._crumbs, self._unseen = crumbs, unseen
         self._mapped = np.full((num_envs, self.task_space.inner + 5), np.nan)  # the tasks of these:
         self._distances = np.zeros((num_envs, size, size))
         self._left, self._astray = np.zeros((2, num_envs))
         self._entered, self._been = np.zeros((num_envs, size, size)), np.zeros((num_envs, 4))
+        wide = size + 2 * AROUND
+        self._hidden = np.zeros((num_envs, wide, wide), bool)  # cells that have not been seen, and others around them
+        self._hidden_around = np.zeros((num_envs, (2 * AROUND + 1) ** 2))
         self._pictures = np.zeros((num_envs, height * width * 3))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
 
@@ -199,6 +206,7 @@ class MazeVectorEnv(TaskVectorEnv):
         self._left[rows], self._astray[rows] = self._way(rows)
         self._entered[rows] = 0.0
         self._enter(rows)
+        self._hidden[rows, AROUND:-AROUND, AROUND:-AROUND] = np.isfinite(self._distances[rows])
         self._look_around(rows)
         if self.render_mode is not None:
             for one in rows:
@@ -249,6 +257,36 @@ class MazeVectorEnv(TaskVectorEnv):
         quarters = np.rint(self._headings[rows] / (np.pi / 2)).astype(np.intp)[:, None] + np.arange(4)
         crumbs = np.where(self._walls_beside(rows), np.inf, self._beside(self._entered, rows))
         self._been[rows] = 1.0 - 1.0 / (1.0 + np.take_along_axis(crumbs, quarters % 4, axis=1))
+        if self._unseen:
+            self._mark_seen(rows)
+            self._hidden_around[rows] = self._around(self._hidden, rows).reshape(len(rows), -1)
+
+    def _mark_seen(self, rows: NDArray[np.intp]) -> None:
+        """The cells whose middles are in the pictures of rows [R], and those where they are, are hidden no more."""
+        columns, lines = np.meshgrid(np.arange(self.task_space.size), np.arange(self.task_space.size))
+        cells = np.stack([columns.ravel(), lines.ravel()], axis=1)
+        seen = self._view.shows(
+            self._upright[rows], self._level[rows], self._positions[rows], self._headings[rows], cells + 0.5
+        )
+        seen |= (cells == self._positions[rows].astype(np.intp)[:, None]).all(axis=2)
+        self._hidden[rows[:, None], cells[:, 1] + AROUND, cells[:, 0] + AROUND] &= ~seen
+
+    def _around(self, marks: Mask, rows: NDArray[np.intp]) -> Mask:
+        """Marks of the cells around rows [R], as these look.
+
+        Args:
+            marks: of the cells, with A more on each side of the square, [N, S + 2 A, S + 2 A].
+            rows: R of them.
+
+        Returns:
+            [R, 2 A + 1, 2 A + 1], from the farthest ahead to that behind, and from the left to the right.
+        """
+        ahead = SIDES[np.rint(self._headings[rows] / (np.pi / 2)).astype(np.intp) % 4][:, None, None]
+        right = np.stack([-ahead[..., 1], ahead[..., 0]], axis=-1)
+        steps = np.arange(-AROUND, AROUND + 1)[:, None]
+        cells = self._positions[rows].astype(np.intp)[:, None, None] + AROUND
+        cells = cells - steps[:, None] * ahead + steps * right
+        return marks[rows[:, None, None], cells[..., 1], cells[..., 0]]
 
     def _walls_beside(self, rows: NDArray[np.intp]) -> Mask:
         """Whether there are walls on the four sides of where rows [R] are, [R, 4]."""
@@ -296,6 +334,8 @@ class MazeVectorEnv(TaskVectorEnv):
             seen.append(self._walked())
         if self._crumbs:
             seen.append(self._been)
+        if self._unseen:
+            seen.append(self._hidden_around)
         return np.concatenate(seen, axis=1)
 
     def _walked(self) -> Array:
@@ -357,9 +397,11 @@ class MazeEnv(TaskEnv):
     ## Observation Space
     `Box(0, 1, (height * width * 3,), float64)`: a picture [height, width, 3], row by row, of red, green and blue. With
     `odometry` four numbers follow, as seen from the start: how far ahead and to the right of it one is, a quarter for a
-    cell, and the cosine and sine of how far one has turned since. With `crumbs` the last four tell how often one has
+    cell, and the cosine and sine of how far one has turned since. With `crumbs` the next four tell how often one has
     come into the cells ahead, on the right, behind and on the left in this episode, as 1 - 1 / (1 + n), and 1 where a
-    wall is in between: as if one dropped crumbs, and saw them from nearby.
+    wall is in between: as if one dropped crumbs, and saw them from nearby. With `unseen` 81 numbers follow, of the
+    9 x 9 cells around one, from ahead to behind and from the left to the right: 1 for a cell of the maze whose middle
+    has not been in a picture of this episode, where the target may still be, and else 0; as if one crossed off a map.
 
     ## Rewards
     -0.04 in each time step, another -0.001 for hitting a wall, and 1 for reaching the target.
@@ -391,6 +433,7 @@ class MazeEnv(TaskEnv):
     | `smallest` | int or None | None | cells of a side of the smallest mazes; None for `size` alone |
     | `odometry` | bool | False | the observation tells where one is as seen from the start, too |
     | `crumbs` | bool | False | the observation tells how often the cells around have been entered, too |
+    | `unseen` | bool | False | the observation tells which of the cells around have not been seen, too |
 
     With `smallest` the side is uniform between that and `size`, and a smaller maze lies anywhere within the square.
 

@@ -72,6 +72,23 @@ class View:
             picture, np.where(pillars < walls, pillars * flat, NEVER), np.broadcast_to(GREEN, colors.shape)
         )
 
+    def shows(self, upright: Mask, level: Mask, positions: Array, headings: Array, points: Array) -> Mask:
+        """Which of K points are in the pictures of N mazes, and not behind a wall, [N, K].
+
+        Args:
+            upright: as of `take`, as the others.
+            level: likewise.
+            positions: likewise.
+            headings: likewise.
+            points: x and y, [K, 2].
+        """
+        offsets = points - positions[:, None]
+        distances = np.hypot(offsets[..., 0], offsets[..., 1])
+        rays = offsets / np.maximum(distances, 1e-9)[..., None]
+        forward = np.stack([np.cos(headings), np.sin(headings)], axis=1)
+        within = (rays * forward[:, None]).sum(-1) >= np.cos(FIELD_OF_VIEW / 2)
+        return within & (distances < nearest_walls(upright, level, positions, rays)[0])
+
     def _paint(self, picture: Array, distances: Array, colors: Array) -> Array:
         """Columns [N, W] of some height and colour, darker the farther they are, in front of a picture."""
         half = self._scale / np.maximum(distances, 0.02)

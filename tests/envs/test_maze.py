@@ -316,6 +316,45 @@ def test_crumbs_behind_walls_are_not_seen():
     assert env.step(FORWARD)[0][-4:].tolist() == [0, 1, 1 - 1 / 3, 1]  # in (1, 0): (1, 1) is behind a wall
 
 
+def test_cells_that_have_not_been_seen_are_told_as_one_looks():
+    walls = walled(2, 7)  # to the right of (1, 0), below (0, 1)
+    env = started(maze(walls, (2, 2), (0, 0), 0), turn=90.0, unseen=True)
+    told = [env.step(action)[0][-81:].reshape(9, 9) for action in (FORWARD, FORWARD, RIGHT, LEFT, LEFT)]
+    # along the columns, in (0, 1): nothing of the rows beneath has been seen, and they are on the right
+    expected = np.zeros((9, 9))
+    expected[3:6, 5:7] = 1  # (r, c): a column of the maze is a line, (1, 2) and (2, 2) the first
+    np.testing.assert_array_equal(told[1], expected)
+    np.testing.assert_array_equal(told[2], np.rot90(expected))  # to the right: what was there is ahead
+    np.testing.assert_array_equal(told[4], np.rot90(expected, -1))
+    env.step(LEFT)
+    for action in (FORWARD, FORWARD, LEFT):
+        last = env.step(action)[0][-81:].reshape(9, 9)
+    # at the start, along the rows: (1, 0) and (2, 0) are ahead, and seen; the other columns are on the left
+    expected = np.zeros((9, 9))
+    expected[2:4, 2:4] = 1
+    np.testing.assert_array_equal(last, expected)
+
+
+def test_a_cell_is_seen_if_a_straight_line_to_its_middle_crosses_no_wall():
+    """Against a walk along the line in small steps, from places and in directions at random."""
+    rng, n, steps = np.random.default_rng(0), 40, 4000
+    space = MazeSpace(4, 0.2, "all")
+    upright, level = space.walls(space.draw(n, rng))
+    positions, headings = rng.uniform(0.2, 3.8, (n, 2)), rng.uniform(-4, 4, n)
+    cells = np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(-1, 2)
+    shown = View(3, 4).shows(upright, level, positions, headings, cells + 0.5)
+    for row in range(n):
+        for number, end in enumerate(cells + 0.5):
+            line = positions[row] + np.linspace(0, 1, steps)[:, None] * (end - positions[row])
+            (x, y), (next_x, next_y) = (part.astype(int).T for part in (line[:-1], line[1:]))
+            free = not (upright[row, y, np.maximum(x, next_x)] & (x != next_x)).any()
+            free &= not (level[row, np.maximum(y, next_y), x] & (y != next_y)).any()
+            offset = end - positions[row]
+            angle = (np.arctan2(offset[1], offset[0]) - headings[row] + np.pi) % (2 * np.pi) - np.pi
+            assert shown[row, number] == (free and abs(angle) < np.deg2rad(37.5))
+    assert 0.05 < shown.mean() < 0.5
+
+
 def test_the_odometer_tells_where_one_is_as_seen_from_the_start():
     env = started(maze(OPEN, (2, 2), (0, 0), 1), odometry=True, turn=90.0)  # along the rows, the columns to the left
     np.testing.assert_allclose(env._rows._observe()[0, -4:], [0, 0, 1, 0], atol=1e-12)
