@@ -25,7 +25,7 @@ SIDES = np.array([(1, 0), (0, 1), (-1, 0), (0, -1)])
 """Where the cells next to one are, in x and y."""
 STEP_REWARD = -0.04
 AROUND = 4
-"""How many cells to each side it is told which have not been seen."""
+"""Cells to each side of which `unseen` tells."""
 ODOMETER = 0.25
 """What the odometer counts a cell."""
 MOST_DRAWS = 200
@@ -173,11 +173,10 @@ class MazeVectorEnv(TaskVectorEnv):
         self._crumbs, self._unseen = crumbs, unseen
         self._mapped = np.full((num_envs, self.task_space.inner + 5), np.nan)  # the tasks of these:
         self._distances = np.zeros((num_envs, size, size))
-        self._left, self._astray = np.zeros((2, num_envs))
-        self._entered, self._been = np.zeros((num_envs, size, size)), np.zeros((num_envs, 4))
+        self._left, self._way_angle = np.zeros((2, num_envs))
+        self._entered = np.zeros((num_envs, size, size))
         wide = size + 2 * AROUND
-        self._hidden = np.zeros((num_envs, wide, wide), bool)  # cells that have not been seen, and others around them
-        self._hidden_around = np.zeros((num_envs, (2 * AROUND + 1) ** 2))
+        self._hidden = np.zeros((num_envs, wide, wide), bool)  # with AROUND cells more on each side, never marked
         self._pictures = np.zeros((num_envs, height * width * 3))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
 
@@ -203,11 +202,11 @@ class MazeVectorEnv(TaskVectorEnv):
             target_rows, target_columns = self._targets[new, ::-1].T.astype(np.intp)
             self._distances[new] = distances(self._upright[new], self._level[new], target_rows, target_columns)
             self._mapped[new] = self.tasks[new]
-        self._left[rows], self._astray[rows] = self._way(rows)
+        self._left[rows], self._way_angle[rows] = self._way(rows)
         self._entered[rows] = 0.0
         self._enter(rows)
         self._hidden[rows, AROUND:-AROUND, AROUND:-AROUND] = np.isfinite(self._distances[rows])
-        self._look_around(rows)
+        self._look(rows)
         if self.render_mode is not None:
             for one in rows:
                 self._paths[one] = [self._positions[one].copy()]
@@ -222,9 +221,9 @@ class MazeVectorEnv(TaskVectorEnv):
         offsets = self._positions - self._targets
         reached[some] = (np.square(offsets).sum(axis=1) < REACH**2)[some]
         left = self._left.copy()
-        self._left[some], self._astray[some] = self._way(some)
+        self._left[some], self._way_angle[some] = self._way(some)
         self._left[reached] = 0.0
-        self._look_around(some)
+        self._look(some)
         if self.render_mode is not None:
             for one in some:
                 self._paths[one].append(self._positions[one].copy())
@@ -249,44 +248,45 @@ class MazeVectorEnv(TaskVectorEnv):
         column, row = self._positions[rows].T.astype(np.intp)
         self._entered[rows, row, column] += 1.0
 
-    def _look_around(self, rows: NDArray[np.intp]) -> None:
-        """Take pictures of rows [R], and see what crumbs are ahead, on the right, behind and on the left."""
+    def _look(self, rows: NDArray[np.intp]) -> None:
+        """Take pictures of rows [R], and cross off the cells that they show."""
         walls = self._upright[rows], self._level[rows]
         views = self._view.take(*walls, self._positions[rows], self._headings[rows], self._targets[rows])
         self._pictures[rows] = views.reshape(len(rows), self._pictures.shape[1])
-        quarters = np.rint(self._headings[rows] / (np.pi / 2)).astype(np.intp)[:, None] + np.arange(4)
-        crumbs = np.where(self._walls_beside(rows), np.inf, self._beside(self._entered, rows))
-        self._been[rows] = 1.0 - 1.0 / (1.0 + np.take_along_axis(crumbs, quarters % 4, axis=1))
         if self._unseen:
-            self._mark_seen(rows)
-            self._hidden_around[rows] = self._around(self._hidden, rows).reshape(len(rows), -1)
+            self._cross_off(rows)
 
-    def _mark_seen(self, rows: NDArray[np.intp]) -> None:
-        """The cells whose middles are in the pictures of rows [R], and those where they are, are hidden no more."""
-        columns, lines = np.meshgrid(np.arange(self.task_space.size), np.arange(self.task_space.size))
-        cells = np.stack([columns.ravel(), lines.ravel()], axis=1)
-        seen = self._view.shows(
-            self._upright[rows], self._level[rows], self._positions[rows], self._headings[rows], cells + 0.5
-        )
-        seen |= (cells == self._positions[rows].astype(np.intp)[:, None]).all(axis=2)
-        self._hidden[rows[:, None], cells[:, 1] + AROUND, cells[:, 0] + AROUND] &= ~seen
+    def _cross_off(self, rows: NDArray[np.intp]) -> None:
+        """Of rows [R] the cells where they are, and those whose middles are in their pictures, are hidden no more."""
+        column, row = self._positions[rows].T.astype(np.intp)
+        self._hidden[rows, row + AROUND, column + AROUND] = False
+        which, row, column = np.nonzero(self._hidden[rows, AROUND:-AROUND, AROUND:-AROUND])
+        one, middles = rows[which], np.stack([column, row], axis=1) + 0.5
+        ahead = self._view.faces(self._positions[one], self._headings[one], middles)
+        one, middles = one[ahead], middles[ahead]
+        clear = self._view.reaches(self._upright[one], self._level[one], self._positions[one], middles)
+        column, row = middles[clear].T.astype(np.intp) + AROUND
+        self._hidden[one[clear], row, column] = False
 
-    def _around(self, marks: Mask, rows: NDArray[np.intp]) -> Mask:
-        """Marks of the cells around rows [R], as these look.
+    def _quarters(self) -> NDArray[np.intp]:
+        """The quarter turn that is nearest to where one looks, [N]."""
+        return np.rint(self._headings / (np.pi / 2)).astype(np.intp)
 
-        Args:
-            marks: of the cells, with A more on each side of the square, [N, S + 2 A, S + 2 A].
-            rows: R of them.
+    def _been(self) -> Array:
+        """How often cells ahead, on the right, behind and on the left have been entered, as 1 - 1 / (1 + n), [N, 4]."""
+        rows = np.arange(self.num_envs)
+        crumbs = np.where(self._walls_beside(rows), np.inf, self._beside(self._entered, rows))
+        sides = (self._quarters()[:, None] + np.arange(4)) % 4
+        return 1.0 - 1.0 / (1.0 + np.take_along_axis(crumbs, sides, axis=1))
 
-        Returns:
-            [R, 2 A + 1, 2 A + 1], from the farthest ahead to that behind, and from the left to the right.
-        """
-        ahead = SIDES[np.rint(self._headings[rows] / (np.pi / 2)).astype(np.intp) % 4][:, None, None]
+    def _hidden_around(self) -> Array:
+        """Which cells around are hidden, from the farthest ahead to behind and from the left to the right, [N, 81]."""
+        ahead = SIDES[self._quarters() % 4][:, None, None]
         right = np.stack([-ahead[..., 1], ahead[..., 0]], axis=-1)
         steps = np.arange(-AROUND, AROUND + 1)[:, None]
-        cells = self._positions[rows].astype(np.intp)[:, None, None] + AROUND
-        cells = cells - steps[:, None] * ahead + steps * right
-        return marks[rows[:, None, None], cells[..., 1], cells[..., 0]]
+        cells = self._positions.astype(np.intp)[:, None, None] + AROUND - steps[:, None] * ahead + steps * right
+        hidden = self._hidden[np.arange(self.num_envs)[:, None, None], cells[..., 1], cells[..., 0]]
+        return hidden.reshape(self.num_envs, -1).astype(np.float64)
 
     def _walls_beside(self, rows: NDArray[np.intp]) -> Mask:
         """Whether there are walls on the four sides of where rows [R] are, [R, 4]."""
@@ -306,8 +306,8 @@ class MazeVectorEnv(TaskVectorEnv):
         """What one who knows the maze and remembers the way could tell, [N] each: numbers for a memory to predict."""
         ahead, aside = ODOMETER * _turned(self._targets - self._positions, self._headings)
         x, y = ODOMETER * _turned(self._targets - self._starts[:, :2], self._starts[:, 2])
-        places = dict(zip(("been_ahead", "been_right", "been_behind", "been_left"), self._been.T, strict=True))
-        way = {"way_ahead": np.cos(self._astray), "way_aside": np.sin(self._astray)}
+        places = dict(zip(("been_ahead", "been_right", "been_behind", "been_left"), self._been().T, strict=True))
+        way = {"way_ahead": np.cos(self._way_angle), "way_aside": np.sin(self._way_angle)}
         return {"target_ahead": ahead, "target_aside": aside, "target_x": x, "target_y": y, **way, **places}
 
     def _way(self, rows: NDArray[np.intp]) -> tuple[Array, Array]:
@@ -333,9 +333,9 @@ class MazeVectorEnv(TaskVectorEnv):
         if self._odometry:
             seen.append(self._walked())
         if self._crumbs:
-            seen.append(self._been)
+            seen.append(self._been())
         if self._unseen:
-            seen.append(self._hidden_around)
+            seen.append(self._hidden_around())
         return np.concatenate(seen, axis=1)
 
     def _walked(self) -> Array:
@@ -400,8 +400,9 @@ class MazeEnv(TaskEnv):
     cell, and the cosine and sine of how far one has turned since. With `crumbs` the next four tell how often one has
     come into the cells ahead, on the right, behind and on the left in this episode, as 1 - 1 / (1 + n), and 1 where a
     wall is in between: as if one dropped crumbs, and saw them from nearby. With `unseen` 81 numbers follow, of the
-    9 x 9 cells around one, from ahead to behind and from the left to the right: 1 for a cell of the maze whose middle
-    has not been in a picture of this episode, where the target may still be, and else 0; as if one crossed off a map.
+    9 x 9 cells around one, from ahead to behind and from the left to the right: 1 for a cell of the maze that one has
+    not been in, and whose middle has not been in a picture, in this episode, else 0. It is a map of the maze's outline
+    on which one crosses off what one has seen. Both go by the quarter turn that is nearest to where one looks.
 
     ## Rewards
     -0.04 in each time step, another -0.001 for hitting a wall, and 1 for reaching the target.
@@ -413,7 +414,7 @@ class MazeEnv(TaskEnv):
     the move: `target_ahead` and `target_aside`, how far ahead and to the right the target is, `target_x` and `target_y`
     the same as seen from the start, a quarter for a cell as with the odometer; `way_ahead` and `way_aside`, cosine and
     sine of how far to the right the shortest way to it goes on; and `been_ahead`, `been_right`, `been_behind` and
-    `been_left`, what crumbs tell. Directions are those of the nearest quarter turn.
+    `been_left`, as `crumbs` tell.
 
     ## Starting State
     The middle of the start's cell, in the direction of the task.

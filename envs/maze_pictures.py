@@ -31,6 +31,8 @@ PALETTE = (
     )
     / 255.0
 )
+BESIDE = 1e-6
+"""How far rays go to the side of what they are to reach, in radians."""
 NEVER = 1e9
 """Distance of what a ray does not meet, in cells."""
 
@@ -72,22 +74,20 @@ class View:
             picture, np.where(pillars < walls, pillars * flat, NEVER), np.broadcast_to(GREEN, colors.shape)
         )
 
-    def shows(self, upright: Mask, level: Mask, positions: Array, headings: Array, points: Array) -> Mask:
-        """Which of K points are in the pictures of N mazes, and not behind a wall, [N, K].
+    def faces(self, positions: Array, headings: Array, points: Array) -> Mask:
+        """Whether points [N, 2] are within the field of view, if no wall is in the way, [N]; others as of `take`."""
+        offsets = points - positions
+        ahead = offsets[:, 0] * np.cos(headings) + offsets[:, 1] * np.sin(headings)
+        return ahead >= np.cos(FIELD_OF_VIEW / 2) * np.hypot(*offsets.T)
 
-        Args:
-            upright: as of `take`, as the others.
-            level: likewise.
-            positions: likewise.
-            headings: likewise.
-            points: x and y, [K, 2].
-        """
-        offsets = points - positions[:, None]
-        distances = np.hypot(offsets[..., 0], offsets[..., 1])
-        rays = offsets / np.maximum(distances, 1e-9)[..., None]
-        forward = np.stack([np.cos(headings), np.sin(headings)], axis=1)
-        within = (rays * forward[:, None]).sum(-1) >= np.cos(FIELD_OF_VIEW / 2)
-        return within & (distances < nearest_walls(upright, level, positions, rays)[0])
+    def reaches(self, upright: Mask, level: Mask, positions: Array, points: Array) -> Mask:
+        """Whether no wall is between positions and points [N, 2], nor the corner of two, [N]; others as of `take`."""
+        offsets = points - positions
+        distances = np.hypot(*offsets.T)
+        rays = (offsets / np.maximum(distances, 1e-9)[:, None])[:, None]
+        aside = BESIDE * np.stack([-rays[..., 1], rays[..., 0]], axis=-1)  # a ray through a corner meets neither wall
+        walls = [nearest_walls(upright, level, positions, ray)[0][:, 0] for ray in (rays - aside, rays + aside)]
+        return distances < np.minimum(*walls)
 
     def _paint(self, picture: Array, distances: Array, colors: Array) -> Array:
         """Columns [N, W] of some height and colour, darker the farther they are, in front of a picture."""

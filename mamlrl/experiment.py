@@ -199,7 +199,7 @@ def check_infos(envs: VectorEnv, told: Mapping[str, Sequence[str]]) -> None:
 
     Args:
         envs: the environment, which is reset and stepped.
-        told: names of the numbers, by the setting that gives them; an empty one stands for none.
+        told: names of the numbers, by what gives them, for the message; an empty one stands for none.
 
     Raises:
         ConfigError: the environment's info has no such number for each row.

@@ -42,12 +42,9 @@ def test_a_shipped_policy_has_the_settings_of_its_configuration(checkpoint: Path
         environment = dataclasses.replace(config.environment, metrics=environment.metrics)
         policy = dataclasses.replace(config.policy, picture=())  # a run stores that of its environment
         no_training = {"video": Config().video, "checkpoint": Config().checkpoint, "environment": environment}
-        begun = {
-            "seed": 1,
-            "threads": 0,
-            "start_from": "",
-        }  # a configuration does not say where a policy to go on with is
-        return dataclasses.replace(config, policy=policy, **begun, **no_training)
+        # a configuration that goes on with a policy does not say where that is
+        begun = "" if configuration.endswith("-long") else config.start_from
+        return dataclasses.replace(config, seed=1, threads=0, start_from=begun, policy=policy, **no_training)
 
     assert of_training(trained) == of_training(completed(shipped))
 

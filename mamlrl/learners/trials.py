@@ -181,8 +181,9 @@ class TrialObjective:
         self._first = meta_batch.first_task * meta_batch.query.weights.shape[1]
         self._all = sum(gather(batch.weights.shape[1]))
         self._linearized: tuple[Linearization, Tensor] | None = None
-        one = draws.minibatches == 1
-        self._minibatches = None if one else minibatches_of(self._all, draws.minibatches, draws.generator)
+        self._minibatches: Iterator[Tensor] | None = None
+        if draws.minibatches > 1:
+            self._minibatches = minibatches_of(self._all, draws.minibatches, draws.generator)
         with torch.no_grad():
             outputs = self._outputs(meta.init, batch)
         self._built = outputs.actions

@@ -338,21 +338,71 @@ def test_cells_that_have_not_been_seen_are_told_as_one_looks():
 def test_a_cell_is_seen_if_a_straight_line_to_its_middle_crosses_no_wall():
     """Against a walk along the line in small steps, from places and in directions at random."""
     rng, n, steps = np.random.default_rng(0), 40, 4000
-    space = MazeSpace(4, 0.2, "all")
+    space, view = MazeSpace(4, 0.2, "all"), View(3, 4)
     upright, level = space.walls(space.draw(n, rng))
     positions, headings = rng.uniform(0.2, 3.8, (n, 2)), rng.uniform(-4, 4, n)
-    cells = np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(-1, 2)
-    shown = View(3, 4).shows(upright, level, positions, headings, cells + 0.5)
-    for row in range(n):
-        for number, end in enumerate(cells + 0.5):
+    middles = np.stack(np.meshgrid(np.arange(4), np.arange(4)), axis=-1).reshape(-1, 2) + 0.5
+    found = []
+    for end in middles:
+        ends = np.broadcast_to(end, (n, 2))
+        faced, reached = view.faces(positions, headings, ends), view.reaches(upright, level, positions, ends)
+        for row in range(n):
             line = positions[row] + np.linspace(0, 1, steps)[:, None] * (end - positions[row])
             (x, y), (next_x, next_y) = (part.astype(int).T for part in (line[:-1], line[1:]))
             free = not (upright[row, y, np.maximum(x, next_x)] & (x != next_x)).any()
             free &= not (level[row, np.maximum(y, next_y), x] & (y != next_y)).any()
             offset = end - positions[row]
             angle = (np.arctan2(offset[1], offset[0]) - headings[row] + np.pi) % (2 * np.pi) - np.pi
-            assert shown[row, number] == (free and abs(angle) < np.deg2rad(37.5))
-    assert 0.05 < shown.mean() < 0.5
+            assert reached[row] == free
+            assert faced[row] == (abs(angle) < np.deg2rad(37.5))
+        found.append(reached)
+    assert 0.1 < np.mean(found) < 0.6
+
+
+@pytest.mark.parametrize("diagonal", [(0, 0), (0, 2), (2, 0), (2, 2)])
+@pytest.mark.parametrize("wall", range(4))
+def test_the_corner_of_a_wall_hides_what_is_diagonal(diagonal: tuple[int, int], wall: int):
+    """From the middle of 3 x 3 cells, whichever of the four walls at that corner there is."""
+    x, y = (end // 2 for end in diagonal)  # of the lines of walls that meet at the corner, less 1
+    # to the right of (r, c) is 2 r + c, below it 6 + 3 r + c
+    at_corner = [2 + x, 2 * 2 * y + x, 6 + 3 * y + 1, 6 + 3 * y + 2 * x]
+    tasks = np.concatenate([walled(at_corner[wall]), np.zeros(5)])[None]
+    middle, end = np.full((1, 2), 1.5), np.array([diagonal]) + 0.5
+    space = MazeSpace(3, 0.0, "all")
+    assert not View(3, 4).reaches(*space.walls(tasks), middle, end)
+    assert View(3, 4).reaches(*space.walls(0 * tasks), middle, end)
+
+
+def test_marks_of_episodes_that_begin_later_are_those_of_a_new_environment():
+    """Rows that are reset alone, to the same maze or to another, with all that an observation may hold."""
+    kwargs = {"size": 4, "smallest": 2, "odometry": True, "crumbs": True, "unseen": True}
+    envs = make_vec("mamlrl/Maze-v0", num_envs=6, **kwargs)
+    rng, tasks = np.random.default_rng(0), envs.unwrapped.sample_tasks(6, np.random.default_rng(1))
+    envs.reset(seed=0, options={"tasks": tasks})
+    for turn in range(4):
+        for _ in range(15):
+            observations, *_ = envs.step(rng.choice(3, 6, p=[0.2, 0.2, 0.6]))
+            assert envs.observation_space.contains(observations)
+        mask = rng.random(6) < 0.5
+        tasks[mask] = envs.unwrapped.sample_tasks(6, rng)[mask] if turn % 2 else tasks[mask]
+        observations, _ = envs.reset(seed=0, options={"tasks": tasks, "reset_mask": mask})
+        new = make_vec("mamlrl/Maze-v0", num_envs=6, **kwargs)
+        expected, _ = new.reset(seed=0, options={"tasks": tasks})
+        np.testing.assert_array_equal(observations[mask], expected[mask])
+        inside = np.isfinite(envs.unwrapped._distances).sum((1, 2))
+        unseen = observations[:, -81:].sum(axis=1)
+        assert (unseen < inside).all() and (observations[:, -81:] >= 0).all()
+
+
+def test_infos_that_were_told_do_not_change_later():
+    envs = make_vec("mamlrl/Maze-v0", num_envs=8, size=3, crumbs=True)
+    envs.reset(seed=0)
+    *_, infos = envs.step(np.full(8, FORWARD))
+    told = {name: np.array(numbers) for name, numbers in infos.items()}
+    for _ in range(6):
+        envs.step(np.random.default_rng(0).choice(3, 8))
+    for name, numbers in told.items():
+        np.testing.assert_array_equal(infos[name], numbers, name)
 
 
 def test_the_odometer_tells_where_one_is_as_seen_from_the_start():
