@@ -11,6 +11,7 @@ from gymnasium.error import ResetNeeded
 from tests.envs.making import make, make_vec
 
 RLLAB = {"frame_skip": 1, "velocity": "com", "observation": "rllab", "reset_noise": "rllab"}
+SENSES = {"odometry": True, "crumbs": True, "unseen": True}
 VARIANTS = [
     ("mamlrl/Navigation2D-v0", {"goal_radius": 0.1}),
     ("mamlrl/HalfCheetahVel-v0", {}),
@@ -22,7 +23,7 @@ VARIANTS = [
     ("mamlrl/Bandit-v0", {"arms": 3}),
     ("mamlrl/Bandit-v0", {"reward": "gaussian"}),
     ("mamlrl/TabularMDP-v0", {"states": 4, "actions": 3}),
-    ("mamlrl/Maze-v0", {"size": 3, "height": 4, "width": 5, "max_episode_steps": 100}),
+    ("mamlrl/Maze-v0", {"size": 3, "height": 4, "width": 5, "max_episode_steps": 100, **SENSES}),
     ("mamlrl/HalfCheetahDynamics-v0", {"span": 2.0, "change_at": 40}),
     ("mamlrl/AntVel-v0", {**RLLAB, "body": "rllab", "healthy_z_range": (0.35, 0.7)}),
     ("mamlrl/AntPayload-v0", {}),
