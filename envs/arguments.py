@@ -35,6 +35,26 @@ def check_count(name: str, value: object, least: int) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
 
 
+def check_number(name: str, value: object) -> None:
+    """Refuse an argument that is no number.
+
+    Raises:
+        ValueError: names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ValueError(f"{name} is {value!r}; it must be a number")
+
+
+def check_flag(name: str, value: object) -> None:
+    """Refuse an argument that is neither true nor false.
+
+    Raises:
+        ValueError: names it.
+    """
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; it must be true or false")
+
+
 def check_arguments(env_id: str, constructor: Callable[..., Any], kwargs: dict[str, Any]) -> None:
     """Refuse arguments of which the constructor's signature alone tells that there are none such.
 

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import check_count
+from .arguments import check_count, check_flag, check_number
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv
 from .maze_layouts import distances, draw_layouts, is_test_layout, reachable, squares
 from .maze_pictures import View, draw_maze
@@ -144,6 +144,10 @@ class MazeVectorEnv(TaskVectorEnv):
             check_count("smallest", smallest, 2)
             if smallest > size:
                 raise ValueError(f"smallest is {smallest}; it must be at most size, {size}")
+        for name, number in (("loops", loops), ("move", move), ("turn", turn)):
+            check_number(name, number)
+        for name, flag in (("odometry", odometry), ("crumbs", crumbs), ("unseen", unseen)):
+            check_flag(name, flag)
         if not 0 <= loops <= 1:
             raise ValueError(f"loops is {loops}; it must be a probability, between 0 and 1")
         if split not in get_args(Split):

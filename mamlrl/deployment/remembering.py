@@ -13,6 +13,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike
 
 from mamlrl.config import Config, PolicyConfig
+from mamlrl.config.schema import require
 from mamlrl.deployment.acting import choose, in_environment_units
 from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.envs.trials import action_numbers, action_size, trial_inputs
@@ -65,8 +66,18 @@ class RememberingPolicy:
 
         Args:
             seed: of the noise of its actions.
+
+        Raises:
+            ConfigError: the seed is no integer of at least 0.
         """
+        require(isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "an integer of at least 0")
         return Agent(self, seed)
+
+    def __getattr__(self, name: str) -> Any:
+        """There is nothing of a policy that takes gradient steps: what there is in its place."""
+        if name in ("act", "unadapted", "module"):
+            raise AttributeError(f"no {name}: learner {self.config.learner} {NO_GRADIENT}")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def adapt(self, *_: Any, **__: Any) -> None:
         """There is nothing to call before acting.

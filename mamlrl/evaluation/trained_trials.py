@@ -78,8 +78,11 @@ def trained_trials(runs: Sequence[Run], cells: Sequence[Cell], seed: int, device
     """
     for run in runs:
         if run.cell.tasks not in {cell.tasks for cell in cells}:
+            given = {**dict(run.cell.kwargs), "horizon": run.cell.horizon}
+            sizes = ", ".join(f"{name}={value}" for name, value in given.items())
             raise ConfigError(
-                f"{run.path} was trained for {run.cell.family}, {run.cell.name}; the cells are of other sizes"
+                f"{run.path} was trained for {run.cell.family}, {run.cell.name}; no cell has its {sizes} "
+                "(n alone may be another)"
             )
     trials = []
     for group in grouped(cells):

@@ -445,7 +445,8 @@ def report(shown: Path, progress: Progress, config: Config) -> None:
     if math.isfinite(progress.best_return):
         where = f" in iteration {progress.best_iteration}" if progress.best_iteration else ""
         untrained = progress.best_iteration == 1 and not config.eval.every  # measured before the update
-        policy = f"{checkpoints / BEST}{', the untrained one' * untrained}"
+        begun = ", the one that it began with" if config.start_from else ", the untrained one"
+        policy = f"{checkpoints / BEST}{begun * untrained}"
         best = quantity_of(config.env).score(progress.best_return)
         digits = 2 if quantity_of(config.env).name == "return" else 4
         say(f"best {best_metric(config)}: {best:.{digits}f}{where}; its policy is {policy}")

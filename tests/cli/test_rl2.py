@@ -176,9 +176,13 @@ def test_what_an_agent_cannot_take_is_said() -> None:
         (lambda: agent.act(np.zeros((3, 2)), np.nan), "reward holds a number that is not finite"),
         (lambda: policy.start().act([0.0, 1.0, 2.0]), "it must hold 2 numbers"),
         (lambda: policy.adapt(None), "takes no gradient steps: its policy adapts by its memory"),
+        (lambda: policy.start("x"), "seed is 'x'; it must be an integer of at least 0"),
     ):
         with pytest.raises(UserError, match=message):
             call()
+    with pytest.raises(AttributeError, match="no act: learner rl2 takes no gradient steps"):
+        _ = policy.act
+    assert not hasattr(policy, "anything")
 
 
 @pytest.mark.parametrize(

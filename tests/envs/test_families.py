@@ -198,6 +198,8 @@ def test_import_is_light_and_make_needs_no_import_of_ours(tmp_path):
         ("mamlrl/Maze-v0", {"split": "dev"}, "split is 'dev'; it must be one of 'all', 'train', 'test'"),
         ("mamlrl/Maze-v0", {"move": 0}, "move is 0; it must be above 0 and at most 0.5 cells"),
         ("mamlrl/Maze-v0", {"turn": -1}, "turn is -1; it must be above 0 and at most 180 degrees"),
+        ("mamlrl/Maze-v0", {"loops": "many"}, "loops is 'many'; it must be a number"),
+        ("mamlrl/Maze-v0", {"unseen": "maybe"}, "unseen is 'maybe'; it must be true or false"),
         ("mamlrl/AntDir-v0", {"healthy_z_range": (1, 0.2)}, "healthy_z_range is (1, 0.2); it must be (low, high)"),
     ],
 )

@@ -228,7 +228,7 @@ def test_trained_policies_play_along(
         learned = [row for row in csv.DictReader(file) if row["method"] == "rl2"]
     assert [(row["cell"], row["episode"]) for row in learned] == [("n=6, k=5", str(n)) for n in range(1, 7)]
     assert main([*few, "run-1", "--cell", "bandit:n=6,k=3", "--out", "other"]) == 2
-    told = " was trained for bandit, n=4, k=5; the cells are of other sizes"
+    told = " was trained for bandit, n=4, k=5; no cell has its arms=5, horizon=1 (n alone may be another)"
     assert told in capsys.readouterr().err and not Path("other").exists()
 
 
