@@ -265,7 +265,7 @@ class MazeVectorEnv(TaskVectorEnv):
         column, row = self._positions[rows].T.astype(np.intp)
         self._hidden[rows, row + AROUND, column + AROUND] = False
         which, row, column = np.nonzero(self._hidden[rows, AROUND:-AROUND, AROUND:-AROUND])
-        one, middles = rows[which], np.stack([column, row], axis=1) + 0.5
+        one, middles = rows[which], np.stack([column, row], axis=1).astype(np.float64) + 0.5
         ahead = self._view.faces(self._positions[one], self._headings[one], middles)
         one, middles = one[ahead], middles[ahead]
         clear = self._view.reaches(self._upright[one], self._level[one], self._positions[one], middles)
