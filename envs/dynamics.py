@@ -174,81 +174,6 @@ class CheetahSlopeVectorEnv(HalfCheetahVectorEnv):
         return velocity
 
 
-class Payload(Variation):
-    """A ball on the torso: its mass (kg) and how far forward and to the left of the middle it lies (m).
-
-    It touches nothing, and is as large as its mass at one density.
-
-    Args:
-        mass_range: of the mass.
-        offset: the largest distance from the middle along either axis.
-    """
-
-    RADIUS_OF_A_KILOGRAM, HEIGHT = 0.17, 0.25  # m; above the middle of the torso
-
-    def __init__(self, mass_range: tuple[float, float], offset: float):
-        low, high = mass_range
-        if not 0 < low < high:
-            raise ValueError(f"mass_range is {mass_range}; it must be (low, high) with 0 < low < high")
-        if not offset > 0:
-            raise ValueError(f"offset is {offset}; it must be positive")
-        self.low, self.high = np.array([low, -offset, -offset]), np.array([high, offset, offset])
-
-    @classmethod
-    def add(cls, specification: mujoco.MjSpec) -> None:
-        """Add a ball of 1 kg to the torso of a model."""
-        body = specification.body("torso").add_body(name="payload", pos=[0, 0, cls.HEIGHT])
-        body.add_geom(
-            name="payload",
-            type=mujoco.mjtGeom.mjGEOM_SPHERE,
-            size=[cls.RADIUS_OF_A_KILOGRAM, 0, 0],
-            mass=1.0,
-            contype=0,
-            conaffinity=0,
-            rgba=[0.85, 0.15, 0.2, 1],
-        )
-
-    def describe(self, name: str, numbers: Array) -> str:
-        """Mass and place, in words."""
-        mass, x, y = numbers
-        return f"{name} {mass:.2f} kg at ({x:+.2f}, {y:+.2f})"
-
-    def fields(self, model: mujoco.MjModel) -> dict[str, Ids]:
-        """Mass, inertia and place of the body, size of the geom."""
-        body, geom = (np.array([one.id]) for one in (model.body("payload"), model.geom("payload")))
-        return {"body_mass": body, "body_inertia": body, "body_pos": body, "geom_size": geom}
-
-    def values(self, model: mujoco.MjModel, numbers: Array) -> dict[str, Array]:
-        """Those of a solid ball."""
-        mass, zero = numbers[:, 0], np.zeros(len(numbers))
-        radius = self.RADIUS_OF_A_KILOGRAM * np.cbrt(mass)
-        return {
-            "body_mass": mass[:, None],
-            "body_inertia": np.repeat(0.4 * mass * radius**2, 3).reshape(-1, 1, 3),
-            "body_pos": np.stack([numbers[:, 1], numbers[:, 2], zero + self.HEIGHT], axis=1)[:, None],
-            "geom_size": np.stack([radius, zero, zero], axis=1)[:, None],
-        }
-
-
-class AntPayloadVectorEnv(AntVectorEnv):
-    """N ants, each with its own load; see `AntPayloadEnv` for the environment."""
-
-    edits = (Payload.add,)
-
-    def __init__(
-        self,
-        *args: Any,
-        mass_range: tuple[float, float] = (0.05, 0.5),
-        offset: float = 0.2,
-        healthy_reward: float = 0.05,
-        **kwargs: Any,
-    ):
-        super().__init__(TaskTable({"payload": Payload(mass_range, offset)}), healthy_reward, *args, **kwargs)
-
-    def _task_reward(self, velocity: Array) -> Array:
-        return velocity[:, 0]
-
-
 class AntCrippledVectorEnv(AntVectorEnv):
     """N ants, each with a dead leg; see `AntCrippledEnv` for the environment."""
 
@@ -450,48 +375,6 @@ class CheetahSlopeEnv(TaskEnv):
     """
 
     vector_class = CheetahSlopeVectorEnv
-
-
-class AntPayloadEnv(TaskEnv):
-    """The ant has to run forward with a load that only its movements tell of.
-
-    ## Description
-    Gymnasium's four-legged ant (Ant-v5), which weighs 0.88 kg, with a ball fixed on top of its torso. Tasks differ in
-    the ball's mass and place. The policy does not observe them. The ball touches nothing; pictures show its mass as its
-    size.
-
-    ## Action Space
-    That of `AntVelEnv`.
-
-    ## Observation Space
-    That of `AntVelEnv`. The load is a 14th body, after the 13 others, for `contact_forces`; it feels none.
-
-    ## Rewards
-    `reward = v + healthy_reward * healthy - ctrl_cost_weight * sum(a^2)`; terms and infos as of `AntVelEnv`.
-    `info["diverged"]` is 1 where the simulation broke down, which ends the episode, else 0.
-
-    ## Starting State
-    That of `AntVelEnv`.
-
-    ## Episode End
-    That of `AntVelEnv`.
-
-    ## Arguments
-    | Parameter | Type | Default | Description |
-    |---|---|---|---|
-    | `mass_range` | tuple[float, float] | (0.05, 0.5) | range of the mass (kg) |
-    | `offset` | float | 0.2 | largest distance from the torso's middle along x and along y (m) |
-    | `healthy_reward` | float | 0.05 | reward per healthy time step |
-    | `change_at` | int or None | None | as of `HalfCheetahDynamicsEnv` |
-
-    The others are those of `AntDirEnv`. The task is mass and place [3] (kg, m, m), uniform in these ranges, given by
-    `reset(options={"task": [mass, x, y]})`.
-
-    ## Version History
-    * v0: first version.
-    """
-
-    vector_class = AntPayloadVectorEnv
 
 
 class AntCrippledEnv(TaskEnv):

@@ -2,14 +2,17 @@
 # (MuJoCo comes without type stubs.)
 """Tasks that change the dynamics: against MuJoCo's own functions on single models; when they are set; bad input."""
 
+from pathlib import Path
+
 import mujoco
 import numpy as np
 import pytest
 
-from mamlrl.envs.dynamics import Payload
+import mamlrl.envs
 from mamlrl.envs.making import make_task_envs
 from mamlrl.envs.mujoco_vector import load_model
 from mamlrl.envs.observe_task import ObserveTaskVector
+from mamlrl.envs.payload import Payload
 from tests.envs.making import make, make_vec
 
 # By family: the model's file, edits, and what a task makes of it, written down independently of the table.
@@ -45,6 +48,12 @@ def load_torso(model, task):
     ball.mass[:], ball.inertia[:], ball.pos[:2] = mass, 0.4 * mass * radius**2, (x, y)
 
 
+def load_hand(model, task):
+    radius = 0.08 * np.cbrt(task[0])
+    ball = model.body("payload")
+    ball.mass[:], ball.inertia[:] = task[0], 0.4 * task[0] * radius**2
+
+
 def tilt(model, task):
     angle = task[0] * np.pi / 180
     model.opt.gravity[:] = -9.81 * np.sin(angle), 0, -9.81 * np.cos(angle)
@@ -61,6 +70,7 @@ CASES = {
     ),
     "mamlrl/CheetahSlope-v0": ("half_cheetah.xml", (), tilt),
     "mamlrl/AntPayload-v0": ("ant.xml", (Payload.add,), load_torso),
+    "mamlrl/ArmPayload-v0": (Path(mamlrl.envs.__file__).with_name("arm.xml"), (), load_hand),
     "mamlrl/AntCrippled-v0": (
         "ant.xml",
         (),
@@ -87,14 +97,14 @@ def test_rows_are_simulations_of_their_own_models(env_id):
         mujoco.mj_setConst(model, data)
         data.qpos[:], data.qvel[:] = start_qpos[row], start_qvel[row]
         mujoco.mj_forward(model, data)
-        unobserved = 2 if "Ant" in env_id else 1
+        unobserved = {"Ant": 2, "Arm": 0}.get(env_id.partition("/")[2][:3], 1)
         for t, (observations, _, terminated, _, _) in enumerate(observed):
             data.ctrl[:] = actions[t, row]
             mujoco.mj_step(model, data, envs._frame_skip)
             ours = observations[row]
             positions = model.nq - unobserved
             np.testing.assert_allclose(ours[:positions], data.qpos[unobserved:], rtol=1e-9, atol=1e-9)
-            velocities = np.clip(data.qvel, -10, 10) if "Cheetah" not in env_id and "Ant" not in env_id else data.qvel
+            velocities = np.clip(data.qvel, -10, 10) if "Dynamics" in env_id and "Cheetah" not in env_id else data.qvel
             np.testing.assert_allclose(ours[positions:], velocities, rtol=1e-9, atol=1e-8)
             if terminated[row]:
                 break
@@ -125,6 +135,31 @@ def test_a_dead_motor_does_nothing_and_a_slope_pulls():
     for _ in range(40):
         infos = slope.step(np.zeros((2, 6)))[-1]
     assert infos["x_position"][0] > infos["x_position"][1]
+
+
+def test_the_arm_lifts_to_its_mark_what_its_torques_carry():
+    """The ball's distance by the angles alone; and torques that hold three kilograms, written down by hand, hold them."""
+    envs = make_vec("mamlrl/ArmPayload-v0", num_envs=2, num_threads=1).unwrapped
+    envs.reset(seed=0, options={"task": [[3.0], [0.1]]})
+    links, mark = np.array([0.4, 0.35, 0.17]), np.array([0.65, 1.2])
+    observations, rewards, _, _, infos = envs.step(np.zeros((2, 3)))
+    angles = observations[:, :3].cumsum(axis=1)
+    ball = np.stack([links @ np.cos(angles).T, 0.9 + links @ np.sin(angles).T], axis=1)
+    np.testing.assert_allclose(infos["distance"], np.linalg.norm(ball - mark, axis=1), rtol=1e-9)
+    np.testing.assert_allclose(rewards, -infos["distance"])
+    assert not infos["success"].any()
+
+    envs._qpos[:], envs._qvel[:] = 0, 0  # straight and level
+    weight, middle, mass = 9.81, links * [0.5, 0.5, 60 / 170], np.array([1.0, 0.6, 0.2])
+    torques = np.empty(3)
+    for joint in range(3):
+        base = links[:joint].sum()
+        places = np.append(np.cumsum(links) - links + middle, links.sum()) - base
+        torques[joint] = weight * (np.append(mass, 3.0) * places)[joint:].sum()
+    for _ in range(5):
+        observations, *_ = envs.step(np.tile(torques / [40, 20, 6], (2, 1)))
+    np.testing.assert_allclose(observations[0], 0, atol=1e-9)
+    assert observations[1, 0] > 0.5
 
 
 def test_only_rows_whose_task_changes_are_set(monkeypatch):

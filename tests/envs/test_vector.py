@@ -27,6 +27,7 @@ VARIANTS = [
     ("mamlrl/HalfCheetahDynamics-v0", {"span": 2.0, "change_at": 40}),
     ("mamlrl/AntVel-v0", {**RLLAB, "body": "rllab", "healthy_z_range": (0.35, 0.7)}),
     ("mamlrl/AntPayload-v0", {}),
+    ("mamlrl/ArmPayload-v0", {}),
     ("mamlrl/HumanoidDir-v0", {}),
 ]
 
