@@ -122,7 +122,7 @@ class AntPayloadVectorEnv(AntVectorEnv):
 class ArmPayloadVectorEnv(MujocoTaskVectorEnv):
     """N arms, each with its own load; see `ArmPayloadEnv` for the environment."""
 
-    camera = Camera(distance=2.6, elevation=-10.0, height=1.0)
+    camera = Camera(distance=2.4, elevation=-8.0, height=0.95)
 
     REST = (-1.2, -0.5, -0.3)  # rad: it hangs
     RADIUS_OF_A_KILOGRAM = 0.08  # m

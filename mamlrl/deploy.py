@@ -16,6 +16,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike
 
 from mamlrl.config import Config
+from mamlrl.config.schema import require_at_least
 from mamlrl.deployment.acting import choose, in_environment_units
 from mamlrl.deployment.environment import check_environment, checked_task, one_row
 from mamlrl.deployment.episodes import Episode, Episodes, to_rollouts
@@ -25,7 +26,7 @@ from mamlrl.deployment.remembering import Agent, RememberingPolicy, untrained_re
 from mamlrl.deployment.saved import adapted_params, read_spaces, write_adapted
 from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.envs.errors import EnvironmentFailure
-from mamlrl.errors import ConfigError, UserError, said, shown
+from mamlrl.errors import ConfigError, UserError, said
 from mamlrl.experiment import make_experiment
 from mamlrl.learners import find_learner, step_scale
 from mamlrl.learners.base import Learner, LearnerState
@@ -93,7 +94,7 @@ class MetaPolicy:
         Args:
             seed: of action noise, and of the environment's resets when it adapts.
         """
-        _check_at_least("seed", seed, 0)
+        require_at_least("seed", seed, 0)
         return AdaptedPolicy(self, self.learner.start(self.meta), self.action_space, seed=int(seed))
 
     def adapt(
@@ -219,7 +220,7 @@ class AdaptedPolicy:
         half the step size. Arguments and errors are those of `MetaPolicy.adapt`.
         """
         for name, value, least in (("steps", steps, 0), ("rollouts", rollouts, 1)):
-            _check_at_least(name, value, least)
+            require_at_least(name, value, least)
         origin, streams = self.origin, Streams(self.seed)
         check_environment(env, origin.observation_space, origin.action_space)
         numbers, tasks = checked_task(env, task), np.zeros((1, 0))  # the row knows the task
@@ -399,13 +400,6 @@ def _made_spaces(trained: Trained) -> tuple[spaces.Space, spaces.Space]:
         ) from error
     envs.close()
     return envs.single_observation_space, envs.single_action_space
-
-
-def _check_at_least(name: str, value: int, least: int) -> None:
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise ConfigError(f"{name} is {shown(value)}; it must be an integer")
-    if value < least:
-        raise ConfigError(f"{name} is {value}; it must be at least {least}")
 
 
 def _short_space(space: spaces.Space) -> str:

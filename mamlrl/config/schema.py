@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
 from mamlrl.errors import ConfigError, cut, shown
@@ -37,6 +38,16 @@ def require(valid: bool, name: str, value: object, expected: str) -> None:
     if not valid:
         written = list(value) if isinstance(value, tuple) else value  # as in YAML
         raise ConfigError(f"{cut(name)} is {shown(written)}; it must be {expected}")
+
+
+def require_at_least(name: str, value: object, least: int) -> None:
+    """A number that somebody's program gives is an integer, and not too small.
+
+    Raises:
+        ConfigError: it is not; names it, the value and what would be right.
+    """
+    require(isinstance(value, Integral) and not isinstance(value, bool), name, value, "an integer")
+    require(value >= least, name, value, f"at least {least}")  # type: ignore[operator]
 
 
 def _require_count(name: str, value: int, least: int, most: int = LARGEST) -> None:

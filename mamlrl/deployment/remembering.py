@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike
 
 from mamlrl.config import Config, PolicyConfig
-from mamlrl.config.schema import require
+from mamlrl.config.schema import require_at_least
 from mamlrl.deployment.acting import choose, in_environment_units
 from mamlrl.deployment.untrained import untrained_learner
 from mamlrl.envs.trials import action_numbers, action_size, trial_inputs
@@ -70,7 +70,7 @@ class RememberingPolicy:
         Raises:
             ConfigError: the seed is no integer of at least 0.
         """
-        require(isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "an integer of at least 0")
+        require_at_least("seed", seed, 0)
         return Agent(self, seed)
 
     def __getattr__(self, name: str) -> Any:
