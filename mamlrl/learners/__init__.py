@@ -257,7 +257,7 @@ def check_inner_loss(config: Config, chosen: Set[str]) -> None:
 
 
 def check_trial_settings(config: Config, chosen: Set[str]) -> None:
-    """Settings of trials, if the user gave some, are those of a learner that has them.
+    """Settings of trials, if the user gave some, are those of a learner that has them; others are none of its own.
 
     Args:
         config: of the run.
@@ -266,10 +266,16 @@ def check_trial_settings(config: Config, chosen: Set[str]) -> None:
     Raises:
         ConfigError: the learner does not read one of them.
     """
+    recurrent = find_learner(config.learner).recurrent
     for name in ("episodes", "curriculum", "curriculum_iterations", "reward_info", "predicted_infos"):
-        if f"sampling.{name}" in chosen and not find_learner(config.learner).recurrent:
+        if f"sampling.{name}" in chosen and not recurrent:
             readers = ", ".join(other for other, row in LEARNERS.items() if row.recurrent)
             raise ConfigError(f"sampling.{name} is not read by learner {config.learner}; learner {readers} reads it")
+    steps = sorted(name for name in chosen if name.startswith("adaptation."))
+    if recurrent and steps:
+        raise ConfigError(
+            f"{steps[0]} is not read by learner {config.learner}, which takes no gradient steps: it adapts by its memory"
+        )
 
 
 def check_names(where: str, names: Iterable[str]) -> None:

@@ -212,6 +212,7 @@ def test_what_an_agent_cannot_take_is_said() -> None:
             "pixels of tests.envs.third_party:ByteCamera-v0 go up to 255",
         ),
         ("--learner rl2 --policy.picture [1,2,1]", "policy.picture is [1, 2, 1], which gaussian_gru has not"),
+        ("--learner rl2 --adaptation.step_size 1", "adaptation.step_size is not read by learner rl2, which takes no"),
         ("--learner rl2 --env sinusoid", "learner rl2 learns from rollouts alone"),
     ],
 )
