@@ -33,7 +33,7 @@ FAMILIES = (
     ("mamlrl/CheetahCrippled-v0", "dynamics", "CheetahCrippledEnv", "CheetahCrippledVectorEnv", 100),
     ("mamlrl/CheetahSlope-v0", "dynamics", "CheetahSlopeEnv", "CheetahSlopeVectorEnv", 100),
     ("mamlrl/AntPayload-v0", "payload", "AntPayloadEnv", "AntPayloadVectorEnv", 100),
-    ("mamlrl/ArmPayload-v0", "payload", "ArmPayloadEnv", "ArmPayloadVectorEnv", 100),
+    ("mamlrl/ArmPayload-v0", "payload", "ArmPayloadEnv", "ArmPayloadVectorEnv", 40),
     ("mamlrl/AntCrippled-v0", "dynamics", "AntCrippledEnv", "AntCrippledVectorEnv", 100),
     ("mamlrl/HopperVel-v0", "runners", "HopperVelEnv", "HopperVelVectorEnv", 100),
     ("mamlrl/Walker2DVel-v0", "runners", "Walker2DVelEnv", "Walker2DVelVectorEnv", 100),

@@ -83,7 +83,7 @@ REWARDS = {
     "CheetahCrippled": (forward, 0, 0.05),
     "CheetahSlope": (forward, 0, 0.05),
     "AntPayload": (forward, 0.05, 0.005),
-    "ArmPayload": (lambda task, info: -info["distance"], 0, 0.01),
+    "ArmPayload": (lambda task, info: -info["distance"], 0, 0),
     "AntCrippled": (forward, 0.05, 0.005),
     "HopperVel": (wanted, 1, 1e-3),
     "Walker2DVel": (wanted, 1, 1e-3),
