@@ -25,6 +25,7 @@ cheetah-dir) learners="maml metasgd rl2" evaluation="--tasks 200" ;;
 cheetah-vel) learners="maml rl2" evaluation="--tasks 200" ;;
 cheetah-crippled) learners="maml rl2 multitask oracle" evaluation="--tasks 60" ;;
 cheetah-slope) learners="maml rl2 multitask" evaluation="--tasks 60" ;;
+arm-payload) learners="maml rl2 multitask oracle" evaluation="--tasks 200" ;;
 navigation) learners="maml rl2" evaluation="--tasks 200" ;;
 bandit | bandit-n10-*) learners=rl2 seeds="1 2 3" evaluation="--protocol rl2" ;;
 bandit-* | tabular-mdp | tabular-mdp-*) learners=rl2 evaluation="--protocol rl2" ;;

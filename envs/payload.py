@@ -122,11 +122,11 @@ class AntPayloadVectorEnv(AntVectorEnv):
 class ArmPayloadVectorEnv(MujocoTaskVectorEnv):
     """N arms, each with its own load; see `ArmPayloadEnv` for the environment."""
 
-    camera = Camera(distance=2.4, elevation=-8.0, height=0.95)
+    camera = Camera(distance=2.7, elevation=-8.0, height=0.95)
 
     REST = (-2.2, 0.1)  # rad: it hangs
     RADIUS_OF_A_KILOGRAM = 0.08  # m
-    CLOSE = 0.05  # m, what counts as success
+    CLOSE, HOLD = 0.05, 0.5  # m and s: so near the mark, and for so long, is success
 
     def __init__(
         self,
@@ -152,7 +152,7 @@ class ArmPayloadVectorEnv(MujocoTaskVectorEnv):
             num_threads=num_threads,
             **kwargs,
         )
-        self._told = np.tile(self.REST, (num_envs, 1))
+        self._told, self._close_for = np.tile(self.REST, (num_envs, 1)), np.zeros(num_envs)
         self._payload = self._batch.bind("xpos")[:, model.body("payload").id]
         self._mark = model.site("mark").pos
 
@@ -161,14 +161,16 @@ class ArmPayloadVectorEnv(MujocoTaskVectorEnv):
 
     def _start_rows(self, rows: NDArray[np.intp]) -> None:
         super()._start_rows(rows)
-        self._told[rows] = self.REST
+        self._told[rows], self._close_for[rows] = self.REST, 0.0
 
     def _move(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
         self._simulate(actions, rows)
         told = slice(None) if rows is None else rows
         self._told[told] = actions[told]
         distance = np.linalg.norm(self._payload - self._mark, axis=1)
-        infos = {"distance": distance, "success": (distance < self.CLOSE).astype(np.float64)}
+        self._close_for = np.where(distance < self.CLOSE, self._close_for + self.dt, 0.0)
+        held = self._close_for > self.HOLD - self.dt / 2  # whatever the rounding
+        infos = {"distance": distance, "success": held.astype(np.float64)}
         return -distance, np.zeros(self.num_envs, bool), infos
 
     def _observe(self) -> Array:
@@ -238,8 +240,8 @@ class ArmPayloadEnv(TaskEnv):
 
     ## Rewards
     `reward = -distance`, the distance (m) of the ball's centre to the mark, which `info["distance"]` is.
-    `info["success"]` is 1 where it is below 0.05 m. `info["diverged"]` is 1 where the simulation broke down, which ends
-    the episode, else 0.
+    `info["success"]` is 1 where it has been below 0.05 m for 0.5 s. `info["diverged"]` is 1 where the simulation broke
+    down, which ends the episode, else 0.
 
     ## Starting State
     It hangs: angles within +-0.1 rad of (-2.2, 0.1), uniform; velocities normal with std 0.1 rad/s.

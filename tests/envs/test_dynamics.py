@@ -144,8 +144,12 @@ def test_the_arm_sags_as_its_load_says():
     elbow_torque = 9.81 * (0.6 * (middle - at_elbow) + masses * (0.8 - at_elbow))
     sag = np.stack([shoulder_torque, elbow_torque], axis=1) / kp
     told = sag - sag[1]
-    distances = [arms.step(told)[-1]["distance"] for _ in range(40)]
+    infos = [arms.step(told)[-1] for _ in range(40)]
+    distances = [info["distance"] for info in infos]
     np.testing.assert_array_less(distances[-1], 1e-3)
+    close = np.array(distances) < 0.05
+    held = [close[max(t - 4, 0) : t + 1].all(axis=0) & (t >= 4) for t in range(40)]  # for half a second
+    np.testing.assert_array_equal([info["success"] for info in infos], held)
     assert (distances[0] > 0.5).all()
 
     for row, mass in enumerate(masses):
