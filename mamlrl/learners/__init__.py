@@ -274,7 +274,7 @@ def check_trial_settings(config: Config, chosen: Set[str]) -> None:
     steps = sorted(name for name in chosen if name.startswith("adaptation."))
     if recurrent and steps:
         raise ConfigError(
-            f"{steps[0]} is not read by learner {config.learner}, which takes no gradient steps: it adapts by its memory"
+            f"{steps[0]} is not read by learner {config.learner}, which takes no gradient steps but has a memory"
         )
 
 
