@@ -18,18 +18,17 @@ from .task_table import Ids, TaskTable, Variation
 
 
 class Load(Variation):
-    """The mass of a ball, kg, the model's body and geom `payload`. It is as large as its mass at one density.
+    """The mass of a ball, kg, the model's body and geom `payload`, of a kilogram there. Its density stays that.
 
     Args:
         mass_range: of the mass.
-        radius: of a kilogram, m.
     """
 
-    def __init__(self, mass_range: tuple[float, float], radius: float):
+    def __init__(self, mass_range: tuple[float, float]):
         low, high = mass_range
         if not 0 < low < high:
             raise ValueError(f"mass_range is {mass_range}; it must be (low, high) with 0 < low < high")
-        self.low, self.high, self._radius = np.array([float(low)]), np.array([float(high)]), radius
+        self.low, self.high = np.array([float(low)]), np.array([float(high)])
 
     def describe(self, name: str, numbers: Array) -> str:
         """The mass, in words."""
@@ -43,7 +42,7 @@ class Load(Variation):
     def values(self, model: mujoco.MjModel, numbers: Array) -> dict[str, Array]:
         """Those of a solid ball."""
         mass, zero = numbers[:, 0], np.zeros(len(numbers))
-        radius = self._radius * np.cbrt(mass)
+        radius = float(model.geom("payload").size[0]) * np.cbrt(mass)
         return {
             "body_mass": mass[:, None],
             "body_inertia": np.repeat(0.4 * mass * radius**2, 3).reshape(-1, 1, 3),
@@ -64,7 +63,7 @@ class Payload(Load):
     RADIUS_OF_A_KILOGRAM, HEIGHT = 0.17, 0.25  # m; above the middle of the torso
 
     def __init__(self, mass_range: tuple[float, float], offset: float):
-        super().__init__(mass_range, self.RADIUS_OF_A_KILOGRAM)
+        super().__init__(mass_range)
         if not offset > 0:
             raise ValueError(f"offset is {offset}; it must be positive")
         self.low = np.append(self.low, [-offset, -offset])
@@ -125,7 +124,6 @@ class ArmPayloadVectorEnv(MujocoTaskVectorEnv):
     camera = Camera(distance=2.7, elevation=-8.0, height=0.95)
 
     REST = (-2.2, 0.1)  # rad: it hangs
-    RADIUS_OF_A_KILOGRAM = 0.08  # m
     CLOSE, HOLD = 0.05, 0.5  # m and s: so near the mark, and for so long, is success
 
     def __init__(
@@ -145,7 +143,7 @@ class ArmPayloadVectorEnv(MujocoTaskVectorEnv):
             frame_skip=frame_skip,
             stage=mujoco.mjtStage.mjSTAGE_POS,
             observation_dim=model.nu,
-            task_space=TaskTable({"payload": Load(mass_range, self.RADIUS_OF_A_KILOGRAM)}),
+            task_space=TaskTable({"payload": Load(mass_range)}),
             num_envs=num_envs,
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
