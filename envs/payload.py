@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ class ArmPayloadVectorEnv(MujocoTaskVectorEnv):
             num_threads=num_threads,
             **kwargs,
         )
-        self._told, self._close_for = np.tile(self.REST, (num_envs, 1)), np.zeros(num_envs)
+        self._told, self._close_steps = np.tile(self.REST, (num_envs, 1)), np.zeros(num_envs, int)
+        self._hold_steps = math.ceil(round(self.HOLD / self.dt, 6))
         self._payload = self._batch.bind("xpos")[:, model.body("payload").id]
         self._mark = model.site("mark").pos
 
@@ -159,15 +161,15 @@ class ArmPayloadVectorEnv(MujocoTaskVectorEnv):
 
     def _start_rows(self, rows: NDArray[np.intp]) -> None:
         super()._start_rows(rows)
-        self._told[rows], self._close_for[rows] = self.REST, 0.0
+        self._told[rows], self._close_steps[rows] = self.REST, 0
 
     def _move(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
         self._simulate(actions, rows)
         told = slice(None) if rows is None else rows
         self._told[told] = actions[told]
         distance = np.linalg.norm(self._payload - self._mark, axis=1)
-        self._close_for = np.where(distance < self.CLOSE, self._close_for + self.dt, 0.0)
-        held = self._close_for > self.HOLD - self.dt / 2  # whatever the rounding
+        self._close_steps = np.where(distance < self.CLOSE, self._close_steps + 1, 0)
+        held = self._close_steps >= self._hold_steps
         infos = {"distance": distance, "success": held.astype(np.float64)}
         return -distance, np.zeros(self.num_envs, bool), infos
 

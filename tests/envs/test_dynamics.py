@@ -173,6 +173,17 @@ def test_the_arm_sags_as_its_load_says():
     assert (infos["distance"][[0, 2]] > 0.15).all()
 
 
+@pytest.mark.parametrize(("frame_skip", "held_for"), [(5, 10), (10, 5), (20, 3), (60, 1)])
+def test_the_arm_has_to_hold_its_load_for_half_a_second(frame_skip, held_for):
+    arm = make_vec("mamlrl/ArmPayload-v0", num_envs=1, frame_skip=frame_skip).unwrapped
+    arm.reset(seed=0, options={"task": [[1.55]]})
+    infos = [arm.step(np.zeros((1, 2)))[-1] for _ in range(400 // frame_skip)]
+    close = np.array([info["distance"][0] for info in infos]) < 0.05
+    held = [t + 1 >= held_for and close[t + 1 - held_for : t + 1].all() for t in range(len(infos))]
+    assert any(held)
+    np.testing.assert_array_equal([info["success"][0] for info in infos], held)
+
+
 def test_only_rows_whose_task_changes_are_set(monkeypatch):
     envs = make_vec("mamlrl/HalfCheetahDynamics-v0", num_envs=3).unwrapped
     tasks = envs.sample_tasks(6, np.random.default_rng(0))
