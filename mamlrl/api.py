@@ -177,6 +177,7 @@ def evaluate(
     seed: int = 1,
     protocol: Literal["paper"] | None = None,
     random: bool = False,
+    mismatched: bool = False,
     interval: Literal["student", "bootstrap", "standard_error"] = "student",
     device: str = "cpu",
     threads: int = 0,
@@ -196,6 +197,7 @@ def evaluate(
         seed: of the tasks and of all noise.
         protocol: "paper" for tasks, data and step sizes of the MAML paper.
         random: also evaluate the untrained policy.
+        mismatched: also adapt every policy to another task than it then acts in.
         interval: kind of interval around a mean.
         device: of the policies.
         threads: of simulation and arithmetic; 0 takes all processors.
@@ -218,7 +220,7 @@ def evaluate(
     from mamlrl.evaluation import comparison
 
     with _as_a_guest(progress):
-        entries = comparison.find_entries(paths, random)
+        entries = comparison.find_entries(paths, random, mismatched)
         settings = eval_settings(given, protocol, base=comparison.base_settings(entries[0].config))
         plan = comparison.Plan(settings, seed, None, device, threads)
         if protocol:

@@ -18,7 +18,7 @@ from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
 from mamlrl.statistics import INTERVALS
 
-NOT_OF_TRIALS = ("steps", "rollouts", "shots", "queries", "step_size_schedule", "random")
+NOT_OF_TRIALS = ("steps", "rollouts", "shots", "queries", "step_size_schedule", "random", "mismatched")
 """Options that protocol rl2 has no use for."""
 
 
@@ -80,6 +80,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--random", action="store_true", help="Also evaluate the untrained policy of every seed.")
     parser.add_argument(
+        "--mismatched",
+        action="store_true",
+        help="Also adapt every policy to another task than it then acts in: what it gains there too, a change that "
+        "is the same for all tasks gains.",
+    )
+    parser.add_argument(
         "--out", type=usable_path, metavar="DIR", help="Folder of the results (runs/evaluations/<env>-<time>)."
     )
     parser.add_argument("--device", default="cpu", metavar="cpu|cuda", help="Device of the policies (cpu).")
@@ -104,7 +110,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     from mamlrl.evaluation.fits import fits_figure
     from mamlrl.training.memory import keep_freed_memory
 
-    entries = comparison.find_entries(options.runs, options.random)
+    entries = comparison.find_entries(options.runs, options.random, options.mismatched)
     first = entries[0].config
     settings = eval_settings(given, options.protocol, prefix="--", base=comparison.base_settings(first))
     plan = comparison.Plan(settings, options.seed, None, options.device, options.threads)

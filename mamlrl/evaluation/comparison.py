@@ -32,7 +32,7 @@ from mamlrl.experiment import (
     set_threads,
 )
 from mamlrl.learner_settings import completed
-from mamlrl.learners import LEARNERS, find_learner
+from mamlrl.learners import LEARNERS, evaluation_steps, find_learner
 from mamlrl.messages import counted, say
 from mamlrl.run_folder.events import naming_events, restore_hook, silence_writer_threads
 from mamlrl.run_folder.figures import Comparison, Curve, Published, figure, save_figure
@@ -53,6 +53,8 @@ DIGITS = {"error": 3, "median error": 3, "diverged": 3}
 """Of means in tables, behind the point; 2 of other quantities."""
 RANDOM = "random"
 """Learner whose policy is not trained."""
+MISMATCHED = "mismatched"
+"""Of policies that are adapted to another task than they act in."""
 MOST_COLUMNS = 5
 """Gradient steps that a table shows all of."""
 
@@ -64,6 +66,8 @@ class Entry(NamedTuple):
     config: Config
     trained: Trained | None
     """None for the untrained initialisation"""
+    mismatched: bool = False
+    """whether it is adapted to another task than it acts in"""
 
 
 class Plan(NamedTuple):
@@ -112,7 +116,7 @@ def base_settings(config: Config) -> EvalConfig:
     return config.eval if find_task_set(config.env) else EvalConfig()
 
 
-def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
+def find_entries(paths: Iterable[Path], random: bool = False, mismatched: bool = False) -> list[Entry]:
     """The trained policies in run folders, checkpoints and folders of runs, with the names of their methods.
 
     Methods are in the order of LEARNERS.
@@ -120,9 +124,11 @@ def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
     Args:
         paths: of run folders, checkpoints, or folders of runs; what is named twice counts once.
         random: also the untrained policy of every seed.
+        mismatched: also every trained policy that adapts by gradient steps on rollouts, to be adapted to another task
+            than it acts in.
 
     Raises:
-        UserError: a path holds no policy, or policies are not of the same environment.
+        UserError: a path holds no policy, policies are not of the same environment, or none is to be mismatched.
     """
     found: dict[Path, Path] = {}
     for path in (path for run in paths for path in find_checkpoints(run)):
@@ -135,7 +141,17 @@ def find_entries(paths: Iterable[Path], random: bool = False) -> list[Entry]:
     order = {learner: number for number, learner in enumerate(LEARNERS)}
     by_learner = sorted(methods, key=lambda method: order.get(methods[method][0].config.learner, len(order)))
     entries = [Entry(method, run.config, run) for method in by_learner for run in methods[method]]
+    if mismatched:
+        entries = [one for entry in entries for one in (entry, *_mismatched(entry))]
+        if not any(entry.mismatched for entry in entries):
+            raise ConfigError("--mismatched is of policies that adapt by gradient steps on rollouts; none of these does")
     return entries + (_untrained(trained) if random else [])
+
+
+def _mismatched(entry: Entry) -> list[Entry]:
+    if find_task_set(entry.config.env) or not evaluation_steps(entry.config):
+        return []
+    return [entry._replace(method=f"{entry.method}, adapted to another task", mismatched=True)]
 
 
 def _untrained(trained: Sequence[Trained]) -> list[Entry]:
@@ -193,12 +209,12 @@ def evaluate_runs(
         if find_task_set(config.env):
             tasks, measured = _evaluate_supervised(config, entry.trained, plan.seed)
         else:
-            tasks, result = evaluate_config(config, entry.trained, plan.seed, plan.tasks)
+            tasks, result = evaluate_config(config, entry.trained, plan.seed, plan.tasks, entry.mismatched)
             measured = {"return": result.returns, **result.measures}
             if result.episodes is not None:
                 measured = {"return": result.episodes}
         used = _episodes_used(config, len(measured["return"])) if by_episodes else ()
-        learner = config.learner if entry.trained else RANDOM
+        learner = MISMATCHED if entry.mismatched else config.learner if entry.trained else RANDOM
         results.append(Evaluated(entry.method, learner, config.seed, tasks, measured, used))
     row = find_task_set(configs[0].env)
     if row and row.quantity.name == "accuracy":
@@ -266,7 +282,7 @@ def _nearest_neighbour(config: Config, seed: int) -> Evaluated:
 
 
 def evaluate_config(
-    config: Config, trained: Trained | None, seed: int, tasks: np.ndarray | None
+    config: Config, trained: Trained | None, seed: int, tasks: np.ndarray | None, mismatched: bool = False
 ) -> tuple[np.ndarray, AdaptationResult]:
     """Adapt on `config.eval.tasks` held-out tasks and measure the return after every gradient step.
 
@@ -275,12 +291,13 @@ def evaluate_config(
         trained: the checkpoint; None for the untrained initialisation.
         seed: of the held-out tasks and of all noise.
         tasks: [M, P] in place of drawn ones.
+        mismatched: whether the steps are taken on `other_tasks`.
 
     Returns:
         The tasks [M, P], and what they gave.
 
     Raises:
-        UserError: the environment cannot be made, or the checkpoint does not fit it.
+        UserError: the environment cannot be made, the checkpoint does not fit it, or there are no other tasks.
     """
     sampling = dataclasses.replace(config.sampling, tasks=config.eval.tasks, rollouts=config.eval.rollouts)
     experiment = make_experiment(dataclasses.replace(config, sampling=sampling))
@@ -290,9 +307,25 @@ def evaluate_config(
         streams = Streams(seed).test()
         if tasks is None:
             tasks = draw_tasks(experiment.envs, config.eval.tasks, streams.numpy(Stream.TASKS, 0))
-        return tasks, evaluate_adaptation(experiment, experiment.envs, meta, tasks, streams)
+        adapted_to = other_tasks(tasks) if mismatched else None
+        return tasks, evaluate_adaptation(experiment, experiment.envs, meta, tasks, streams, adapted_to=adapted_to)
     finally:
         experiment.envs.close()
+
+
+def other_tasks(tasks: np.ndarray) -> np.ndarray:
+    """For each task [M, P] the next one that differs, from the first on again after the last.
+
+    Raises:
+        ConfigError: all are the same.
+    """
+    others, same = tasks.copy(), np.ones(len(tasks), bool)
+    for distance in range(1, len(tasks)):
+        others[same] = np.roll(tasks, -distance, axis=0)[same]
+        same = (others == tasks).all(axis=1)
+        if not same.any():
+            return others
+    raise ConfigError(f"--mismatched needs tasks that differ; all {len(tasks)} are the same")
 
 
 def check_same_environment(run: Trained, other: Trained) -> None:

@@ -59,6 +59,7 @@ def evaluate_adaptation(
     tasks: np.ndarray,
     streams: Streams,
     iteration: int = 0,
+    adapted_to: np.ndarray | None = None,
 ) -> AdaptationResult:
     """Return of each task after 0, 1, ..., `evaluation_steps(config)` gradient steps; each rank adapts to its share.
 
@@ -71,17 +72,19 @@ def evaluate_adaptation(
         tasks: [M, P].
         streams: of the evaluation.
         iteration: which evaluation of the run this is; each has noise of its own.
+        adapted_to: [M, P], the tasks that steps are taken on where these are others than those that are acted in.
     """
     config = experiment.config
-    bar = StepsBar(evaluation_steps(config) + 1, longest_rollout(envs, config.environment))
+    elsewhere = adapted_to is not None
+    bar = StepsBar((evaluation_steps(config) + 1) * (1 + elsewhere), longest_rollout(envs, config.environment))
     counted, share = _Counted(envs, bar), share_of(len(tasks), "eval.tasks")
 
-    def sample(params: Params, step: int) -> Rollouts:
+    def sample(params: Params, step: int, acted_in: np.ndarray = tasks) -> Rollouts:
         rollouts = collect_steps(
             counted,  # type: ignore[arg-type]
             experiment.policy,
             params,
-            tasks[share.rows],
+            acted_in[share.rows],
             streams.rollouts(iteration, step, share.first),
             config.environment,
             config.eval.min_steps,
@@ -92,12 +95,14 @@ def evaluate_adaptation(
     rounds = adaptation_rounds(
         experiment.learner,
         meta,
-        sample,
+        sample if adapted_to is None else lambda params, step: sample(params, step, adapted_to),
         evaluation_steps(config),
         config.sampling,
         lambda step: step_scale(config, step),
         batch_of=batches_of(config),
     )
+    if elsewhere:
+        rounds = (one._replace(rollouts=sample(one.params, one.step)) for one in rounds)
     with bar:
         return joined(gather(result_of(rounds)))
 

@@ -27,6 +27,7 @@ from mamlrl.statistics import INTERVALS
 
 from .conftest import SMALL, Command, assert_fails, runner
 
+MISMATCH = ", adapted to another task"
 FEW = "--tasks 3 --rollouts 2 --steps 2 --threads 1"
 
 
@@ -206,6 +207,31 @@ def test_default_folder_and_schedule(command: Command, evaluate: Command) -> Non
     assert all(same[row] == (step != "2") for row, step in enumerate(steps))
 
 
+def test_a_policy_adapted_to_another_task_than_it_acts_in(command: Command, evaluate: Command) -> None:
+    """Steps are those of the other task, returns those of one's own; and before any step both rows are the same."""
+    train(command)
+    assert evaluate(f"run {FEW} --mismatched --out results").code == 0
+    rows = read_csv("results")
+    own, other = ([row for row in rows if row["method"] == name] for name in ("maml", f"maml{MISMATCH}"))
+    assert len(own) == len(other) > 0
+    for one, two in zip(own, other, strict=True):
+        assert [one[name] for name in ("task_0", "task_1")] == [two[name] for name in ("task_0", "task_1")]
+        assert (one["return"] == two["return"]) == (one["step"] == "0")
+
+
+def test_another_task_differs() -> None:
+    tasks = np.array([[1.0], [1.0], [-1.0], [1.0]])
+    assert comparison.other_tasks(tasks).tolist() == [[-1.0], [-1.0], [1.0], [-1.0]]
+    assert comparison.other_tasks(tasks[1:3]).tolist() == [[-1.0], [1.0]]
+    with pytest.raises(ConfigError, match="all 2 are the same"):
+        comparison.other_tasks(tasks[:2])
+
+
+def test_what_does_not_adapt_is_not_mismatched(command: Command, evaluate: Command) -> None:
+    train(command, "oracle", 1, "seeing")
+    assert_fails(evaluate("seeing --mismatched --out results"), 2, "--mismatched", "none of these does")
+
+
 def test_the_papers_tasks_are_those_of_its_seed() -> None:
     np.random.seed(1)  # noqa: NPY002 (the very tasks of the paper)
     goals = np.random.uniform(-0.5, 0.5, (40, 2))  # noqa: NPY002
@@ -225,7 +251,9 @@ def test_the_papers_protocol(command: Command, evaluate: Command, monkeypatch: p
     assert command(*SMALL, "--environment.horizon 100 --iterations 1 --out run").code == 0
     calls = []
 
-    def recorded(config: object, trained: object, seed: int, tasks: np.ndarray) -> tuple[np.ndarray, AdaptationResult]:
+    def recorded(
+        config: object, trained: object, seed: int, tasks: np.ndarray, mismatched: bool
+    ) -> tuple[np.ndarray, AdaptationResult]:
         calls.append((config, tasks))
         return tasks, AdaptationResult(np.zeros((4, 40)), {})
 
@@ -293,6 +321,7 @@ def test_published_values_stand_once_beneath_all_methods_of_a_learner() -> None:
         ("run --out drawn", ["drawn", "holds evaluation.png already"]),
         ("run --out watched", ["watched", "holds tensorboard already"]),
         ("run --out summed", ["summed", "holds summary.csv already"]),
+        ("run --mismatched --tasks 1", ["--mismatched", "tasks that differ"]),
         ("run --interval wide", ["--interval", "wide", "bootstrap", "standard_error"]),
     ],
 )

@@ -35,7 +35,7 @@ class RecordingSteps(GradientSteps):
         return super().adapt(meta, params, batch, step, scale)
 
 
-def evaluate(config: Config) -> tuple[np.ndarray, tuple[float, ...]]:
+def evaluate(config: Config, elsewhere: bool = False) -> tuple[np.ndarray, tuple[float, ...]]:
     envs = make_task_envs(config.env, TASKS * ROLLOUTS, HORIZON, num_threads=1)
     policy = make_policy(config.policy, envs.single_observation_space, envs.single_action_space)
     adaptation, streams = RecordingSteps(policy, config.adaptation), Streams(3).evaluation()
@@ -43,7 +43,8 @@ def evaluate(config: Config) -> tuple[np.ndarray, tuple[float, ...]]:
     state = learner.init(policy.init_params(streams.torch(Stream.INITIALISATION)))
     tasks = envs.sample_tasks(TASKS, streams.numpy(Stream.TASKS, 0))  # type: ignore[attr-defined]
     experiment = Experiment(config, envs, policy, learner, streams)
-    result = evaluate_adaptation(experiment, envs, state.meta, tasks, streams)
+    adapted_to = tasks if elsewhere else None
+    result = evaluate_adaptation(experiment, envs, state.meta, tasks, streams, adapted_to=adapted_to)
     envs.close()
     return result.returns, adaptation.scales
 
@@ -52,6 +53,10 @@ def test_one_return_per_step_and_task_and_smaller_steps_after_those_of_training(
     returns, scales = evaluate(CONFIG)
     assert returns.shape == (5, TASKS)
     assert scales == (1.0, 1.0, 0.5, 0.5)
+
+
+def test_other_tasks_that_are_the_same_make_no_difference() -> None:
+    assert np.array_equal(evaluate(CONFIG)[0], evaluate(CONFIG, elsewhere=True)[0])
 
 
 def test_adaptation_with_step_size_zero_changes_nothing_but_the_noise() -> None:
