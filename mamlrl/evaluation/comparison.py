@@ -144,7 +144,9 @@ def find_entries(paths: Iterable[Path], random: bool = False, mismatched: bool =
     if mismatched:
         entries = [one for entry in entries for one in (entry, *_mismatched(entry))]
         if not any(entry.mismatched for entry in entries):
-            raise ConfigError("--mismatched is of policies that adapt by gradient steps on rollouts; none of these does")
+            raise ConfigError(
+                "--mismatched is of policies that adapt by gradient steps on rollouts; none of these does"
+            )
     return entries + (_untrained(trained) if random else [])
 
 
