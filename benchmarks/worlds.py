@@ -23,12 +23,15 @@ from mujoco.batch import Batch
 
 from mamlrl.envs import Factor, Move, mujoco_family
 from mamlrl.envs.making import make_task_envs
+from mamlrl.envs.mujoco_vector import MODEL_FOLDER
 
 PAIRS = (
     ("HalfCheetahDynamics", "HalfCheetahDir"),
     ("CheetahSlope", "HalfCheetahDir"),
     ("AntCrippled", "AntDir"),
     ("AntPayload", "AntDir"),
+    ("HopperDynamics", "HopperVel"),
+    ("Walker2DDynamics", "Walker2DVel"),
 )
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +43,11 @@ def forward(move: Move) -> np.ndarray:
 
 
 Cheetah = mujoco_family(
-    "Cheetah", "half_cheetah.xml", forward, {"mass": Factor("body_mass", ("torso", "bthigh", "fthigh"))}, frame_skip=5
+    "Cheetah",
+    MODEL_FOLDER / "half_cheetah.xml",
+    forward,
+    {"mass": Factor("body_mass", ("torso", "bthigh", "fthigh"))},
+    frame_skip=5,
 )
 OurArm = mujoco_family(
     "OurArm", ROOT / "tests/envs/arm.xml", forward, {"load": Factor("body_mass", "hand")}, frame_skip=5

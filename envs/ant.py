@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .argument_checks import check_choice, check_flag, check_numbers, check_positive, check_range
 from .base import (
     Array,
     DirectionSpace,
@@ -30,7 +31,6 @@ from .base import (
 from .mujoco_vector import (
     MujocoTaskVectorEnv,
     add_torso_sensors,
-    check_choice,
     gymnasium_start_state,
     load_model,
 )
@@ -79,9 +79,13 @@ class AntVectorEnv(MujocoTaskVectorEnv):
         reset_noise: Literal["gymnasium", "rllab"] = "gymnasium",
         **kwargs: Any,
     ):
-        low, high = healthy_z_range
-        if not low < high:
-            raise ValueError(f"healthy_z_range is {healthy_z_range}; it must be (low, high) with low < high")
+        low, high = check_range("healthy_z_range", healthy_z_range, finite=False)
+        check_numbers(
+            healthy_reward=healthy_reward, ctrl_cost_weight=ctrl_cost_weight, contact_cost_weight=contact_cost_weight
+        )
+        check_flag("terminate_when_unhealthy", terminate_when_unhealthy)
+        check_flag("contact_forces", contact_forces)
+        check_flag("observe_position", observe_position)
         check_choice("body", body, ("gymnasium", "rllab"))
         check_choice("velocity", velocity, ("root", "com"))
         check_choice("observation", observation, ("gymnasium", "rllab"))
@@ -162,8 +166,7 @@ class AntVectorEnv(MujocoTaskVectorEnv):
     def _healthy(self) -> Mask:
         low, high = self._healthy_z_range
         height = self._qpos[:, 2]
-        finite = np.isfinite(self._qpos).all(axis=1) & np.isfinite(self._qvel).all(axis=1)
-        return finite & (low <= height) & (height <= high)
+        return (low <= height) & (height <= high)
 
     def _contact_forces(self) -> Array:
         """Contact torques and forces on the bodies, clipped to [-1, 1], [N, 6 * bodies]."""
@@ -209,8 +212,7 @@ class AntGoalVectorEnv(AntVectorEnv):
     """N ants, each with its own goal; see `AntGoalEnv` for the environment."""
 
     def __init__(self, *args: Any, goal_range: float = 3.0, healthy_reward: float = 4.05, **kwargs: Any):
-        if not goal_range > 0:
-            raise ValueError(f"goal_range is {goal_range}; it must be positive")
+        check_positive("goal_range", goal_range)
         super().__init__(TaskSpace([-goal_range] * 2, [goal_range] * 2), healthy_reward, *args, **kwargs)
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
@@ -237,10 +239,10 @@ class AntVelEnv(TaskEnv):
 
     | Num | Action | Min | Max | Unit |
     |---|---|---|---|---|
-    | 0-1 | torque on hip and ankle of the back right leg | -1 | 1 | torque (150 N m) |
+    | 0-1 | torque on hip and ankle of the front right leg | -1 | 1 | torque (150 N m) |
     | 2-3 | torque on hip and ankle of the front left leg | -1 | 1 | torque (150 N m) |
-    | 4-5 | torque on hip and ankle of the front right leg | -1 | 1 | torque (150 N m) |
-    | 6-7 | torque on hip and ankle of the back left leg | -1 | 1 | torque (150 N m) |
+    | 4-5 | torque on hip and ankle of the back left leg | -1 | 1 | torque (150 N m) |
+    | 6-7 | torque on hip and ankle of the back right leg | -1 | 1 | torque (150 N m) |
 
     ## Observation Space
     `Box(-inf, inf, (27,), float64)`
@@ -249,13 +251,15 @@ class AntVelEnv(TaskEnv):
     |---|---|---|---|---|
     | 0 | height of the torso | -inf | inf | position (m) |
     | 1-4 | orientation of the torso, a quaternion (w, x, y, z) | -inf | inf | - |
-    | 5-12 | hips and ankles: front left, front right, back left, back right leg | -inf | inf | angle (rad) |
+    | 5-12 | hips and ankles: front left, back left, back right, front right leg | -inf | inf | angle (rad) |
     | 13-15 | velocity of the torso along x, y and z | -inf | inf | velocity (m/s) |
     | 16-18 | angular velocity of the torso about its x, y and z | -inf | inf | angular velocity (rad/s) |
     | 19-26 | velocities of the joints, in the order of 5-12 | -inf | inf | angular velocity (rad/s) |
 
-    With `observe_position=True`, x and y of the torso (m) come first (29 numbers). With `contact_forces=True`, torque
-    and force of the contacts on each of the 13 bodies come last, 78 numbers clipped to [-1, 1] (N m and N).
+    Legs are named by where they are, x being forward and y to the left; three of four names in Gymnasium's file say
+    otherwise. With `observe_position=True`, x and y of the torso (m) come first (29 numbers). With
+    `contact_forces=True`, torque and force of the contacts on each of the 13 bodies come last, 78 numbers clipped to
+    [-1, 1] (N m and N).
 
     ## Rewards
     `reward = -|v - goal| + healthy_reward * healthy - ctrl_cost_weight * sum(a^2)`,
@@ -264,15 +268,16 @@ class AntVelEnv(TaskEnv):
     With `contact_forces=True`, `contact_cost_weight * sum(f^2)` is taken off, f being the observed forces.
     `info["reward_task"]`, `info["reward_healthy"]`, `info["reward_ctrl"]` and `info["reward_contact"]` are the terms;
     `info["x_velocity"]`, `info["y_velocity"]` (displacement over the time step, m/s), `info["x_position"]` and
-    `info["y_position"]` (m) are the torso's.
+    `info["y_position"]` (m) are the torso's; `info["diverged"]` is 1 where the simulation broke down, which ends the
+    episode, else 0.
 
     ## Starting State
     That of Ant-v5: positions uniform within +-0.1 of the model's (torso at 0.75 m), velocities normal with standard
     deviation 0.1.
 
     ## Episode End
-    Terminated when the ant is not healthy: the height of the torso is outside `healthy_z_range`, or its state is not
-    finite. Truncated after 100 time steps by `gymnasium.make`.
+    Terminated when the ant is not healthy: the height of the torso is outside `healthy_z_range`; and where the
+    simulation breaks down. Truncated after 100 time steps by `gymnasium.make`.
 
     ## Arguments
     | Parameter | Type | Default | Description |
@@ -290,6 +295,8 @@ class AntVelEnv(TaskEnv):
     | `velocity` | str | "root" | "root": of the torso, over the time step; "com": of the centre of mass, at its end |
     | `observation` | str | "gymnasium" | "rllab": 125 numbers, see below |
     | `reset_noise` | str | "gymnasium" | "rllab": positions normal, std 0.01, around a crouch 0.55 m high |
+    | `change_at` | int or None | None | time step at which another task takes the given one's place |
+    | `change_in` | str | "episode" | "episode" or "trial": what these are counted in |
 
     The ant of the MAML paper has `body="rllab", frame_skip=1, velocity="com", observation="rllab",
     reset_noise="rllab"`. Its observation is all positions (0-14), velocities (15-28), contact torques and forces on the
@@ -297,7 +304,8 @@ class AntVelEnv(TaskEnv):
     (122-124). They were not zero there: only from MuJoCo 2.0 on (rllab had 1.31) does its changelog say that
     `mj_rnePostConstraint`, which computes them, is no longer called by default (github.com/openai/gym/issues/1541).
 
-    Weights and bonus default to those of the MAML paper's code. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
+    Weights and bonus default to those of the MAML paper's code, which pays the bonus in the time step of a fall too;
+    here a fall gets none. Ant-v5 has ctrl_cost_weight 0.5, healthy_reward 1.
     The task is the wanted velocity [1], given by `reset(options={"task": velocity})`.
 
     ## Version History

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import numbers
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,36 +22,6 @@ GIVEN_BY_US = (
 )
 """Arguments that are settings of their own, or no affair of a user."""
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-
-
-def check_count(name: str, value: object, least: int) -> None:
-    """Refuse an argument that is no whole number, or too small.
-
-    Raises:
-        ValueError: names it.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-
-
-def check_number(name: str, value: object) -> None:
-    """Refuse an argument that is no number.
-
-    Raises:
-        ValueError: names it.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise ValueError(f"{name} is {value!r}; it must be a number")
-
-
-def check_flag(name: str, value: object) -> None:
-    """Refuse an argument that is neither true nor false.
-
-    Raises:
-        ValueError: names it.
-    """
-    if not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; it must be true or false")
 
 
 def check_arguments(env_id: str, constructor: Callable[..., Any], kwargs: dict[str, Any]) -> None:

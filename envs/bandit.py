@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import check_count
+from .argument_checks import check_choice, check_count
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace
 from .row_noise import NoisyVectorEnv, normal_of
 from .tabular_pictures import draw_arms
@@ -33,8 +33,7 @@ class BanditVectorEnv(NoisyVectorEnv):
         reward: Reward = "bernoulli",
     ):
         check_count("arms", arms, 2)
-        if reward not in get_args(Reward):
-            raise ValueError(f"reward is {reward!r}; it must be one of {', '.join(map(repr, get_args(Reward)))}")
+        check_choice("reward", reward, get_args(Reward))
         bound = np.full(arms, np.inf)
         super().__init__(
             observation_space=spaces.Box(0.0, 1.0, (1,), np.float64),

@@ -17,6 +17,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
+from .argument_checks import check_choice, check_count, check_range
 from .errors import WrongArgument
 
 Array = NDArray[np.float64]
@@ -69,12 +70,9 @@ def velocity_space(goal_range: tuple[float, float]) -> TaskSpace:
     """The wanted velocities of a range (low, high).
 
     Raises:
-        ValueError: low is not below high.
+        ValueError: it is no range.
     """
-    low, high = goal_range
-    if not low < high:
-        raise ValueError(f"goal_range is {goal_range}; it must be (low, high) with low < high")
-    return TaskSpace(low, high)
+    return TaskSpace(*check_range("goal_range", goal_range))
 
 
 class VelocityTasks:
@@ -142,8 +140,10 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         num_envs: rows (N).
         max_episode_steps: time steps after which a row is truncated; None for no limit.
         render_mode: None or "rgb_array".
-        change_at: the time step of an episode at which a row's task is replaced by one drawn from the row's generator;
-            a reset brings a given task back. None for tasks that last.
+        change_at: the time step at which a row's task is replaced by one drawn from the row's generator; None for tasks
+            that last.
+        change_in: what these time steps are counted in. "episode": a reset brings a given task back. "trial": in all
+            episodes since the task was given or drawn, and the new one stays until another is given.
 
     Raises:
         ValueError: an argument is out of range.
@@ -178,15 +178,13 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         render_mode: str | None,
         *,
         change_at: int | None = None,
+        change_in: Literal["episode", "trial"] = "episode",
     ):
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; it must be at least 1")
-        if max_episode_steps is not None and max_episode_steps < 1:
-            raise ValueError(f"max_episode_steps is {max_episode_steps}; it must be at least 1, or None")
-        if render_mode not in (None, "rgb_array"):
-            raise ValueError(f"render_mode is {render_mode!r}; it must be None or 'rgb_array'")
-        if change_at is not None and change_at < 1:
-            raise ValueError(f"change_at is {change_at}; it must be at least 1, or None")
+        check_count("num_envs", num_envs, 1)
+        if max_episode_steps is not None:
+            check_count("max_episode_steps", max_episode_steps, 1)
+        check_choice("render_mode", render_mode, (None, "rgb_array"))
+        check_change(change_at, change_in, max_episode_steps)
         self.num_envs, self.max_episode_steps, self.render_mode = num_envs, max_episode_steps, render_mode
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space = batch_space(observation_space, num_envs)
@@ -195,10 +193,9 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         self.tasks: Array = np.full((num_envs, *task_space.shape), np.nan)
         self.generators: list[np.random.Generator] = []
         self._task_given = np.zeros(num_envs, bool)
-        self._change_at = change_at
-        if change_at is not None:
-            self._given_tasks = self.tasks.copy()
-        self._elapsed = np.zeros(num_envs, np.int64)
+        self._change_at, self._change_in_episode = change_at, change_in == "episode"
+        self._given_tasks = self.tasks
+        self._elapsed, self._on_task = np.zeros((2, num_envs), np.int64)  # time steps of the episode, and on the task
         # A row that was never reset counts as ended: it is held.
         self._terminated, self._truncated = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._all_alive = False
@@ -303,6 +300,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
             rewards = np.where(alive, rewards, 0.0)
             terminated = np.where(alive, terminated, self._terminated)
         self._elapsed += alive
+        self._on_task += alive
         self._terminated = terminated
         if self.max_episode_steps is None:
             self._truncated = np.zeros(self.num_envs, bool)
@@ -310,8 +308,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
             self._truncated = self._elapsed >= self.max_episode_steps
         self._all_alive = not (self._terminated.any() or self._truncated.any())
         if self._change_at is not None:
-            rows = np.flatnonzero(alive & ~(self._terminated | self._truncated) & (self._elapsed == self._change_at))
-            self._put_tasks(rows, self._drawn_tasks(rows))
+            self._change_tasks(alive)
             infos["task"] = self.tasks.copy()
         infos.update({f"_{name}": alive for name in infos})
         return self._observe(), rewards, self._terminated, self._truncated, infos
@@ -337,6 +334,15 @@ class TaskVectorEnv(VectorEnv, EzPickle):
 
     # Mechanics of step() and reset().
 
+    def _change_tasks(self, advanced: Mask) -> None:
+        """Draw new tasks for the rows, of those that were advanced, whose time it is."""
+        if self._change_in_episode:
+            due = (self._elapsed == self._change_at) & ~(self._terminated | self._truncated)
+        else:
+            due = self._on_task == self._change_at
+        rows = np.flatnonzero(advanced & due)
+        self._put_tasks(rows, self._drawn_tasks(rows))
+
     def _checked_actions(self, actions: ArrayLike) -> NDArray[Any]:
         """Actions [N, A] within their bounds, or integers [N]."""
         space = self.single_action_space
@@ -344,6 +350,9 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions have shape {actions.shape}; they must have {self.action_space.shape}")
         if isinstance(space, spaces.Box):
+            if (unknown := np.isnan(actions)).any():
+                row = np.argwhere(unknown)[0][0]
+                raise ValueError(f"action {actions[row]} of row {row} is not a number")
             return np.clip(actions, space.low, space.high)
         if actions.dtype.kind not in "iu":
             raise ValueError(f"actions are {actions.dtype}; those of {space} must be integers")
@@ -390,11 +399,12 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     def _set_tasks(self, rows: NDArray[np.intp], task: ArrayLike | None) -> None:
         if task is None:
             given = self._task_given[rows]
-            if self._change_at is not None:
+            if self._change_at is not None and self._change_in_episode:
                 self._put_tasks(rows[given], self._given_tasks[rows[given]])
             self._put_tasks(rows[~given], self._drawn_tasks(rows[~given]))
+            self._on_task[rows[~given]] = 0
             return
-        tasks = np.asarray(task, np.float64)
+        tasks = _numbers("options['task']", task)
         if tasks.shape == self.task_space.shape:
             tasks = np.broadcast_to(tasks, self.tasks.shape)
         if tasks.shape != self.tasks.shape:
@@ -406,8 +416,9 @@ class TaskVectorEnv(VectorEnv, EzPickle):
             row = rejected[0]
             raise WrongArgument(f"the task {tasks[row]} of row {row} is not in the task space {self.task_space}")
         self._put_tasks(rows, tasks[rows])
-        self._task_given[rows] = True
+        self._task_given[rows], self._on_task[rows] = True, 0
         if self._change_at is not None:
+            self._given_tasks = self._given_tasks.copy()
             self._given_tasks[rows] = tasks[rows]
 
     def _drawn_tasks(self, rows: NDArray[np.intp]) -> Array:
@@ -497,6 +508,38 @@ class TaskEnv(gymnasium.Env, EzPickle):
     def close(self) -> None:
         """Release the renderer."""
         self._rows.close()
+
+
+def check_change(change_at: object, change_in: object, max_episode_steps: int | None) -> None:
+    """Refuse a change of tasks that could never come.
+
+    Raises:
+        ValueError: names the argument.
+    """
+    check_choice("change_in", change_in, ("episode", "trial"))
+    if change_at is None:
+        return
+    check_count("change_at", change_at, 1)
+    if change_in == "episode" and max_episode_steps is not None and change_at >= max_episode_steps:  # type: ignore[operator]
+        raise ValueError(
+            f"change_at is {change_at}; it must be less than the {max_episode_steps} time steps of an episode, or"
+            " change_in 'trial'"
+        )
+
+
+def _numbers(name: str, values: Any) -> Array:
+    """Values as floating-point numbers.
+
+    Raises:
+        WrongArgument: they are none.
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:  # rows of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "fiu":
+        raise WrongArgument(f"{name} is {values!r}; it must be an array of numbers")
+    return array.astype(np.float64)
 
 
 def _of_single_row(infos: Infos) -> Infos:

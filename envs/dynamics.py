@@ -15,6 +15,7 @@ import mujoco
 import numpy as np
 
 from .ant import AntVectorEnv
+from .argument_checks import check_number, check_positive
 from .base import Array, Mask, TaskEnv
 from .half_cheetah import HalfCheetahVectorEnv
 from .runners import HOPPER, WALKER, RunnerVectorEnv
@@ -34,8 +35,7 @@ def factors(bodies: str, joints: str, geoms: str, span: float) -> TaskTable:
         geoms: likewise.
         span: of the exponents; 3 in ProMP's and PEARL's random parameters.
     """
-    if not span > 0:
-        raise ValueError(f"span is {span}; it must be positive")
+    check_positive("span", span)
     return TaskTable(
         {
             "mass": Factor("body_mass", tuple(bodies.split()), span=span),
@@ -145,6 +145,7 @@ class Slope(Variation):
     """The slope of the ground, degrees, uphill forward: gravity is tilted, the floor stays where it is."""
 
     def __init__(self, largest: float):
+        check_number("largest_slope", largest)
         if not 0 < largest < 90:
             raise ValueError(f"largest_slope is {largest}; it must be between 0 and 90 degrees")
         self.low, self.high = np.full(1, -float(largest)), np.full(1, float(largest))
@@ -178,7 +179,7 @@ class AntCrippledVectorEnv(AntVectorEnv):
     """N ants, each with a dead leg; see `AntCrippledEnv` for the environment."""
 
     def __init__(self, *args: Any, healthy_reward: float = 0.05, **kwargs: Any):
-        legs = ["back right", "front left", "front right", "back left"]
+        legs = ["front right", "front left", "back left", "back right"]  # x is forward, y to the left
         motors: list[list[Any]] = [[0, 1], [2, 3], [4, 5], [6, 7]]
         geoms = [
             ["aux_4_geom", "rightback_leg_geom", "fourth_ankle_geom"],
@@ -224,8 +225,9 @@ class HalfCheetahDynamicsEnv(TaskEnv):
 
     ## Arguments
     `span` (float, 1) is the largest exponent of a factor: 3 gives the random parameters of ProMP and PEARL, which are
-    harsh. `change_at` (int or None, None) is the time step of an episode at which another task takes the given one's
-    place. The others are those of `HalfCheetahVelEnv` but for `goal_range`.
+    harsh. `change_at` (int or None, None) is the time step at which another task takes the given one's place,
+    counted in an episode, or with `change_in="trial"` (str, "episode") in all episodes on the given task. The others
+    are those of `HalfCheetahVelEnv` but for `goal_range`.
 
     The task is the factors [21], given by `reset(options={"task": factors})`.
 
@@ -259,7 +261,8 @@ class HopperDynamicsEnv(TaskEnv):
     That of `HopperVelEnv`.
 
     ## Arguments
-    `span` and `change_at` as of `HalfCheetahDynamicsEnv`; the others are those of `HopperVelEnv` but for `goal_range`.
+    `span`, `change_at` and `change_in` as of `HalfCheetahDynamicsEnv`; the others are those of `HopperVelEnv` but for
+    `goal_range`.
 
     The task is the factors [12], given by `reset(options={"task": factors})`.
 
@@ -294,7 +297,7 @@ class Walker2DDynamicsEnv(TaskEnv):
     That of `Walker2DVelEnv`.
 
     ## Arguments
-    `span` and `change_at` as of `HalfCheetahDynamicsEnv`; the others are those of `Walker2DVelEnv` but for
+    `span`, `change_at` and `change_in` as of `HalfCheetahDynamicsEnv`; the others are those of `Walker2DVelEnv` but for
     `goal_range`.
 
     The task is the factors [21], given by `reset(options={"task": factors})`.
@@ -329,7 +332,8 @@ class CheetahCrippledEnv(TaskEnv):
     As of `HalfCheetahDynamicsEnv`.
 
     ## Arguments
-    `change_at` as of `HalfCheetahDynamicsEnv`; the others are those of `HalfCheetahVelEnv` but for `goal_range`.
+    `change_at` and `change_in` as of `HalfCheetahDynamicsEnv`; the others are those of `HalfCheetahVelEnv` but for
+    `goal_range`.
 
     The task is the number of the motor [1], 0 to 5 in the order of the actions, given by
     `reset(options={"task": number})`.
@@ -365,8 +369,8 @@ class CheetahSlopeEnv(TaskEnv):
     As of `HalfCheetahDynamicsEnv`.
 
     ## Arguments
-    `largest_slope` (float, 15), degrees: slopes are uniform between minus that and that. `change_at` as of
-    `HalfCheetahDynamicsEnv`; the others are those of `HalfCheetahVelEnv` but for `goal_range`.
+    `largest_slope` (float, 15), degrees: slopes are uniform between minus that and that. `change_at` and `change_in`
+    as of `HalfCheetahDynamicsEnv`; the others are those of `HalfCheetahVelEnv` but for `goal_range`.
 
     The task is the slope [1] in degrees, uphill above 0, given by `reset(options={"task": slope})`.
 
@@ -400,10 +404,10 @@ class AntCrippledEnv(TaskEnv):
     That of `AntVelEnv`.
 
     ## Arguments
-    `healthy_reward` and `change_at` as of `AntPayloadEnv`; the others are those of `AntDirEnv`.
+    `healthy_reward`, `change_at` and `change_in` as of `AntPayloadEnv`; the others are those of `AntDirEnv`.
 
-    The task is the number of the leg [1], 0 to 3 in the order of the actions (back right, front left, front right, back
-    left), given by `reset(options={"task": number})`.
+    The task is the number of the leg [1], 0 to 3 in the order of the actions (front right, front left, back left, back
+    right), given by `reset(options={"task": number})`.
 
     ## Version History
     * v0: first version.

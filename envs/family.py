@@ -14,6 +14,7 @@ import numpy as np
 from mujoco.batch import DATA_FIELDS, Batch
 from numpy.typing import NDArray
 
+from .argument_checks import check_choice
 from .base import Array, Infos, Mask, Still, TaskEnv
 from .mujoco_vector import Camera, MujocoTaskVectorEnv, gymnasium_start_state, load_model
 from .task_table import TaskTable, Variation
@@ -28,8 +29,13 @@ class Data(Batch):
         """A field of MjData, live, [N, ...].
 
         Raises:
-            LookupError: it was not asked for in time.
+            LookupError: it was not asked for in time, or MuJoCo computes it for a sensor alone that the model lacks.
         """
+        sensors = COMPUTED_FOR.get(name, ())
+        if sensors and not np.isin(self.model.sensor_type, [kind.value for kind in sensors]).any():
+            raise LookupError(
+                f"MuJoCo computes {name} for sensors alone; give the model one, such as {_tag(sensors[0])}"
+            )
         if self.sealed and name in BOUND_LATER and name not in self._bound:
             raise LookupError(
                 f"{name} is read now and was not before the first time step; read at every call what is read at one"
@@ -53,11 +59,28 @@ class Move(NamedTuple):
     """seconds that it took"""
 
 
+_SENSOR = mujoco.mjtSensor
+_OF_FORCES = (
+    *(_SENSOR.mjSENS_FRAMELINACC, _SENSOR.mjSENS_FRAMEANGACC, _SENSOR.mjSENS_ACCELEROMETER),
+    *(_SENSOR.mjSENS_FORCE, _SENSOR.mjSENS_TORQUE),
+)
+_OF_SUBTREES = (_SENSOR.mjSENS_SUBTREELINVEL, _SENSOR.mjSENS_SUBTREEANGMOM)
+COMPUTED_FOR = {
+    **dict.fromkeys(("cacc", "cfrc_int", "cfrc_ext"), _OF_FORCES),
+    **dict.fromkeys(("subtree_linvel", "subtree_angmom"), _OF_SUBTREES),
+}
+"""Derived fields that MuJoCo leaves alone, unless the model has a sensor of one of these kinds."""
 BOUND_LATER = DATA_FIELDS - {"qpos", "qvel", "act", "ctrl", "time"}  # states have their values at any time
 Reward = Callable[[Move], Array]
+Told = Callable[[Move], dict[str, Array]]
 Observe = Callable[[Data], Array]
 Ended = Callable[[Data], NDArray[Any]]
 Start = Callable[[mujoco.MjModel, np.random.Generator], tuple[Array, Array]]
+
+
+def _tag(sensor: mujoco.mjtSensor) -> str:
+    """A sensor as a model's file has it."""
+    return f"<{sensor.name.removeprefix('mjSENS_').lower()}>"
 
 
 def positions_and_velocities(data: Data) -> Array:
@@ -68,10 +91,11 @@ def positions_and_velocities(data: Data) -> Array:
 class Recipe(NamedTuple):
     """What `mujoco_family` was given."""
 
-    xml: str | Path
+    xml: Path
     reward: Reward
     tasks: Mapping[str, Variation]
     observe: Observe
+    infos: Told | None
     ended: Ended | None
     start: Start
     frame_skip: int
@@ -116,7 +140,7 @@ class FamilyVectorEnv(MujocoTaskVectorEnv):
     def _ask_for_fields(self) -> None:
         """Call the functions once for nothing, so that the fields that they read are there from the first time step."""
         with np.errstate(all="ignore"):  # all derived fields are 0 yet
-            self._judge(self._qpos.copy(), np.zeros(self.action_space.shape))  # type: ignore[arg-type]
+            self._judge(self._move_from(self._qpos.copy(), np.zeros(self.action_space.shape)))  # type: ignore[arg-type]
             self._observe()
         self._batch.sealed = True
 
@@ -126,17 +150,22 @@ class FamilyVectorEnv(MujocoTaskVectorEnv):
     def _move(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
         before = self._qpos.copy()
         self._simulate(actions, rows)
-        return *self._judge(before, actions), {}
+        return self._judge(self._move_from(before, actions))
 
-    def _judge(self, before: Array, actions: Array) -> tuple[Array, Mask]:
-        """Rewards [N] of a time step, and whether episodes have ended with it, [N]."""
+    def _move_from(self, before: Array, actions: Array) -> Move:
         tasks = {name: self.tasks[:, place] for name, place in self._task_columns}
-        reward = self.recipe.reward(Move(self._batch, before, actions, tasks, self.dt))
+        return Move(self._batch, before, actions, tasks, self.dt)
+
+    def _judge(self, move: Move) -> tuple[Array, Mask, Infos]:
+        """Rewards [N] of a time step, whether episodes have ended with it, [N], and what is told of it."""
+        reward = self.recipe.reward(move)
         ended = np.zeros(self.num_envs, bool) if self.recipe.ended is None else self.recipe.ended(self._batch)
-        for name, values in (("reward", reward), ("ended", ended)):
+        told = {} if self.recipe.infos is None else self.recipe.infos(move)
+        for name, values in {"reward": reward, "ended": ended, **{f"infos: {key}": told[key] for key in told}}.items():
             if np.shape(values) != (self.num_envs,):
-                raise ValueError(f"{name} returned an array of shape {np.shape(values)}; it must be ({self.num_envs},)")
-        return np.array(reward, np.float64), np.asarray(ended, bool)
+                raise ValueError(f"{name} is an array of shape {np.shape(values)}; it must be ({self.num_envs},)")
+        infos = {name: np.array(values, np.float64) for name, values in told.items()}
+        return np.array(reward, np.float64), np.asarray(ended, bool), infos
 
     def _observe(self) -> Array:
         return np.array(self.recipe.observe(self._batch), np.float64)
@@ -158,6 +187,7 @@ def mujoco_family(
     tasks: Mapping[str, Variation],
     *,
     observe: Observe = positions_and_velocities,
+    infos: Told | None = None,
     ended: Ended | None = None,
     start: Start = gymnasium_start_state,
     frame_skip: int = 1,
@@ -179,10 +209,13 @@ def mujoco_family(
 
     Args:
         name: of the class, and so of the variable.
-        xml: the model's file. Its actuators need control ranges, which are the bounds of actions.
+        xml: the model's file; a relative path is one from the folder of the module that calls this. Its actuators need
+            control ranges, which are the bounds of actions.
         reward: from a `Move` to the rewards [N] of its rows.
         tasks: what varies, by name: `Factor`, `Value`, `Goal`, or a `Variation` of one's own.
         observe: from the simulations to observations [N, O]; all positions and velocities, unless given.
+        infos: from a `Move` to numbers [N] by name that `step` tells besides, such as `success` for
+            `environment.metrics`; nothing, unless given.
         ended: from the simulations to whether their episodes have ended, [N].
         start: draws positions [nq] and velocities [nv] to start an episode from; those of Gymnasium's robots, unless
             given: near the model's.
@@ -190,20 +223,27 @@ def mujoco_family(
         stage: how far derived fields (`xpos`, `sensordata`, ...) are computed after a time step. The default makes
             those of positions and velocities current. `mjSTAGE_NONE` is faster, and leaves them a simulation step
             behind; `qpos` and `qvel` are current at any rate.
-        still: what a still shows, as `TaskVectorEnv.still`.
+        still: what a still shows, as `TaskVectorEnv.still`: "path" of an observation that begins with x and y, "speed"
+            where `infos` tells an `x_velocity`.
         camera: where pictures are taken from; twice the model's size from its centre, unless given.
 
     Returns:
         The class of the single environment. Its attribute `vector_class` is the vector environment's.
 
     Raises:
-        ValueError: `tasks` is empty. What does not fit the model is told when an environment is made.
+        ValueError: `tasks` is empty or holds what is no variation, or there is no such file or `still`. What does not
+            fit the model is told when an environment is made.
     """
     TaskTable(tasks)
-    module = sys._getframe(1).f_globals.get("__name__", "__main__")
-    recipe = Recipe(xml, reward, dict(tasks), observe, ended, start, frame_skip, stage)
+    check_choice("still", still, (None, "path", "speed"))
+    caller = sys._getframe(1).f_globals
+    module = caller.get("__name__", "__main__")
+    path = Path(caller.get("__file__", "module")).absolute().parent / xml
+    if not path.is_file():
+        raise ValueError(f"xml is {str(xml)!r}; there is no file {path}")
+    recipe = Recipe(path, reward, dict(tasks), observe, infos, ended, start, frame_skip, stage)
     if camera is None:
-        statistic = load_model(xml).stat
+        statistic = load_model(path).stat
         camera = Camera(distance=2 * float(statistic.extent), height=float(statistic.center[2]))
     vector_class = type(
         "vector_class",

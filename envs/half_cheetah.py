@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from .argument_checks import check_choice, check_number
 from .base import (
     Array,
     DirectionSpace,
@@ -27,7 +28,6 @@ from .base import (
 from .mujoco_vector import (
     MujocoTaskVectorEnv,
     add_torso_sensors,
-    check_choice,
     gymnasium_start_state,
     load_model,
 )
@@ -58,6 +58,7 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
         check_choice("velocity", velocity, ("root", "com"))
         check_choice("observation", observation, ("gymnasium", "rllab"))
         check_choice("reset_noise", reset_noise, ("gymnasium", "rllab"))
+        check_number("ctrl_cost_weight", ctrl_cost_weight)
         with_sensors = velocity == "com" or observation == "rllab"
         super().__init__(
             model=load_model("half_cheetah.xml", add_torso_sensors if with_sensors else None),
@@ -166,14 +167,15 @@ class HalfCheetahVelEnv(TaskEnv):
     ## Rewards
     `reward = -|v - goal| - ctrl_cost_weight * sum(a^2)`,
     where `v` is the velocity along x and `a` the clipped action. `info["reward_task"]` and `info["reward_ctrl"]` are
-    the two terms, `info["x_velocity"]` is v in m/s, `info["x_position"]` the torso's x in m.
+    the two terms, `info["x_velocity"]` is v in m/s, `info["x_position"]` the torso's x in m;
+    `info["diverged"]` is 1 where the simulation broke down, which ends the episode, else 0.
 
     ## Starting State
     Positions uniform within +-0.1 of the model's, velocities normal with standard deviation 0.1; with
     `reset_noise="rllab"` positions normal with standard deviation 0.01, velocities as before.
 
     ## Episode End
-    Never terminated. Truncated after 100 time steps by `gymnasium.make`.
+    Not terminated, unless the simulation breaks down. Truncated after 100 time steps by `gymnasium.make`.
 
     ## Arguments
     | Parameter | Type | Default | Description |
@@ -184,6 +186,8 @@ class HalfCheetahVelEnv(TaskEnv):
     | `velocity` | str | "root" | "root": mean over the time step; "com": centre of mass, at its end |
     | `observation` | str | "gymnasium" | "gymnasium" (17) or "rllab" (20) |
     | `reset_noise` | str | "gymnasium" | "gymnasium" or "rllab" |
+    | `change_at` | int or None | None | time step at which another task takes the given one's place |
+    | `change_in` | str | "episode" | "episode" or "trial": what these are counted in |
 
     The environment of the MAML paper has `frame_skip=1, velocity="com", observation="rllab", reset_noise="rllab"`.
     The task is the wanted velocity [1], given by `reset(options={"task": velocity})`.
@@ -211,13 +215,14 @@ class HalfCheetahDirEnv(TaskEnv):
     ## Rewards
     `reward = direction * v - ctrl_cost_weight * sum(a^2)`,
     where `v` is the velocity along x and `a` the clipped action. `info["reward_task"]` and `info["reward_ctrl"]` are
-    the two terms, `info["x_velocity"]` is v in m/s, `info["x_position"]` the torso's x in m.
+    the two terms, `info["x_velocity"]` is v in m/s, `info["x_position"]` the torso's x in m;
+    `info["diverged"]` is 1 where the simulation broke down, which ends the episode, else 0.
 
     ## Starting State
     As in `HalfCheetahVelEnv`.
 
     ## Episode End
-    Never terminated. Truncated after 100 time steps by `gymnasium.make`.
+    Not terminated, unless the simulation breaks down. Truncated after 100 time steps by `gymnasium.make`.
 
     ## Arguments
     Those of `HalfCheetahVelEnv` without `goal_range`.

@@ -14,7 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from .adapter import GymnasiumTaskVectorEnv
 from .arguments import check_arguments, refused_argument
-from .base import TaskVectorEnv
+from .base import TaskEnv, TaskVectorEnv, check_change
 from .errors import EnvironmentFailure, failure
 from .guarded import GuardedVectorEnv
 from .rendering import use_headless_gl
@@ -55,6 +55,8 @@ def make_task_envs(
     if native and not (isinstance(constructor, type) and issubclass(constructor, TaskVectorEnv)):
         native, constructor = False, _load(spec, spec.entry_point)
     check_arguments(env_id, constructor, env_kwargs)
+    if isinstance(constructor, type) and issubclass(constructor, TaskEnv):  # which does not know when it is truncated
+        check_change(env_kwargs.get("change_at"), env_kwargs.get("change_in", "episode"), horizon)
     if isinstance(constructor, type) and issubclass(constructor, gymnasium.Wrapper):
         # Gymnasium before 1.4 takes the class's property of that name for the metadata of the environment.
         spec = dataclasses.replace(spec, entry_point=functools.partial(constructor))

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import check_count, check_flag, check_number
+from .argument_checks import check_choice, check_count, check_flag, check_number
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv
 from .maze_layouts import distances, draw_layouts, is_test_layout, reachable, squares
 from .maze_pictures import View, draw_maze
@@ -150,8 +150,7 @@ class MazeVectorEnv(TaskVectorEnv):
             check_flag(name, flag)
         if not 0 <= loops <= 1:
             raise ValueError(f"loops is {loops}; it must be a probability, between 0 and 1")
-        if split not in get_args(Split):
-            raise ValueError(f"split is {split!r}; it must be one of {', '.join(map(repr, get_args(Split)))}")
+        check_choice("split", split, get_args(Split))
         if not 0 < move <= 0.5:
             raise ValueError(f"move is {move}; it must be above 0 and at most 0.5 cells")
         if not 0 < turn <= 180:

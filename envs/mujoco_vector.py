@@ -19,6 +19,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from .argument_checks import check_count
 from .base import Array, Infos, Mask, TaskSpace, TaskVectorEnv, numbers_of_task
 from .rendering import has_no_display
 
@@ -107,10 +108,9 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         num_threads: int,
         **kwargs: Any,
     ):
-        if frame_skip < 1:
-            raise ValueError(f"frame_skip is {frame_skip}; it must be at least 1 simulation step")
-        if num_threads < 0:
-            raise ValueError(f"num_threads is {num_threads}; it must be at least 1, or 0 for all CPUs")
+        check_count("frame_skip", frame_skip, 1)
+        check_count("num_threads", num_threads, 0)
+        check_actuators(model)
         low, high = model.actuator_ctrlrange.T
         super().__init__(
             observation_space=spaces.Box(-np.inf, np.inf, (observation_dim,), np.float64),
@@ -295,6 +295,24 @@ def _free(context: Any, drawing: mujoco.MjrContext) -> None:
     context.free()
 
 
+def check_actuators(model: mujoco.MjModel) -> None:
+    """Refuse a model that takes no actions, or whose actuators do not say which.
+
+    Raises:
+        ValueError: names the actuators.
+    """
+    if not model.nu:
+        raise ValueError("the model has no actuators; a policy acts through them")
+    low, high = model.actuator_ctrlrange.T
+    unlimited = np.flatnonzero((model.actuator_ctrllimited == 0) | ~(low < high))
+    if unlimited.size:
+        names = ", ".join(model.actuator(one).name or f"number {one}" for one in unlimited.tolist())
+        raise ValueError(
+            f"the model's actuators {names} have no range of controls, which bounds the actions; give them one, such as"
+            ' ctrlrange="-1 1"'
+        )
+
+
 def gymnasium_start_state(model: mujoco.MjModel, generator: np.random.Generator) -> tuple[Array, Array]:
     """Start state of Gymnasium's models: positions uniform within +-0.1, velocities normal with std 0.1."""
     qpos = model.qpos0 + generator.uniform(-0.1, 0.1, model.nq)
@@ -305,13 +323,3 @@ def add_torso_sensors(specification: mujoco.MjSpec) -> None:
     """Sense centre of mass and its velocity, three numbers each, of a runner's whole body."""
     for sensor in (mujoco.mjtSensor.mjSENS_SUBTREECOM, mujoco.mjtSensor.mjSENS_SUBTREELINVEL):
         specification.add_sensor(type=sensor, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse an argument that is none of its choices.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(map(repr, choices))}")

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
+from .argument_checks import check_positive
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv, goal_in_words
 
 FRAME_SIZE = 480  # pixels, width and height
@@ -34,8 +35,7 @@ class Navigation2DVectorEnv(TaskVectorEnv):
         **kwargs: Any,
     ):
         for name, value in (("max_step", max_step), ("goal_range", goal_range), ("goal_radius", goal_radius)):
-            if not value > 0:
-                raise ValueError(f"{name} is {value}; it must be positive")
+            check_positive(name, value)
         super().__init__(
             observation_space=spaces.Box(-np.inf, np.inf, (2,), np.float64),
             action_space=spaces.Box(-max_step, max_step, (2,), np.float64),
@@ -167,6 +167,8 @@ class Navigation2DEnv(TaskEnv):
     | `max_step` | float | 0.1 | largest move per coordinate and time step (m) |
     | `goal_range` | float | 0.5 | goals are uniform in [-goal_range, goal_range]^2 (m) |
     | `goal_radius` | float | 0.01 | tolerance of arrival per coordinate (m) |
+    | `change_at` | int or None | None | time step at which another task takes the given one's place |
+    | `change_in` | str | "episode" | "episode" or "trial": what these are counted in |
 
     The task is the goal [2], given by `reset(options={"task": goal})`.
 

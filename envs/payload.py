@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .ant import AntVectorEnv
+from .argument_checks import check_positive, check_range
 from .base import Array, Infos, Mask, TaskEnv
 from .mujoco_vector import Camera, MujocoTaskVectorEnv, load_model
 from .task_table import Ids, TaskTable, Variation
@@ -26,10 +27,7 @@ class Load(Variation):
     """
 
     def __init__(self, mass_range: tuple[float, float]):
-        low, high = mass_range
-        if not 0 < low < high:
-            raise ValueError(f"mass_range is {mass_range}; it must be (low, high) with 0 < low < high")
-        self.low, self.high = np.array([float(low)]), np.array([float(high)])
+        self.low, self.high = np.array(check_range("mass_range", mass_range, above=0))[:, None]
 
     def describe(self, name: str, numbers: Array) -> str:
         """The mass, in words."""
@@ -65,8 +63,7 @@ class Payload(Load):
 
     def __init__(self, mass_range: tuple[float, float], offset: float):
         super().__init__(mass_range)
-        if not offset > 0:
-            raise ValueError(f"offset is {offset}; it must be positive")
+        check_positive("offset", offset)
         self.low = np.append(self.low, [-offset, -offset])
         self.high = np.append(self.high, [offset, offset])
 
@@ -208,6 +205,7 @@ class AntPayloadEnv(TaskEnv):
     | `offset` | float | 0.2 | largest distance from the torso's middle along x and along y (m) |
     | `healthy_reward` | float | 0.05 | reward per healthy time step |
     | `change_at` | int or None | None | as of `HalfCheetahDynamicsEnv` |
+    | `change_in` | str | "episode" | as of `HalfCheetahDynamicsEnv` |
 
     The others are those of `AntDirEnv`. The task is mass and place [3] (kg, m, m), uniform in these ranges, given by
     `reset(options={"task": [mass, x, y]})`.
@@ -255,6 +253,7 @@ class ArmPayloadEnv(TaskEnv):
     | `frame_skip` | int | 10 | simulation steps of 0.01 s per time step |
     | `mass_range` | tuple[float, float] | (0.1, 3) | range of the mass (kg) |
     | `change_at` | int or None | None | as of `HalfCheetahDynamicsEnv` |
+    | `change_in` | str | "episode" | as of `HalfCheetahDynamicsEnv` |
 
     The task is the mass [1] (kg), uniform in this range, given by `reset(options={"task": [mass]})`.
 

@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .argument_checks import check_number
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace, goal_in_words
 from .mujoco_vector import Camera, MujocoTaskVectorEnv, load_model
 
@@ -56,6 +57,7 @@ class ReacherGoalVectorEnv(MujocoTaskVectorEnv):
         ctrl_cost_weight: float = 1.0,
         **kwargs: Any,
     ):
+        check_number("ctrl_cost_weight", ctrl_cost_weight)
         super().__init__(
             model=load_model("reacher.xml"),
             frame_skip=frame_skip,
@@ -136,6 +138,8 @@ class ReacherGoalEnv(TaskEnv):
     |---|---|---|---|
     | `frame_skip` | int | 2 | simulation steps of 0.01 s per time step |
     | `ctrl_cost_weight` | float | 1 | weight of the squared action |
+    | `change_at` | int or None | None | time step at which another task takes the given one's place |
+    | `change_in` | str | "episode" | "episode" or "trial": what these are counted in |
 
     The task is the goal [2], within 0.2 m of the origin, given by `reset(options={"task": goal})`.
 

@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .argument_checks import check_flag, check_number, check_numbers
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace, VelocityTasks, velocity_space
 from .mujoco_vector import Camera, MujocoTaskVectorEnv, load_model
 
@@ -98,6 +99,10 @@ class RunnerVectorEnv(MujocoTaskVectorEnv):
         **kwargs: Any,
     ):
         body, model = self.body, load_model(self.body.file_name)
+        ctrl_cost_weight = body.ctrl_cost_weight if ctrl_cost_weight is None else ctrl_cost_weight
+        healthy_reward = body.healthy_reward if healthy_reward is None else healthy_reward
+        check_numbers(ctrl_cost_weight=ctrl_cost_weight, healthy_reward=healthy_reward)
+        check_flag("terminate_when_unhealthy", terminate_when_unhealthy)
         super().__init__(
             model=model,
             frame_skip=body.frame_skip if frame_skip is None else frame_skip,
@@ -110,8 +115,7 @@ class RunnerVectorEnv(MujocoTaskVectorEnv):
             num_threads=num_threads,
             **kwargs,
         )
-        self._ctrl_cost_weight = body.ctrl_cost_weight if ctrl_cost_weight is None else ctrl_cost_weight
-        self._healthy_reward = body.healthy_reward if healthy_reward is None else healthy_reward
+        self._ctrl_cost_weight, self._healthy_reward = ctrl_cost_weight, healthy_reward
         self._terminate_when_unhealthy = terminate_when_unhealthy
         self._centers = self._batch.bind("xipos") if body.mass_center else None
 
@@ -207,6 +211,7 @@ class HumanoidDirVectorEnv(RunnerVectorEnv):
     camera = Camera(height=1.0)
 
     def __init__(self, *args: Any, forward_reward_weight: float = 1.25, **kwargs: Any):
+        check_number("forward_reward_weight", forward_reward_weight)
         super().__init__(TaskSpace(-np.pi, np.pi), *args, **kwargs)
         self._forward_reward_weight = forward_reward_weight
 
@@ -261,6 +266,8 @@ class HopperVelEnv(TaskEnv):
     | `ctrl_cost_weight` | float | 0.001 | weight of the squared action |
     | `healthy_reward` | float | 1 | reward per healthy time step |
     | `terminate_when_unhealthy` | bool | True | whether an unhealthy hopper ends the episode |
+    | `change_at` | int or None | None | time step at which another task takes the given one's place |
+    | `change_in` | str | "episode" | "episode" or "trial": what these are counted in |
 
     The task is the wanted velocity [1], given by `reset(options={"task": velocity})`.
 
@@ -337,6 +344,8 @@ class SwimmerVelEnv(TaskEnv):
     | `goal_range` | tuple[float, float] | (0, 0.3) | range of the wanted velocities (m/s) |
     | `frame_skip` | int | 4 | simulation steps of 0.01 s per time step |
     | `ctrl_cost_weight` | float | 0.0001 | weight of the squared action |
+    | `change_at` | int or None | None | time step at which another task takes the given one's place |
+    | `change_in` | str | "episode" | "episode" or "trial": what these are counted in |
 
     The task is the wanted velocity [1], given by `reset(options={"task": velocity})`.
 
@@ -382,6 +391,8 @@ class HumanoidDirEnv(TaskEnv):
     | `ctrl_cost_weight` | float | 0.1 | weight of the squared action |
     | `healthy_reward` | float | 5 | reward per healthy time step |
     | `terminate_when_unhealthy` | bool | True | whether an unhealthy humanoid ends the episode |
+    | `change_at` | int or None | None | time step at which another task takes the given one's place |
+    | `change_in` | str | "episode" | "episode" or "trial": what these are counted in |
 
     The task is the direction [1], an angle in [-pi, pi] from the x axis, given by
     `reset(options={"task": angle})`.

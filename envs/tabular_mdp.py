@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from .arguments import check_count
+from .argument_checks import check_count
 from .base import Array, Infos, Mask, TaskEnv, TaskSpace
 from .row_noise import NoisyVectorEnv, normal_of
 from .tabular_pictures import draw_table

@@ -16,14 +16,21 @@ import numpy as np
 from mujoco.batch import Batch
 from numpy.typing import ArrayLike, NDArray
 
+from .argument_checks import check_positive
 from .base import Array, Mask, TaskSpace
 from .errors import WrongArgument
 
 Names = str | int | tuple[str | int, ...]
 """Objects of a model, by name or by number."""
 Ids = NDArray[np.intp]
+LARGEST_EXPONENT = np.log(1e100)
 POSITIVE = ("body_mass", "body_inertia")
-NOT_NEGATIVE = ("dof_damping", "dof_armature", "dof_frictionloss", "geom_friction", "jnt_stiffness", "geom_size")
+NOT_NEGATIVE = (
+    *("dof_damping", "dof_armature", "dof_frictionloss", "geom_friction", "jnt_stiffness", "geom_size"),
+    *("tendon_damping", "tendon_frictionloss", "tendon_stiffness", "opt.density", "opt.viscosity"),
+)
+SAME_FOR_ALL = ("opt.timestep",)
+"""Fields that are those of all simulations: a time step takes them all as far."""
 
 
 class Variation:
@@ -95,10 +102,12 @@ class Factor(Variation):
     shared: bool = False
 
     def __post_init__(self) -> None:
-        if not (self.base > 1 and self.span > 0):
+        check_positive(f"Factor({self.field!r}): span", self.span)
+        check_positive(f"Factor({self.field!r}): base", self.base)
+        if not (self.base > 1 and self.span * np.log(self.base) < LARGEST_EXPONENT):
             raise ValueError(
-                f"Factor({self.field!r}): base is {self.base} and span is {self.span}; base must be above 1 and span"
-                " above 0"
+                f"Factor({self.field!r}): base is {self.base} and span is {self.span}; base must be above 1, and"
+                f" base^span at most {np.exp(LARGEST_EXPONENT):.0e}"
             )
         k = 1 if self.shared else max(len(_tuple(self.of)), 1)
         bound = np.full(k, self.base**self.span)
@@ -138,7 +147,7 @@ class Value(Variation):
     Args:
         field: of MjModel, or of its options as `opt.gravity`.
         of: names (or numbers) of the objects, as for `Factor`; none for an option.
-        low: a number, or a vector of as many as the field has at an object.
+        low: a number, or a vector of as many as the field has at an object. A component that is the same in both stays.
         high: likewise.
     """
 
@@ -168,9 +177,13 @@ class Value(Variation):
 
 
 def _set_bounds(row: Variation, low: ArrayLike, high: ArrayLike) -> None:
-    low, high = (np.atleast_1d(np.asarray(bound, np.float64)) for bound in (low, high))
-    if low.ndim != 1 or low.shape != high.shape or not (low < high).all():
-        raise ValueError(f"{type(row).__name__}: low is {low} and high is {high}; each number of low must be below")
+    low, high = (np.atleast_1d(np.asarray(bound)) for bound in (low, high))
+    name = type(row).__name__
+    if any(bound.dtype.kind not in "fiu" or bound.ndim != 1 or not np.isfinite(bound).all() for bound in (low, high)):
+        raise ValueError(f"{name}: low is {low} and high is {high}; they must be numbers, or vectors of numbers")
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    if low.shape != high.shape or (low > high).any() or (low == high).all():
+        raise ValueError(f"{name}: low is {low} and high is {high}; low must be below high, in one number at least")
     object.__setattr__(row, "low", low)
     object.__setattr__(row, "high", high)
 
@@ -180,11 +193,19 @@ class TaskTable(TaskSpace):
 
     Args:
         rows: by name, which captions and complaints show.
+
+    Raises:
+        ValueError: there is no row, or one is no variation.
     """
 
     def __init__(self, rows: Mapping[str, Variation]):
         if not rows:
             raise ValueError("tasks is empty; it needs a row: something has to differ between tasks")
+        for name, row in rows.items():
+            if not isinstance(row, Variation):
+                raise ValueError(f"tasks[{name!r}] is {row!r}; it must be a Factor, Value, Goal or other Variation")
+            if not all(isinstance(getattr(row, bound, None), np.ndarray) for bound in ("low", "high")):
+                raise ValueError(f"tasks[{name!r}] has no bounds; {type(row).__name__} must set arrays low and high")
         self.rows = dict(rows)
         super().__init__(*(np.concatenate([getattr(row, bound) for row in rows.values()]) for bound in ("low", "high")))
 
@@ -249,7 +270,7 @@ class VariedModel:
             try:
                 fields = row.fields(model)
                 self._fields[name] = [_Field(field, ids, batch.expand(field)) for field, ids in fields.items()]
-            except (KeyError, ValueError) as error:
+            except (KeyError, ValueError, IndexError) as error:
                 raise ValueError(f"tasks[{name!r}]: {error.args[0]}") from error
             for field, ids in fields.items():
                 for one in ids.tolist() if ids.size else [-1]:
@@ -271,6 +292,7 @@ class VariedModel:
         for name, row, place in self._table.columns():
             values = row.values(self._model, tasks[:, place])
             for field in self._fields[name]:
+                _check_shape(name, field, values, len(rows))
                 self._check(name, field, values[field.name], rows, tasks)
                 new.append((field, values[field.name]))
         for field, values in new:
@@ -297,6 +319,16 @@ class VariedModel:
         )
 
 
+def _check_shape(name: str, field: _Field, values: Mapping[str, Array], rows: int) -> None:
+    objects = field.ids.shape if field.ids.size else ()
+    wanted = (rows, *objects, *field.values.shape[1 + len(objects) :])
+    given = np.shape(values.get(field.name, ()))
+    if given != wanted if objects else np.prod(given) != np.prod(wanted):
+        raise ValueError(
+            f"tasks[{name!r}]: values of {rows} tasks have shape {given} for {field.name}; it must be {wanted}"
+        )
+
+
 # Objects of a model.
 
 _KINDS = {
@@ -318,6 +350,8 @@ def find_objects(model: mujoco.MjModel, field: str, of: Names) -> Ids:
         KeyError: there is no such object.
     """
     _field_of(model, field)
+    if any(isinstance(name, bool) or not isinstance(name, (str, int)) for name in _tuple(of)):
+        raise ValueError(f"of is {of!r}; it must be a name, a number, or a tuple of these")
     if field.startswith("opt."):
         if _tuple(of):
             raise ValueError(f"{field} is one of all objects; it has none of its own for {of!r}")
@@ -340,11 +374,18 @@ def find_objects(model: mujoco.MjModel, field: str, of: Names) -> Ids:
 
 
 def _field_of(model: mujoco.MjModel, field: str) -> Array:
+    if not isinstance(field, str):
+        raise ValueError(f"field is {field!r}; it must be the name of one, such as body_mass")
+    if field in SAME_FOR_ALL:
+        raise ValueError(f"{field} is the same for all simulations; it cannot vary")
     owner, name = (model.opt, field[4:]) if field.startswith("opt.") else (model, field)
     values = getattr(owner, name, None)
     if not isinstance(values, (np.ndarray, float, int)):
         raise ValueError(f"{field!r} is no field of a MuJoCo model; such are body_mass, dof_damping, opt.gravity")
-    return np.atleast_1d(np.asarray(values))
+    values = np.atleast_1d(np.asarray(values))
+    if values.dtype.kind != "f":  # how bodies hang together, kinds of objects: MuJoCo trusts them
+        raise ValueError(f"{field} holds whole numbers that make the model what it is; it cannot vary")
+    return values
 
 
 def _place(model: mujoco.MjModel, field: str, one: int) -> str:

@@ -118,18 +118,18 @@ def test_what_is_missing_is_named(env_id, kwargs, message):
         (
             "mamlrl/HalfCheetahVel-v0",
             "goal_rnage",
-            "'goal_rnage'; did you mean goal_range? it takes change_at, ctrl_cost_w",
+            "'goal_rnage'; did you mean goal_range? it takes change_at, change_in, ctrl_cost_w",
         ),
         (
             "mamlrl/AntVel-v0",
             "malus",
-            "'malus'; it takes body, change_at, contact_cost_weight, ",
+            "'malus'; it takes body, change_at, change_in, contact_cost_weight, ",
         ),
         ("mamlrl/AntDir-v0", "task_space", "'task_space'; "),
         (
             "mamlrl/Navigation2D-v0",
             "num_threads",
-            "'num_threads'; it takes change_at, goal_radius, goal_range, max_step",
+            "'num_threads'; it takes change_at, change_in, goal_radius, goal_range, max_step",
         ),
         ("mamlrl/Navigation2D-v0", "max_episode_steps", "'max_episode_steps'; "),
         (COUNTDOWN, "bnous", "'bnous'; did you mean bonus? it takes bonus"),

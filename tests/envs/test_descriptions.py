@@ -42,7 +42,7 @@ SAID = {
     "mamlrl/CheetahSlope-v0": ([-7.0], "slope -7 degrees", "speed", None),
     "mamlrl/AntPayload-v0": ([0.3, 0.1, -0.2], "payload 0.30 kg at (+0.10, -0.20)", "speed", None),
     "mamlrl/ArmPayload-v0": ([1.5], "payload 1.50 kg", None, None),
-    "mamlrl/AntCrippled-v0": ([3.0], "dead leg back left", "speed", None),
+    "mamlrl/AntCrippled-v0": ([3.0], "dead leg back right", "speed", None),
     "mamlrl/HopperVel-v0": ([0.5], "target 0.50 m/s", "speed", 0.5),
     "mamlrl/Walker2DVel-v0": ([0.5], "target 0.50 m/s", "speed", 0.5),
     "mamlrl/SwimmerVel-v0": ([0.25], "target 0.25 m/s", "speed", 0.25),

@@ -13,6 +13,7 @@ from mamlrl.envs.making import make_task_envs
 from mamlrl.envs.mujoco_vector import load_model
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.envs.payload import Payload
+from mamlrl.envs.trials import TrialVector
 from tests.envs.making import make, make_vec
 
 # By family: the model's file, edits, and what a task makes of it, written down independently of the table.
@@ -231,6 +232,35 @@ def test_a_task_may_change_within_an_episode(env_id):
         single.reset(seed=5 + row, options={"task": tasks[row]})
         np.testing.assert_array_equal([single.step(action[row])[1] for action in actions], np.array(rewards)[:, row])
         np.testing.assert_array_equal(single.unwrapped.task, told[5][row])
+
+
+@pytest.mark.parametrize("change_at", [3, 4, 6, 7])
+def test_a_task_may_change_within_a_trial(change_at):
+    """Time steps are counted over its episodes, the new task stays, and the next trial has its own again."""
+    kwargs = {"change_at": change_at, "change_in": "trial"}
+    envs = TrialVector(make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 4, kwargs), episodes=3)
+    inner, actions = envs.unwrapped, np.zeros((2, 6))
+    for _ in range(2):
+        envs.reset(seed=0, options={"task": [[1.0], [1.5]]})
+        tasks = []
+        for _ in range(12):
+            tasks.append(inner.tasks[:, 0].copy())
+            envs.step(actions)
+        np.testing.assert_array_equal(tasks[:change_at], [[1.0, 1.5]] * change_at)
+        assert not np.isin(tasks[change_at], [1.0, 1.5]).any()
+        np.testing.assert_array_equal(tasks[change_at:], [tasks[change_at]] * (12 - change_at))
+
+
+@pytest.mark.parametrize("vectorization", ["auto", "sync"])
+def test_a_change_that_could_never_come_is_refused(vectorization):
+    for change_at in (5, 100):
+        with pytest.raises(ValueError, match=f"change_at is {change_at}; it must be less than the 5 time steps"):
+            make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, {"change_at": change_at}, vectorization)
+    for change_at in (2.5, "3", True, np.nan):
+        with pytest.raises(ValueError, match=f"change_at is {change_at!r}; it must be a whole number"):
+            make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, {"change_at": change_at}, vectorization)
+    with pytest.raises(ValueError, match="change_in is 'life'; it must be one of 'episode', 'trial'"):
+        make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, {"change_at": 2, "change_in": "life"}, vectorization)
 
 
 def test_the_oracle_sees_the_change():

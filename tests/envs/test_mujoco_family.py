@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from mamlrl.envs import Factor, Goal, Value, mujoco_family
+from mamlrl.envs import Factor, Goal, Value, Variation, mujoco_family
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.envs.making import make_task_envs
 from mamlrl.evaluate import main as evaluate
@@ -106,11 +106,19 @@ def family(tasks, **kwargs):
     [
         ({"a": Factor("body_masss", "hand")}, "tasks['a']: 'body_masss' is no field of a MuJoCo model"),
         ({"a": Factor("qpos", "hand")}, "tasks['a']: 'qpos' is no field of a MuJoCo model"),
-        ({"a": Factor("tex_data", "hand")}, "tasks['a']: tex_data is none of bodies, geoms, joints"),
+        ({"a": Factor("qpos0", "hand")}, "tasks['a']: qpos0 is none of bodies, geoms, joints"),
         ({"a": Factor("body_mass", "foot")}, "tasks['a']: Invalid name 'foot'. Valid names: ['hand'"),
         ({"a": Factor("body_mass", ())}, "tasks['a']: of is empty; it must name the objects whose body_mass varies"),
         ({"a": Value("opt.gravity", "hand", 0, 1)}, "tasks['a']: opt.gravity is one of all objects"),
         ({"a": Value("body_pos", "hand", 0, 1)}, "tasks['a']: low and high have 1 numbers; body_pos has 3"),
+        ({"a": Value("body_parentid", "hand", 0, 1)}, "tasks['a']: body_parentid holds whole numbers"),
+        ({"a": Value("geom_contype", "hand", 0, 1)}, "tasks['a']: geom_contype holds whole numbers"),
+        ({"a": Value("opt.iterations", (), 1, 9)}, "tasks['a']: opt.iterations holds whole numbers"),
+        ({"a": Value("opt.timestep", (), 0.001, 0.02)}, "tasks['a']: opt.timestep is the same for all simulations"),
+        ({"a": Factor("body_mass", 99)}, "tasks['a']: "),
+        ({"a": Factor("body_mass", ["hand"])}, "tasks['a']: of is ['hand']; it must be a name, a number, or a tuple"),
+        ({"a": Factor("body_mass", True)}, "tasks['a']: of is True; it must be a name, a number, or a tuple"),
+        ({"a": Factor(3, "hand")}, "tasks['a']: field is 3; it must be the name of one"),
         (
             {"a": Factor("body_mass", "hand"), "b": Value("body_mass", ("lower", "hand"), 1, 2)},
             "tasks['b'] sets body_mass of hand, which tasks['a'] sets too",
@@ -128,8 +136,112 @@ def test_a_table_that_is_none():
         family({})
     with pytest.raises(ValueError, match=r"base is 1\.0 and span is 1\.0; base must be above 1"):
         Factor("body_mass", "hand", base=1.0)
-    with pytest.raises(ValueError, match=r"low is .* and high is .*; each number of low must be below"):
+    with pytest.raises(ValueError, match=r"base is 10 and span is 200; base must be above 1, and .* at most 1e.100"):
+        Factor("body_mass", "hand", base=10, span=200)
+    with pytest.raises(ValueError, match=r"low is .* and high is .*; low must be below high, in one number at least"):
         Goal(1, 1)
+    for low, high in (("0", "1"), (0, np.inf), ([[0]], [[1]])):
+        with pytest.raises(ValueError, match="they must be numbers, or vectors of numbers"):
+            Goal(low, high)
+    for row in (3, {"low": 0}, None):
+        with pytest.raises(
+            ValueError, match=r"tasks\['a'\] is .*; it must be a Factor, Value, Goal or other Variation"
+        ):
+            family({"a": row})
+    with pytest.raises(ValueError, match=r"tasks\['a'\] has no bounds; Variation must set arrays low and high"):
+        family({"a": Variation()})
+
+
+class Heavier(Variation):
+    """A variation of somebody's own that says less than it promised."""
+
+    low, high = np.zeros(1), np.ones(1)
+
+    def __init__(self, values):
+        self.values = lambda model, numbers: values
+
+    def fields(self, model):
+        return {"body_mass": np.array([1])}
+
+
+@pytest.mark.parametrize(("values", "shape"), [({}, "(0,)"), ({"body_mass": np.ones(3)}, "(3,)")])
+def test_values_of_a_wrong_shape_are_told_with_the_row(values, shape):
+    envs = family({"a": Heavier(values)}).vector_class(2)
+    with pytest.raises(ValueError) as error:
+        envs.reset(seed=0)
+    assert f"tasks['a']: values of 2 tasks have shape {shape} for body_mass; it must be (2, 1)" in str(error.value)
+
+
+def test_a_component_may_stay_as_it_is():
+    envs = family({"wind": Value("opt.gravity", (), [-1, 0, -9.8], [1, 0, -9.8])}).vector_class(4)
+    envs.reset(seed=0)
+    assert len(set(envs.tasks[:, 0])) == 4
+    np.testing.assert_array_equal(envs.tasks[:, 1:], [[0, -9.8]] * 4)
+
+
+def test_a_path_is_from_the_folder_of_the_module(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ant.xml").write_text(XML.read_text())
+    assert mujoco_family("Arm", "arm.xml", np.zeros, {"goal": Goal(0, 1)}).vector_class.recipe.xml == XML
+    with pytest.raises(ValueError, match=f"xml is 'ant.xml'; there is no file {XML.with_name('ant.xml')}"):
+        mujoco_family("Arm", "ant.xml", np.zeros, {"goal": Goal(0, 1)})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('ctrlrange="-1 1"', "", "actuators shoulder, elbow have no range of controls"),
+        ('<motor name="elbow"', '<motor name="elbow" ctrllimited="false"', "actuators elbow have no range of controls"),
+        (XML.read_text().partition("<actuator>")[2], "</actuator></mujoco>", "the model has no actuators"),
+    ],
+    ids=("no range", "no limit", "no actuators"),
+)
+def test_a_model_that_does_not_say_what_its_actions_are(old, new, message, tmp_path):
+    path = tmp_path / "arm.xml"
+    path.write_text(XML.read_text().replace(old, new))
+    arm = mujoco_family("Arm", path, lambda move: np.zeros(2), {"goal": Goal(0, 1)})
+    with pytest.raises(ValueError, match=message):
+        arm.vector_class(2)
+
+
+def test_what_mujoco_computes_for_sensors_alone_asks_for_one(tmp_path):
+    def acceleration(data):
+        return data.cacc[:, 1]
+
+    def momentum(data):
+        return data.body("upper").subtree_linvel
+
+    for observe, words in ((acceleration, "cacc .*<framelinacc>"), (momentum, "subtree_linvel .*<subtreelinvel>")):
+        with pytest.raises(LookupError, match=words):
+            family({"goal": Goal(0, 1)}, observe=observe).vector_class(2)
+    path = tmp_path / "arm.xml"
+    sensors = '<sensor><framelinacc objtype="site" objname="tip"/><subtreelinvel body="upper"/></sensor></mujoco>'
+    path.write_text(XML.read_text().replace("</mujoco>", sensors))
+    for observe in (acceleration, momentum):
+        arm = mujoco_family("Arm", path, lambda move: np.zeros(2), {"goal": Goal(0, 1)}, observe=observe)
+        envs = arm.vector_class(2)
+        envs.reset(seed=0)
+        moved = envs.step(np.ones((2, 2)))[0]
+        assert moved.any(axis=1).all()
+
+
+def test_a_family_tells_numbers_besides():
+    def told(move):
+        return {
+            "x_velocity": (move.data.qpos[:, 0] - move.qpos_before[:, 0]) / move.dt,
+            "success": move.tasks["goal"][:, 0] > 0.5,
+        }
+
+    envs = family({"goal": Goal(0, 1)}, infos=told, still="speed").vector_class(2)
+    envs.reset(seed=0, options={"task": [[0.2], [0.8]]})
+    before = envs._qpos[:, 0].copy()
+    infos = envs.step(np.ones((2, 2)))[-1]
+    np.testing.assert_allclose(infos["x_velocity"], (envs._qpos[:, 0] - before) / envs.dt)
+    np.testing.assert_array_equal(infos["success"], [0.0, 1.0])
+    with pytest.raises(ValueError, match="still is 'foo'; it must be one of None, 'path', 'speed'"):
+        family({"goal": Goal(0, 1)}, still="foo")
+    with pytest.raises(ValueError, match=r"infos: success is an array of shape \(\); it must be \(2,\)"):
+        family({"goal": Goal(0, 1)}, infos=lambda move: {"success": 1}).vector_class(2)
 
 
 @pytest.mark.parametrize(
@@ -170,8 +282,8 @@ def test_values_are_those_of_the_task():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"reward": lambda move: 0.0}, "reward returned an array of shape (); it must be (2,)"),
-        ({"ended": lambda data: False}, "ended returned an array of shape (); it must be (2,)"),
+        ({"reward": lambda move: 0.0}, "reward is an array of shape (); it must be (2,)"),
+        ({"ended": lambda data: False}, "ended is an array of shape (); it must be (2,)"),
         ({"observe": lambda data: data.qpos[:, 0]}, "observe returns an array of shape (2,) for 2 simulations"),
     ],
 )

@@ -187,3 +187,18 @@ def test_unhealthy_ant_may_go_on():
         assert info["reward_healthy"] == 0.05 * (0.6 <= observation[0] <= 1.0)
         bonuses.add(float(info["reward_healthy"]))
     assert bonuses == {0.0, 0.05}
+
+
+def test_the_reacher_is_gymnasiums():
+    """From the same state, with the same actions: all that both observe, and the reward but for its weights."""
+    env, reference = make("mamlrl/ReacherGoal-v0").unwrapped, make("Reacher-v5").unwrapped
+    env.reset(seed=0, options={"task": [0.1, -0.05]})
+    reference.reset(seed=0)
+    qpos = np.concatenate([env._rows._qpos[0, :2], [0.1, -0.05]])
+    reference.set_state(qpos, np.concatenate([env._rows._qvel[0, :2], [0.0, 0.0]]))
+    for action in np.random.default_rng(0).uniform(-1, 1, (50, 2)):
+        reward = env.step(action)[1]
+        observation, _, _, _, expected = reference.step(action)
+        np.testing.assert_array_equal(env._rows._qpos[0, :2], reference.data.qpos[:2])
+        np.testing.assert_array_equal(env._rows._qvel[0, :2], observation[6:8])
+        np.testing.assert_allclose(reward, expected["reward_dist"] + np.square(action).sum() * -1.0, atol=1e-12)
