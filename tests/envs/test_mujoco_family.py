@@ -5,6 +5,7 @@
 import csv
 import pickle
 from pathlib import Path
+from typing import Any, cast
 
 import gymnasium
 import mujoco
@@ -116,9 +117,12 @@ def family(tasks, **kwargs):
         ({"a": Value("opt.iterations", (), 1, 9)}, "tasks['a']: opt.iterations holds whole numbers"),
         ({"a": Value("opt.timestep", (), 0.001, 0.02)}, "tasks['a']: opt.timestep is the same for all simulations"),
         ({"a": Factor("body_mass", 99)}, "tasks['a']: "),
-        ({"a": Factor("body_mass", ["hand"])}, "tasks['a']: of is ['hand']; it must be a name, a number, or a tuple"),
+        (
+            {"a": Factor("body_mass", cast(Any, ["hand"]))},
+            "tasks['a']: of is ['hand']; it must be a name, a number, or a tuple",
+        ),
         ({"a": Factor("body_mass", True)}, "tasks['a']: of is True; it must be a name, a number, or a tuple"),
-        ({"a": Factor(3, "hand")}, "tasks['a']: field is 3; it must be the name of one"),
+        ({"a": Factor(cast(Any, 3), "hand")}, "tasks['a']: field is 3; it must be the name of one"),
         (
             {"a": Factor("body_mass", "hand"), "b": Value("body_mass", ("lower", "hand"), 1, 2)},
             "tasks['b'] sets body_mass of hand, which tasks['a'] sets too",
@@ -182,9 +186,11 @@ def test_a_component_may_stay_as_it_is():
 def test_a_path_is_from_the_folder_of_the_module(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ant.xml").write_text(XML.read_text())
-    assert mujoco_family("Arm", "arm.xml", np.zeros, {"goal": Goal(0, 1)}).vector_class.recipe.xml == XML
+    assert (
+        mujoco_family("Arm", "arm.xml", lambda move: np.zeros(2), {"goal": Goal(0, 1)}).vector_class.recipe.xml == XML
+    )
     with pytest.raises(ValueError, match=f"xml is 'ant.xml'; there is no file {XML.with_name('ant.xml')}"):
-        mujoco_family("Arm", "ant.xml", np.zeros, {"goal": Goal(0, 1)})
+        mujoco_family("Arm", "ant.xml", lambda move: np.zeros(2), {"goal": Goal(0, 1)})
 
 
 @pytest.mark.parametrize(
