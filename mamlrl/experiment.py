@@ -408,11 +408,24 @@ def set_threads(threads: int) -> None:
 
 
 def policy_config(config: Config, envs: VectorEnv) -> PolicyConfig:
-    """Settings of the policy; what follows the environment's own observation in the policy's is not scaled."""
+    """Settings of the policy; what follows the environment's own observation in the policy's is not scaled.
+
+    An oracle's task is, where there are scales for its numbers too.
+    """
     policy = config.policy
-    if isinstance(envs, ObserveTaskVector):
-        policy = with_input_scales(policy, envs.task_dim)
+    if isinstance(envs, ObserveTaskVector) and policy.observation_scale:
+        policy = _with_task_scales(policy, envs)
     return with_input_scales(policy, envs.extra_inputs) if isinstance(envs, TrialVector) else policy
+
+
+def _with_task_scales(policy: PolicyConfig, envs: ObserveTaskVector) -> PolicyConfig:
+    given, seen = len(policy.observation_scale), math.prod(envs.single_observation_space.shape or ())
+    if given not in (seen, seen - envs.task_dim):
+        raise ConfigError(
+            f"policy.observation_scale has {given} factors; it must have {seen - envs.task_dim}, one for each"
+            f" observation, or {seen} with those of the task that an oracle sees"
+        )
+    return policy if given == seen else with_input_scales(policy, envs.task_dim)
 
 
 def with_input_scales(policy: PolicyConfig, inputs: int) -> PolicyConfig:

@@ -159,7 +159,8 @@ class PolicyConfig:
     """Nonlinearity of the hidden layers."""
     observation_scale: tuple[float, ...] = ()
     """Constant factor on each observation, in inverse units of it, so that the network sees numbers near 1; empty for
-    none. Joint velocities of 10 rad/s saturate the first layer: scaled by 0.1 the half-cheetah learns far sooner."""
+    none. Joint velocities of 10 rad/s saturate the first layer: scaled by 0.1 the half-cheetah learns far sooner. Those
+    of an oracle may go on with factors on the numbers of its task."""
     initial_std: float = field(default=1.0, metadata=OF_ROLLOUTS)
     """Standard deviation of the Gaussian policy at the start, in policy units."""
     min_std: float = field(default=1e-6, metadata=OF_ROLLOUTS)

@@ -7,13 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 
 import mamlrl
 from mamlrl.errors import UserError
 from mamlrl.evaluate import main as evaluate
+from mamlrl.experiment import make_experiment, policy_config
+from mamlrl.run_folder.pretrained import read_trained
 
-from .conftest import Command, assert_fails
+from .conftest import SMALL, Command, assert_fails
 
 
 def test_the_random_baseline_is_not_trained(small_run: Command) -> None:
@@ -30,12 +31,20 @@ def test_what_does_not_adapt_in_training_has_one_return_an_iteration(
     assert out.count(" -> ") == numbers - 1
 
 
-def test_an_oracle_of_scaled_observations(command: Command) -> None:
-    tiny = "--env cheetah-vel --learner oracle --sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 5"
-    outcome = command(f"{tiny} --policy.hidden_sizes [8] --iterations 1 --eval.every 0 --out run")
+@pytest.mark.parametrize(
+    ("scale", "of_task"), [("[0.1,0.2]", [1, 1]), ("[0.1,0.2,3,4]", [3, 4]), ("[0.1,0.2,3]", None)]
+)
+def test_an_oracle_of_scaled_observations(command: Command, scale: str, of_task: list[float] | None) -> None:
+    """Its task is not scaled, unless there are factors for it too."""
+    outcome = command(*SMALL, f"--learner oracle --policy.observation_scale {scale} --iterations 1 --out run")
+    if of_task is None:
+        assert_fails(outcome, 2, "policy.observation_scale has 3 factors; it must have 2", "or 4 with")
+        return
     assert outcome.code == 0, outcome.err
-    params = torch.load("run/checkpoints/best.pt", weights_only=True)["state"]["meta"]["init"]
-    assert params["weight_0"].shape == (17 + 1, 8)
+    config = read_trained(Path("run/checkpoints/best.pt")).config
+    experiment = make_experiment(config)
+    assert policy_config(config, experiment.envs).observation_scale == (0.1, 0.2, *of_task)
+    experiment.envs.close()
 
 
 def test_an_oracle_is_evaluated_without_adaptation(small_run: Command, capsys: pytest.CaptureFixture[str]) -> None:
