@@ -25,7 +25,7 @@ navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol pa
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
 cheetah-dir) learners="maml metasgd rl2" evaluation="--tasks 200" ;;
 cheetah-vel) learners="maml rl2" evaluation="--tasks 200" ;;
-cheetah-crippled) learners="maml rl2 multitask oracle" evaluation="--tasks 60" ;;
+cheetah-crippled) learners="maml rl2 multitask oracle" evaluation="--tasks 60 --mismatched" ;;
 cheetah-dynamics) learners=maml evaluation="--tasks 60 --mismatched" ;;
 cheetah-slope) learners="maml rl2 multitask oracle" evaluation="--tasks 60 --mismatched" ;;
 arm-payload) learners="maml rl2 multitask oracle" evaluation="--tasks 200" ;;
