@@ -194,7 +194,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         self.generators: list[np.random.Generator] = []
         self._task_given = np.zeros(num_envs, bool)
         self._change_at, self._change_in_episode = change_at, change_in == "episode"
-        self._given_tasks = self.tasks
+        self._given_tasks = self.tasks.copy()
         self._elapsed, self._on_task = np.zeros((2, num_envs), np.int64)  # time steps of the episode, and on the task
         # A row that was never reset counts as ended: it is held.
         self._terminated, self._truncated = np.ones(num_envs, bool), np.zeros(num_envs, bool)
@@ -418,7 +418,6 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         self._put_tasks(rows, tasks[rows])
         self._task_given[rows], self._on_task[rows] = True, 0
         if self._change_at is not None:
-            self._given_tasks = self._given_tasks.copy()
             self._given_tasks[rows] = tasks[rows]
 
     def _drawn_tasks(self, rows: NDArray[np.intp]) -> Array:
