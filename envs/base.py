@@ -350,9 +350,6 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         if actions.shape != self.action_space.shape:
             raise ValueError(f"actions have shape {actions.shape}; they must have {self.action_space.shape}")
         if isinstance(space, spaces.Box):
-            if (unknown := np.isnan(actions)).any():
-                row = np.argwhere(unknown)[0][0]
-                raise ValueError(f"action {actions[row]} of row {row} is not a number")
             return np.clip(actions, space.low, space.high)
         if actions.dtype.kind not in "iu":
             raise ValueError(f"actions are {actions.dtype}; those of {space} must be integers")

@@ -322,7 +322,7 @@ def test_a_run_that_needs_more_memory_than_there_is_does_not_start(
         ("--env navigation --policy.hidden_sizes [100,100,100,100]", 2, 4, 1304),
         ("--env cheetah-vel --sampling.tasks 20 --environment.horizon 200", 17, 12, 1325),
         ("--env cheetah-vel --sampling.tasks 20 --policy.hidden_sizes [1000] --environment.horizon 20", 17, 12, 789),
-        ("--env ant-vel --sampling.tasks 20", 27, 16, 867),
+        ("--env ant-vel --sampling.tasks 20 --sampling.rollouts 20", 27, 16, 867),
     ],
 )
 def test_the_estimate_of_memory_is_near_what_was_measured(

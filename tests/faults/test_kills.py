@@ -12,10 +12,12 @@ import pytest
 from ..cli.conftest import SMALL, reproducible
 
 DRIVER = """
-import contextlib, io, json, os, random, signal, sys, time
+import contextlib, io, json, os, random, signal, sys, threading, time
 from pathlib import Path
 import torch
+from tqdm import tqdm
 torch.set_num_threads(1)
+tqdm.set_lock(threading.RLock())  # its own is shared with all children: one killed while it holds it stops the others
 from mamlrl.train import main
 from mamlrl.training import run as needed_by_main
 
