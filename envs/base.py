@@ -523,16 +523,21 @@ def check_change(change_at: object, change_in: object, max_episode_steps: int | 
         )
 
 
+def array_or_none(values: Any) -> NDArray[Any]:
+    """Values as an array; where their lengths differ, so that they are none, an array of None."""
+    try:
+        return np.asarray(values)
+    except ValueError:
+        return np.asarray(None)
+
+
 def _numbers(name: str, values: Any) -> Array:
     """Values as floating-point numbers.
 
     Raises:
         WrongArgument: they are none.
     """
-    try:
-        array = np.asarray(values)
-    except ValueError:  # rows of different lengths
-        array = np.asarray(None)
+    array = array_or_none(values)
     if array.dtype.kind not in "fiu":
         raise WrongArgument(f"{name} is {values!r}; it must be an array of numbers")
     return array.astype(np.float64)

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from .base import Array, Infos
+from .base import Array, Infos, array_or_none
 from .errors import WrongReturn
 
 RESET_VALUES = ("observation", "info")
@@ -86,10 +86,7 @@ def checked_info(value: Any) -> Infos:
 
 def checked_picture(value: Any) -> NDArray[Any]:
     """A picture as an array of whatever shape."""
-    try:
-        picture = np.asarray(value)
-    except ValueError:  # pictures of different sizes
-        picture = np.asarray(None)
+    picture = array_or_none(value)
     if picture.dtype.kind not in "fiub":
         raise WrongReturn(f"{_kind(value)} in place of a picture; it must be an array of numbers")
     return picture
@@ -97,10 +94,7 @@ def checked_picture(value: Any) -> NDArray[Any]:
 
 def checked_tasks(value: Any, n: int) -> Array:
     """Tasks as an array, float64 [n, P]."""
-    try:
-        tasks = np.asarray(value)
-    except ValueError:  # tasks of different lengths
-        tasks = np.asarray(None)
+    tasks = array_or_none(value)
     if tasks.dtype.kind not in "fiub":
         raise WrongReturn(f"{_kind(value)}; it must return an array of numbers of shape ({n}, P)")
     if tasks.ndim != 2 or len(tasks) != n or not tasks.shape[1]:
