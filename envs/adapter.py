@@ -14,7 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike, NDArray
 
-from .base import Array, Infos, Mask, Still, numbers_of_task
+from .base import Array, Infos, Mask, Still, complaint, numbers_of_task
 from .checks import checked_space, checked_tasks, contains_task
 from .errors import WrongReturn, failure
 from .infos import as_infos
@@ -61,7 +61,6 @@ class GymnasiumTaskVectorEnv(VectorEnv):
         kwargs = {name: value for name, value in env_kwargs.items() if name != "render_mode"}
         self._sampling_env = self._call("constructor", make_env, spec, {"disable_env_checker": True, **kwargs})
         self._num_parameters: int | None = None  # P, once it is known
-        self._tasks: Array | None = None
         self._started = False
         try:
             self._read_sampling_env()
@@ -136,10 +135,9 @@ class GymnasiumTaskVectorEnv(VectorEnv):
                 f"options['reset_mask'] is {rows.dtype} of shape {rows.shape}; it must be bool of shape"
                 f" ({self.num_envs},)"
             )
-        if "task" in options:
-            self._tasks = self._checked_tasks(options.pop("task"))
+        tasks = self._checked_tasks(options.pop("task")) if "task" in options else None
         self._started = True
-        observations, columns = self._rows.reset(rows, self._seeds(seed), self._tasks, options)
+        observations, columns = self._rows.reset(rows, self._seeds(seed), tasks, options)
         return observations, as_infos(columns)
 
     def step(self, actions: ArrayLike) -> tuple[Any, Array, Mask, Mask, Infos]:
@@ -241,5 +239,5 @@ class GymnasiumTaskVectorEnv(VectorEnv):
         if self.task_space is not None:
             for row, task in enumerate(tasks):
                 if not self._call("task_space", contains_task, self.task_space, task):
-                    raise ValueError(f"the task {task} of row {row} is not in the task space {self.task_space}")
+                    raise ValueError(f"the task {task} of row {row} {complaint(self.task_space, task)}")
         return tasks

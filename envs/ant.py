@@ -13,24 +13,22 @@ from typing import Any, ClassVar, Literal
 
 import mujoco
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .argument_checks import check_choice, check_flag, check_numbers, check_positive, check_range
 from .base import (
     Array,
     DirectionSpace,
-    DirectionTasks,
+    GoalSpace,
     Infos,
     Mask,
     TaskEnv,
     TaskSpace,
-    VelocityTasks,
-    goal_in_words,
-    velocity_space,
+    VelocitySpace,
 )
 from .mujoco_vector import (
     MujocoTaskVectorEnv,
-    add_torso_sensors,
+    add_mass_center_sensors,
     gymnasium_start_state,
     load_model,
 )
@@ -51,7 +49,7 @@ def _as_in_rllab(specification: mujoco.MjSpec) -> None:
 
 
 class AntVectorEnv(MujocoTaskVectorEnv):
-    """N ants in lock step; a family adds its tasks and `_task_reward`."""
+    """N ants in lock step; a family adds its tasks, and `_task_reward` unless they want it to go forward."""
 
     still = "speed"
     edits: ClassVar[tuple[Callable[[mujoco.MjSpec], None], ...]] = ()
@@ -97,7 +95,7 @@ class AntVectorEnv(MujocoTaskVectorEnv):
             "ant.xml",
             *self.edits,
             _as_in_rllab if body == "rllab" else None,
-            add_torso_sensors if with_center else None,
+            add_mass_center_sensors if with_center else None,
             _add_acceleration_sensor if contact_forces else None,
         )
         first_body = 0 if as_in_rllab else 1  # rllab has the world's forces too
@@ -125,12 +123,12 @@ class AntVectorEnv(MujocoTaskVectorEnv):
         self._velocity, self._reset_noise = velocity, reset_noise
         if with_center:
             sensors = self._batch.bind("sensordata")
-            self._torso_center, self._torso_velocity = sensors[:, :3], sensors[:, 3:6]
+            self._mass_center, self._mass_velocity = sensors[:, :3], sensors[:, 3:6]
         self._rotation = self._batch.bind("xmat")[:, model.body("torso").id] if as_in_rllab else None
 
     def _task_reward(self, velocity: Array) -> Array:
-        """Reward of the task for the velocity along x and y [N, 2], [N]."""
-        raise NotImplementedError
+        """Reward of the task for the velocity along x and y [N, 2], [N]: the first, unless overridden."""
+        return velocity[:, 0]
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         if self._reset_noise == "gymnasium":
@@ -143,7 +141,7 @@ class AntVectorEnv(MujocoTaskVectorEnv):
         before = self._qpos[:, :2].copy()
         self._simulate(actions, rows)
         if self._velocity == "com":
-            velocity = self._torso_velocity[:, :2].copy()
+            velocity = self._mass_velocity[:, :2].copy()
         else:
             velocity = (self._qpos[:, :2] - before) / self.dt
         healthy = self._healthy()
@@ -178,11 +176,11 @@ class AntVectorEnv(MujocoTaskVectorEnv):
         if self._forces is not None:
             parts.append(self._contact_forces())
         if self._rotation is not None:
-            parts += [self._rotation, self._torso_center]
+            parts += [self._rotation, self._mass_center]
         return np.concatenate(parts, axis=1)
 
 
-class AntVelVectorEnv(VelocityTasks, AntVectorEnv):
+class AntVelVectorEnv(AntVectorEnv):
     """N ants, each with its own wanted velocity; see `AntVelEnv` for the environment."""
 
     def __init__(
@@ -192,13 +190,13 @@ class AntVelVectorEnv(VelocityTasks, AntVectorEnv):
         healthy_reward: float = 1.05,
         **kwargs: Any,
     ):
-        super().__init__(velocity_space(goal_range), healthy_reward, *args, **kwargs)
+        super().__init__(VelocitySpace(goal_range), healthy_reward, *args, **kwargs)
 
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity[:, 0] - self.tasks[:, 0])
 
 
-class AntDirVectorEnv(DirectionTasks, AntVectorEnv):
+class AntDirVectorEnv(AntVectorEnv):
     """N ants, each with its own direction; see `AntDirEnv` for the environment."""
 
     def __init__(self, *args: Any, healthy_reward: float = 0.05, **kwargs: Any):
@@ -213,15 +211,7 @@ class AntGoalVectorEnv(AntVectorEnv):
 
     def __init__(self, *args: Any, goal_range: float = 3.0, healthy_reward: float = 4.05, **kwargs: Any):
         check_positive("goal_range", goal_range)
-        super().__init__(TaskSpace([-goal_range] * 2, [goal_range] * 2), healthy_reward, *args, **kwargs)
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n goals, uniform in the square, [n, 2]."""
-        return rng.uniform(self.task_space.low, self.task_space.high, (n, 2))
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """The goal, in words."""
-        return goal_in_words(task)
+        super().__init__(GoalSpace(goal_range), healthy_reward, *args, **kwargs)
 
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(self._qpos[:, :2] - self.tasks).sum(axis=1)

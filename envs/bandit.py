@@ -19,6 +19,23 @@ from .tabular_pictures import draw_arms
 Reward = Literal["bernoulli", "gaussian"]
 
 
+class ArmSpace(TaskSpace):
+    """Mean rewards of arms, as task vectors: uniform in [0, 1] or, with Gaussian rewards, standard normal."""
+
+    def __init__(self, arms: int, reward: Reward):
+        low, high = (0.0, 1.0) if reward == "bernoulli" else (-np.inf, np.inf)
+        super().__init__(np.full(arms, low), np.full(arms, high))
+
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw the arms' means, [n, arms]."""
+        return rng.random((n, *self.shape)) if self.is_bounded() else rng.standard_normal((n, *self.shape))
+
+    def describe(self, task: ArrayLike) -> str:
+        """Which arm is the best."""
+        means = np.ravel(task)
+        return f"best of {means.size} arms: {means.argmax()}, {means.max():.2f}"
+
+
 class BanditVectorEnv(NoisyVectorEnv):
     """N bandits in lock step; see `BanditEnv` for the environment."""
 
@@ -34,11 +51,10 @@ class BanditVectorEnv(NoisyVectorEnv):
     ):
         check_count("arms", arms, 2)
         check_choice("reward", reward, get_args(Reward))
-        bound = np.full(arms, np.inf)
         super().__init__(
             observation_space=spaces.Box(0.0, 1.0, (1,), np.float64),
             action_space=spaces.Discrete(arms),
-            task_space=TaskSpace(np.zeros(arms), np.ones(arms)) if reward == "bernoulli" else TaskSpace(-bound, bound),
+            task_space=ArmSpace(arms, reward),
             num_envs=num_envs,
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
@@ -47,16 +63,6 @@ class BanditVectorEnv(NoisyVectorEnv):
         self._first_arms = np.arange(num_envs) * arms  # of each row, in all arms of all rows
         self._best, self._means_of = np.zeros(num_envs), self.tasks
         self._pulls, self._paid = np.zeros((2, num_envs, arms))  # of this task; only kept to be drawn
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw the arms' means, uniform in [0, 1] or, with Gaussian rewards, standard normal, [n, arms]."""
-        shape = (n, *self.task_space.shape)
-        return rng.random(shape) if self._reward == "bernoulli" else rng.standard_normal(shape)
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """Which arm is the best."""
-        means = np.ravel(task)
-        return f"best of {means.size} arms: {means.argmax()}, {means.max():.2f}"
 
     def _forget(self, rows: NDArray[np.intp]) -> None:
         self._pulls[rows] = self._paid[rows] = 0.0

@@ -34,101 +34,106 @@ def numbers_of_task(task: ArrayLike) -> str:
     return "task " + ", ".join(f"{number:.2f}" for number in np.ravel(task))
 
 
-def goal_in_words(task: ArrayLike) -> str:
-    """A task that is a point on the plane."""
-    x, y = np.ravel(task)
-    return f"goal ({x:.2f}, {y:.2f})"
-
-
-def direction_in_words(task: ArrayLike) -> str:
-    """A task that is -1 or +1."""
-    return f"direction {np.ravel(task)[0]:+.0f}"
-
-
-def speed_in_words(task: ArrayLike) -> str:
-    """A task that is a wanted velocity."""
-    return f"target {np.ravel(task)[0]:.2f} m/s"
-
-
 class TaskSpace(spaces.Box):
-    """Box of task vectors, float64 [P]."""
+    """Box of task vectors, float64 [P]: which there are, how they are drawn, and what they are in words."""
 
     def __init__(self, low: ArrayLike, high: ArrayLike):
         low, high = np.atleast_1d(np.asarray(low, np.float64)), np.atleast_1d(np.asarray(high, np.float64))
         super().__init__(low, high, dtype=np.float64)
 
     def accepts(self, tasks: Array) -> Mask:
-        """Which of the tasks [N, P] lie in the space, [N]; NaN and infinities never do."""
+        """Which of the tasks [n, P] lie in the space, [n]; NaN and infinities never do."""
         return np.all((tasks >= self.low) & (tasks <= self.high) & np.isfinite(tasks), axis=1)
 
     def contains(self, x: Any) -> bool:
         """Whether x is a task vector that the space accepts."""
         return super().contains(x) and bool(self.accepts(np.asarray(x)[None])[0])
 
+    def complaint(self, task: Array) -> str:
+        """Why a task [P] is not accepted, as the end of a sentence that begins with it."""
+        return f"is not in the task space {self}"
 
-def velocity_space(goal_range: tuple[float, float]) -> TaskSpace:
-    """The wanted velocities of a range (low, high).
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n tasks, uniform in the box, [n, P]."""
+        return rng.uniform(self.low, self.high, (n, *self.shape))
+
+    def sample(self, mask: None = None, probability: None = None) -> Array:
+        """Draw a task, [P]."""
+        return self.draw(1, self.np_random)[0]
+
+    def describe(self, task: ArrayLike) -> str:
+        """What the task [P] is, in a few words."""
+        return numbers_of_task(task)
+
+    def target_speed(self, task: ArrayLike) -> float | None:
+        """The speed along x that the task [P] wants, m/s; None where it wants none in particular."""
+        return None
+
+
+def complaint(space: spaces.Space, task: Array) -> str:
+    """Why a task [P] is not in a space of any kind, as `TaskSpace.complaint`."""
+    return space.complaint(task) if isinstance(space, TaskSpace) else f"is not in the task space {space}"
+
+
+class VelocitySpace(TaskSpace):
+    """Wanted velocities along x, m/s, of a range (low, high).
 
     Raises:
         ValueError: it is no range.
     """
-    return TaskSpace(*check_range("goal_range", goal_range))
 
+    def __init__(self, goal_range: tuple[float, float]):
+        super().__init__(*check_range("goal_range", goal_range))
 
-class VelocityTasks:
-    """Tasks that are wanted velocities along x; a base that goes before the vector environment."""
-
-    task_space: TaskSpace
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n velocities, uniform in the goal range, [n, 1]."""
-        return rng.uniform(self.task_space.low, self.task_space.high, (n, 1))
-
-    def describe_task(self, task: ArrayLike) -> str:
+    def describe(self, task: ArrayLike) -> str:
         """The wanted velocity, in words."""
-        return speed_in_words(task)
+        return f"target {np.ravel(task)[0]:.2f} m/s"
 
     def target_speed(self, task: ArrayLike) -> float:
-        """The wanted velocity along x, m/s."""
+        """The wanted velocity."""
         return float(np.ravel(task)[0])
 
 
 class DirectionSpace(TaskSpace):
-    """The two directions -1 (backward) and +1 (forward), as task vectors of one number."""
+    """The two directions along x, -1 (backward) and +1 (forward), as task vectors of one number."""
 
     def __init__(self) -> None:
         super().__init__(-1.0, 1.0)
 
-    def accepts(self, tasks: Array) -> Mask:
-        """Which of the tasks [N, 1] are -1 or +1, [N]."""
-        return np.all(np.abs(tasks) == 1.0, axis=1)
-
-    def sample(self, mask: None = None, probability: None = None) -> Array:
-        """Draw a direction, both equally likely."""
-        return self.np_random.choice((-1.0, 1.0), size=1)
-
     def __repr__(self) -> str:
         return "DirectionSpace({-1, 1})"
 
+    def accepts(self, tasks: Array) -> Mask:
+        """Which of the tasks [n, 1] are -1 or +1, [n]."""
+        return np.all(np.abs(tasks) == 1.0, axis=1)
 
-class DirectionTasks:
-    """Tasks that are directions along x; a base that goes before the vector environment."""
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n directions, backward and forward equally likely, [n, 1]."""
+    def draw(self, n: int, rng: np.random.Generator) -> Array:
+        """Draw n directions, both equally likely, [n, 1]."""
         return rng.choice((-1.0, 1.0), (n, 1))
 
-    def describe_task(self, task: ArrayLike) -> str:
+    def describe(self, task: ArrayLike) -> str:
         """The direction, in words."""
-        return direction_in_words(task)
+        return f"direction {np.ravel(task)[0]:+.0f}"
+
+
+class GoalSpace(TaskSpace):
+    """Points on the plane, m, of a square of +-`reach` along both axes."""
+
+    def __init__(self, reach: float):
+        super().__init__([-reach] * 2, [reach] * 2)
+
+    def describe(self, task: ArrayLike) -> str:
+        """The point, in words."""
+        x, y = np.ravel(task)
+        return f"goal ({x:.2f}, {y:.2f})"
 
 
 class TaskVectorEnv(VectorEnv, EzPickle):
     """N copies of one family's environment in lock step, each row with its own task and random generator.
 
-    A family gives the spaces and the methods `sample_tasks`, `_start_rows`, `_advance`, `_observe` and `_draw_row`
-    (and `close_extras` if there is something to release). For captions and stills it may say more: `describe_task`,
-    `still` and `target_speed`. Everything else is here.
+    A family gives the spaces and the methods `_start_rows`, `_advance`, `_observe` and `_draw_row` (and `close_extras`
+    if there is something to release). Tasks are drawn and described by their space, unless the family does it itself,
+    in `sample_tasks`, `describe_task` and `target_speed`; `still` says what a still shows. Everything else is here.
 
     Episodes do not restart by themselves (`AutoresetMode.DISABLED`). A row whose episode has ended is held until it is
     reset: its observation is repeated, its reward is 0 and its flags stay.
@@ -200,19 +205,24 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         self._terminated, self._truncated = np.ones(num_envs, bool), np.zeros(num_envs, bool)
         self._all_alive = False
 
+    @property
+    def changes_in_trial(self) -> bool:
+        """Whether a row's task may change to one that outlasts a reset, unless that reset gives one."""
+        return self._change_at is not None and not self._change_in_episode
+
     # What a family implements.
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n tasks of the family's distribution, [n, P]."""
-        raise NotImplementedError
+        return self.task_space.draw(n, rng)
 
     def describe_task(self, task: ArrayLike) -> str:
         """What the task [P] is, in a few words."""
-        return numbers_of_task(task)
+        return self.task_space.describe(task)
 
     def target_speed(self, task: ArrayLike) -> float | None:
         """The speed along x that the task [P] wants, m/s; None where it wants none in particular."""
-        return None
+        return self.task_space.target_speed(task)
 
     def _apply_tasks(self, rows: NDArray[np.intp], tasks: Array) -> None:
         """Make the rows those of their new tasks [len(rows), P], where a task is more than what the reward sees.
@@ -411,7 +421,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
         rejected = rows[~self.task_space.accepts(tasks)[rows]]
         if rejected.size:
             row = rejected[0]
-            raise WrongArgument(f"the task {tasks[row]} of row {row} is not in the task space {self.task_space}")
+            raise WrongArgument(f"the task {tasks[row]} of row {row} {self.task_space.complaint(tasks[row])}")
         self._put_tasks(rows, tasks[rows])
         self._task_given[rows], self._on_task[rows] = True, 0
         if self._change_at is not None:
@@ -464,6 +474,11 @@ class TaskEnv(gymnasium.Env, EzPickle):
         return self._rows.sample_tasks(n, rng)
 
     @property
+    def changes_in_trial(self) -> bool:
+        """Whether the task may change to one that outlasts a reset, unless that reset gives one."""
+        return self._rows.changes_in_trial
+
+    @property
     def still(self) -> Still:
         """What a still shows, as `TaskVectorEnv.still`."""
         return self._rows.still
@@ -506,20 +521,39 @@ class TaskEnv(gymnasium.Env, EzPickle):
         self._rows.close()
 
 
-def check_change(change_at: object, change_in: object, max_episode_steps: int | None) -> None:
+def check_change(
+    change_at: object, change_in: object, max_episode_steps: int | None, episodes: int | None = None
+) -> None:
     """Refuse a change of tasks that could never come.
+
+    Args:
+        change_at: the argument of `TaskVectorEnv`.
+        change_in: likewise.
+        max_episode_steps: time steps of an episode at most; None for any number.
+        episodes: in a task, one after the other; None where that is not known.
 
     Raises:
         ValueError: names the argument.
     """
     check_choice("change_in", change_in, ("episode", "trial"))
     if change_at is None:
+        if change_in == "trial":
+            raise ValueError(
+                "change_in is 'trial' and change_at is None; give the time step of the change as change_at"
+            )
         return
     check_count("change_at", change_at, 1)
-    if change_in == "episode" and max_episode_steps is not None and change_at >= max_episode_steps:  # type: ignore[operator]
+    if max_episode_steps is None:
+        return
+    if change_in == "episode" and change_at >= max_episode_steps:  # type: ignore[operator]
         raise ValueError(
             f"change_at is {change_at}; it must be less than the {max_episode_steps} time steps of an episode, or"
             " change_in 'trial'"
+        )
+    if change_in == "trial" and episodes is not None and change_at >= episodes * max_episode_steps:  # type: ignore[operator]
+        raise ValueError(
+            f"change_at is {change_at}; it must be less than the {episodes * max_episode_steps} time steps for which a"
+            f" task is given ({episodes} of {max_episode_steps})"
         )
 
 

@@ -53,9 +53,6 @@ class HalfCheetahDynamicsVectorEnv(HalfCheetahVectorEnv):
         legs = "bthigh bshin bfoot fthigh fshin ffoot"
         super().__init__(factors(f"torso {legs}", legs, f"floor torso head {legs}", span), *args, **kwargs)
 
-    def _task_reward(self, velocity: Array) -> Array:
-        return velocity
-
 
 class HopperDynamicsVectorEnv(RunnerVectorEnv):
     """N hoppers, each with its own body; see `HopperDynamicsEnv` for the environment."""
@@ -68,9 +65,6 @@ class HopperDynamicsVectorEnv(RunnerVectorEnv):
             factors("torso thigh leg foot", "thigh_joint leg_joint foot_joint", geoms, span), *args, **kwargs
         )
 
-    def _task_reward(self, velocity: Array) -> Array:
-        return velocity[:, 0]
-
 
 class Walker2DDynamicsVectorEnv(RunnerVectorEnv):
     """N walkers, each with its own body; see `Walker2DDynamicsEnv` for the environment."""
@@ -81,9 +75,6 @@ class Walker2DDynamicsVectorEnv(RunnerVectorEnv):
         legs = "thigh leg foot thigh_left leg_left foot_left".split()
         joints, geoms = (" ".join(f"{leg}_{kind}" for leg in legs) for kind in ("joint", "geom"))
         super().__init__(factors(f"torso {' '.join(legs)}", joints, f"floor torso_geom {geoms}", span), *args, **kwargs)
-
-    def _task_reward(self, velocity: Array) -> Array:
-        return velocity[:, 0]
 
 
 class DeadMotors(Variation):
@@ -106,6 +97,10 @@ class DeadMotors(Variation):
     def accepts(self, numbers: Array) -> Mask:
         """Whether it is a whole number."""
         return (numbers == np.floor(numbers)).all(axis=1)
+
+    def wanted(self) -> str:
+        """What a number has to be."""
+        return f"it must be a whole number: {', '.join(f'{i} ({name})' for i, name in enumerate(self._names))}"
 
     def describe(self, name: str, numbers: Array) -> str:
         """The group's name."""
@@ -136,9 +131,6 @@ class CheetahCrippledVectorEnv(HalfCheetahVectorEnv):
         motors = ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"]
         one_each: list[list[Any]] = [[motor] for motor in motors]
         super().__init__(TaskTable({"dead motor": DeadMotors(motors, one_each, one_each)}), *args, **kwargs)
-
-    def _task_reward(self, velocity: Array) -> Array:
-        return velocity
 
 
 class Slope(Variation):
@@ -171,9 +163,6 @@ class CheetahSlopeVectorEnv(HalfCheetahVectorEnv):
     def __init__(self, *args: Any, largest_slope: float = 15.0, **kwargs: Any):
         super().__init__(TaskTable({"slope": Slope(largest_slope)}), *args, **kwargs)
 
-    def _task_reward(self, velocity: Array) -> Array:
-        return velocity
-
 
 class AntCrippledVectorEnv(AntVectorEnv):
     """N ants, each with a dead leg; see `AntCrippledEnv` for the environment."""
@@ -188,9 +177,6 @@ class AntCrippledVectorEnv(AntVectorEnv):
             ["aux_3_geom", "back_leg_geom", "third_ankle_geom"],
         ]
         super().__init__(TaskTable({"dead leg": DeadMotors(legs, motors, geoms)}), healthy_reward, *args, **kwargs)
-
-    def _task_reward(self, velocity: Array) -> Array:
-        return velocity[:, 0]
 
 
 class HalfCheetahDynamicsEnv(TaskEnv):

@@ -14,7 +14,7 @@ import numpy as np
 from mujoco.batch import DATA_FIELDS, Batch
 from numpy.typing import NDArray
 
-from .argument_checks import check_choice
+from .argument_checks import check_choice, check_count
 from .base import Array, Infos, Mask, Still, TaskEnv
 from .mujoco_vector import Camera, MujocoTaskVectorEnv, gymnasium_start_state, load_model
 from .task_table import TaskTable, Variation
@@ -139,22 +139,28 @@ class FamilyVectorEnv(MujocoTaskVectorEnv):
 
     def _ask_for_fields(self) -> None:
         """Call the functions once for nothing, so that the fields that they read are there from the first time step."""
+        drawn = self.task_space.draw(self.num_envs, np.random.default_rng(0))  # which a reward may take for indices
         with np.errstate(all="ignore"):  # all derived fields are 0 yet
-            self._judge(self._move_from(self._qpos.copy(), np.zeros(self.action_space.shape)))  # type: ignore[arg-type]
+            self._judge(self._move_from(self._qpos.copy(), np.zeros(self.action_space.shape), drawn))  # type: ignore[arg-type]
             self._observe()
         self._batch.sealed = True
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
-        return self.recipe.start(self._model, generator)
+        wanted = [(self._model.nq,), (self._model.nv,)]
+        start = self.recipe.start(self._model, generator)
+        if not isinstance(start, (tuple, list)) or [np.shape(one) for one in start] != wanted:
+            told = [np.shape(one) for one in start] if isinstance(start, (tuple, list)) else type(start).__name__
+            raise ValueError(f"start returns {told}; it must be positions and velocities, of shapes {wanted}")
+        return start[0], start[1]
 
     def _move(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
         before = self._qpos.copy()
         self._simulate(actions, rows)
-        return self._judge(self._move_from(before, actions))
+        return self._judge(self._move_from(before, actions, self.tasks))
 
-    def _move_from(self, before: Array, actions: Array) -> Move:
-        tasks = {name: self.tasks[:, place] for name, place in self._task_columns}
-        return Move(self._batch, before, actions, tasks, self.dt)
+    def _move_from(self, before: Array, actions: Array, tasks: Array) -> Move:
+        columns = {name: tasks[:, place] for name, place in self._task_columns}
+        return Move(self._batch, before, actions, columns, self.dt)
 
     def _judge(self, move: Move) -> tuple[Array, Mask, Infos]:
         """Rewards [N] of a time step, whether episodes have ended with it, [N], and what is told of it."""
@@ -164,8 +170,10 @@ class FamilyVectorEnv(MujocoTaskVectorEnv):
         for name, values in {"reward": reward, "ended": ended, **{f"infos: {key}": told[key] for key in told}}.items():
             if np.shape(values) != (self.num_envs,):
                 raise ValueError(f"{name} is an array of shape {np.shape(values)}; it must be ({self.num_envs},)")
+        if np.asarray(ended).dtype != bool:  # numbers would end nearly every episode at once
+            raise ValueError(f"ended is an array of {np.asarray(ended).dtype}; it must be one of bool")
         infos = {name: np.array(values, np.float64) for name, values in told.items()}
-        return np.array(reward, np.float64), np.asarray(ended, bool), infos
+        return np.array(reward, np.float64), np.asarray(ended), infos
 
     def _observe(self) -> Array:
         return np.array(self.recipe.observe(self._batch), np.float64)
@@ -231,11 +239,20 @@ def mujoco_family(
         The class of the single environment. Its attribute `vector_class` is the vector environment's.
 
     Raises:
-        ValueError: `tasks` is empty or holds what is no variation, or there is no such file or `still`. What does not
-            fit the model is told when an environment is made.
+        ValueError: `tasks` is empty or holds what is no variation, there is no such file, or another argument is none
+            of those above. What does not fit the model is told when an environment is made.
     """
     TaskTable(tasks)
     check_choice("still", still, (None, "path", "speed"))
+    check_count("frame_skip", frame_skip, 1)
+    for argument, value in (("reward", reward), ("observe", observe), ("start", start)):
+        if not callable(value):
+            raise ValueError(f"{argument} is {value!r}; it must be a function")
+    for argument, value in (("infos", infos), ("ended", ended)):
+        if value is not None and not callable(value):
+            raise ValueError(f"{argument} is {value!r}; it must be a function, or None")
+    if not isinstance(stage, mujoco.mjtStage):
+        raise ValueError(f"stage is {stage!r}; it must be a mujoco.mjtStage, such as mjtStage.mjSTAGE_VEL")
     caller = sys._getframe(1).f_globals
     module = caller.get("__name__", "__main__")
     path = Path(caller.get("__file__", "module")).absolute().parent / xml

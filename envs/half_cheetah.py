@@ -14,20 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .argument_checks import check_choice, check_number
-from .base import (
-    Array,
-    DirectionSpace,
-    DirectionTasks,
-    Infos,
-    Mask,
-    TaskEnv,
-    TaskSpace,
-    VelocityTasks,
-    velocity_space,
-)
+from .base import Array, DirectionSpace, Infos, Mask, TaskEnv, TaskSpace, VelocitySpace
 from .mujoco_vector import (
     MujocoTaskVectorEnv,
-    add_torso_sensors,
+    add_mass_center_sensors,
     gymnasium_start_state,
     load_model,
 )
@@ -36,7 +26,7 @@ GYMNASIUM_OBSERVATION_DIM, RLLAB_OBSERVATION_DIM = 17, 20
 
 
 class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
-    """N half-cheetahs in lock step; a family adds its tasks and `_task_reward`."""
+    """N half-cheetahs in lock step; a family adds its tasks, and `_task_reward` unless they want it to go forward."""
 
     still = "speed"
 
@@ -61,7 +51,7 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
         check_number("ctrl_cost_weight", ctrl_cost_weight)
         with_sensors = velocity == "com" or observation == "rllab"
         super().__init__(
-            model=load_model("half_cheetah.xml", add_torso_sensors if with_sensors else None),
+            model=load_model("half_cheetah.xml", add_mass_center_sensors if with_sensors else None),
             frame_skip=frame_skip,
             stage=mujoco.mjtStage.mjSTAGE_VEL if with_sensors else mujoco.mjtStage.mjSTAGE_NONE,
             observation_dim=RLLAB_OBSERVATION_DIM if observation == "rllab" else GYMNASIUM_OBSERVATION_DIM,
@@ -75,11 +65,11 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
         self._ctrl_cost_weight = ctrl_cost_weight
         self._velocity, self._observation, self._reset_noise = velocity, observation, reset_noise
         if with_sensors:
-            self._torso_center, self._torso_velocity = np.split(self._batch.bind("sensordata"), 2, axis=1)
+            self._mass_center, self._mass_velocity = np.split(self._batch.bind("sensordata"), 2, axis=1)
 
     def _task_reward(self, velocity: Array) -> Array:
-        """Reward of the task for the velocity along x, [N]."""
-        raise NotImplementedError
+        """Reward of the task for the velocity along x, [N]: that velocity, unless overridden."""
+        return velocity
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         if self._reset_noise == "gymnasium":
@@ -91,7 +81,7 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
         x_before = self._qpos[:, 0].copy()
         self._simulate(actions, rows)
         if self._velocity == "com":
-            velocity = self._torso_velocity[:, 0].copy()
+            velocity = self._mass_velocity[:, 0].copy()
         else:
             velocity = (self._qpos[:, 0] - x_before) / self.dt
         reward_task = self._task_reward(velocity)
@@ -107,21 +97,21 @@ class HalfCheetahVectorEnv(MujocoTaskVectorEnv):
     def _observe(self) -> Array:
         parts = [self._qpos[:, 1:], self._qvel]
         if self._observation == "rllab":
-            parts.append(self._torso_center)
+            parts.append(self._mass_center)
         return np.concatenate(parts, axis=1)
 
 
-class HalfCheetahVelVectorEnv(VelocityTasks, HalfCheetahVectorEnv):
+class HalfCheetahVelVectorEnv(HalfCheetahVectorEnv):
     """N half-cheetahs, each with its own wanted velocity; see `HalfCheetahVelEnv` for the environment."""
 
     def __init__(self, *args: Any, goal_range: tuple[float, float] = (0.0, 2.0), **kwargs: Any):
-        super().__init__(velocity_space(goal_range), *args, **kwargs)
+        super().__init__(VelocitySpace(goal_range), *args, **kwargs)
 
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity - self.tasks[:, 0])
 
 
-class HalfCheetahDirVectorEnv(DirectionTasks, HalfCheetahVectorEnv):
+class HalfCheetahDirVectorEnv(HalfCheetahVectorEnv):
     """N half-cheetahs, each with its own direction; see `HalfCheetahDirEnv` for the environment."""
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -29,6 +29,7 @@ def make_task_envs(
     num_threads: int = 0,
     workers: int = 0,
     timeout: float = 0.0,
+    episodes: int | None = None,
 ) -> VectorEnv:
     """Make N copies of a registered environment with tasks, with the contract of `TaskVectorEnv`.
 
@@ -42,6 +43,7 @@ def make_task_envs(
         num_threads: native threads of the simulator; 0 takes all CPUs.
         workers: processes of "async"; 0 takes one for each processor.
         timeout: seconds that one call of an environment's method may take in "async"; 0 for any time.
+        episodes: that a row will go through in a task that it is given; None where that is not known.
 
     Raises:
         ValueError: there is no such environment, it has no `sample_tasks`, or it does not take the arguments.
@@ -55,8 +57,10 @@ def make_task_envs(
     if native and not (isinstance(constructor, type) and issubclass(constructor, TaskVectorEnv)):
         native, constructor = False, _load(spec, spec.entry_point)
     check_arguments(env_id, constructor, env_kwargs)
-    if isinstance(constructor, type) and issubclass(constructor, TaskEnv):  # which does not know when it is truncated
-        check_change(env_kwargs.get("change_at"), env_kwargs.get("change_in", "episode"), horizon)
+    if isinstance(constructor, type) and issubclass(
+        constructor, (TaskEnv, TaskVectorEnv)
+    ):  # which do not know them all
+        check_change(env_kwargs.get("change_at"), env_kwargs.get("change_in", "episode"), horizon, episodes)
     if isinstance(constructor, type) and issubclass(constructor, gymnasium.Wrapper):
         # Gymnasium before 1.4 takes the class's property of that name for the metadata of the environment.
         spec = dataclasses.replace(spec, entry_point=functools.partial(constructor))

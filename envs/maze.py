@@ -106,9 +106,10 @@ class MazeSpace(TaskSpace):
         apart = (places[:, 0] != places[:, 2]) | (places[:, 1] != places[:, 3])
         return whole & apart & from_start[np.arange(len(tasks)), places[:, 0], places[:, 1]]
 
-    def sample(self, mask: None = None, probability: None = None) -> Array:
-        """Draw a task, as `draw`."""
-        return self.draw(1, self.np_random)[0]
+    def describe(self, task: ArrayLike) -> str:
+        """Where the target and the start are, in rows and columns from 0."""
+        row, column, start_row, start_column, _ = np.ravel(task)[self.inner :].astype(int)
+        return f"target ({row}, {column}), start ({start_row}, {start_column})"
 
     def __repr__(self) -> str:
         return f"MazeSpace({self.size} x {self.size})"
@@ -182,15 +183,6 @@ class MazeVectorEnv(TaskVectorEnv):
         self._hidden = np.zeros((num_envs, wide, wide), bool)  # with AROUND cells more on each side, never marked
         self._pictures = np.zeros((num_envs, height * width * 3))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n mazes, as `MazeSpace.draw`, [n, P]."""
-        return self.task_space.draw(n, rng)
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """Where the target and the start are, in rows and columns from 0."""
-        row, column, start_row, start_column, _ = np.ravel(task)[self.task_space.inner :].astype(int)
-        return f"target ({row}, {column}), start ({start_row}, {start_column})"
 
     def _start_rows(self, rows: NDArray[np.intp]) -> None:
         tasks = self.tasks[rows]

@@ -17,10 +17,10 @@ import gymnasium.envs.mujoco
 import mujoco
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .argument_checks import check_count
-from .base import Array, Infos, Mask, TaskSpace, TaskVectorEnv, numbers_of_task
+from .base import Array, Infos, Mask, TaskSpace, TaskVectorEnv
 from .rendering import has_no_display
 
 try:
@@ -79,8 +79,7 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         stage: forward stage computed after a time step. The default leaves derived fields (sensors, contact forces)
             one simulation step behind the state; `mjtStage.mjSTAGE_VEL` makes position and velocity sensors current.
         observation_dim: O.
-        task_space: the tasks. A `TaskTable` is drawn from and described here, and what it varies in the model is set
-            when a row's task changes.
+        task_space: the tasks. What a `TaskTable` varies in the model is set when a row's task changes.
         num_envs: rows (N).
         max_episode_steps: time steps after which a row is truncated; None for no limit.
         render_mode: None or "rgb_array".
@@ -129,17 +128,9 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         self._qpos, self._qvel = self._batch.bind("qpos"), self._batch.bind("qvel")
         self._ctrl = self._batch.bind("ctrl")
         self._warnings = self._batch.warning[:, : mujoco.mjtWarning.mjWARN_BADCTRL.value, 1]  # counts since the reset
+        self._has_told = False
+        self._pole = np.zeros(num_envs)  # where the wanted velocities would have led, m
         self._varied = VariedModel(task_space, model, self._batch) if isinstance(task_space, TaskTable) else None
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n tasks of the family's distribution, [n, P]."""
-        if not isinstance(self.task_space, TaskTable):
-            raise NotImplementedError
-        return self.task_space.draw(n, rng)
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """What the task [P] is, in a few words."""
-        return self.task_space.describe(task) if isinstance(self.task_space, TaskTable) else numbers_of_task(task)
 
     def _apply_tasks(self, rows: NDArray[np.intp], tasks: Array) -> None:
         if self._varied is not None:
@@ -151,6 +142,7 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
 
     def _start_rows(self, rows: NDArray[np.intp]) -> None:
         self._batch.reset(rows, stage=mujoco.mjtStage.mjSTAGE_NONE.value)
+        self._pole[rows] = 0.0
         for row in rows.tolist():
             self._qpos[row], self._qvel[row] = self._start_state(self.generators[row])
         # The first step's constraint solver starts from the accelerations that this computes.
@@ -162,6 +154,9 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
 
     def _advance(self, actions: Array, rows: NDArray[np.intp] | None) -> tuple[Array, Mask, Infos]:
         self._diverged = np.zeros(self.num_envs, bool)
+        if self.render_mode is not None:
+            for row in range(self.num_envs) if rows is None else rows.tolist():
+                self._pole[row] += (self.target_speed(self.tasks[row]) or 0.0) * self.dt
         rewards, terminated, infos = self._move(actions, rows)
         if self._diverged.any():
             rewards = np.where(self._diverged, 0.0, rewards)
@@ -180,6 +175,19 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         if diverged.any():
             self._batch.reset(np.flatnonzero(diverged))
             self._diverged = diverged
+            self._tell_of(int(np.flatnonzero(diverged)[0]))
+
+    def _tell_of(self, row: int) -> None:
+        """Say in which task a simulation has diverged, of the first one alone: there may be many."""
+        if self._has_told:
+            return
+        self._has_told = True
+        warnings.warn(
+            f"a simulation diverged ({self.describe_task(self.tasks[row])}: task {self.tasks[row]}). Its episode ends,"
+            " and the metrics diverged/step_k count it and all that follow",
+            RuntimeWarning,
+            stacklevel=2,
+        )
 
     def _model_of(self, row: int) -> mujoco.MjModel:
         """The model that a row's simulation runs on."""
@@ -190,12 +198,8 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
             self._renderer = _Renderer(self._model, self.camera)
         model, data = self._model_of(row), self._batch.get_data(row)
         mujoco.mj_forward(model, data)
-        return self._renderer.frame(model, data, self._target_position(row))
-
-    def _target_position(self, row: int) -> float | None:
-        """Where along x a pole is drawn, m: where the wanted velocity would have led; None draws none."""
-        speed = self.target_speed(self.tasks[row])
-        return None if speed is None else float(speed * self._elapsed[row] * self.dt)
+        has_pole = self.target_speed(self.tasks[row]) is not None
+        return self._renderer.frame(model, data, float(self._pole[row]) if has_pole else None)
 
     def close_extras(self, **kwargs: object) -> None:
         """Release the renderer."""
@@ -319,7 +323,7 @@ def gymnasium_start_state(model: mujoco.MjModel, generator: np.random.Generator)
     return qpos, 0.1 * generator.standard_normal(model.nv)
 
 
-def add_torso_sensors(specification: mujoco.MjSpec) -> None:
+def add_mass_center_sensors(specification: mujoco.MjSpec) -> None:
     """Sense centre of mass and its velocity, three numbers each, of a runner's whole body."""
     for sensor in (mujoco.mjtSensor.mjSENS_SUBTREECOM, mujoco.mjtSensor.mjSENS_SUBTREELINVEL):
         specification.add_sensor(type=sensor, objtype=mujoco.mjtObj.mjOBJ_BODY, objname="torso")

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .argument_checks import check_positive
-from .base import Array, Infos, Mask, TaskEnv, TaskSpace, TaskVectorEnv, goal_in_words
+from .base import Array, GoalSpace, Infos, Mask, TaskEnv, TaskVectorEnv
 
 FRAME_SIZE = 480  # pixels, width and height
 
@@ -39,7 +39,7 @@ class Navigation2DVectorEnv(TaskVectorEnv):
         super().__init__(
             observation_space=spaces.Box(-np.inf, np.inf, (2,), np.float64),
             action_space=spaces.Box(-max_step, max_step, (2,), np.float64),
-            task_space=TaskSpace([-goal_range] * 2, [goal_range] * 2),
+            task_space=GoalSpace(goal_range),
             num_envs=num_envs,
             max_episode_steps=max_episode_steps,
             render_mode=render_mode,
@@ -48,14 +48,6 @@ class Navigation2DVectorEnv(TaskVectorEnv):
         self._goal_radius, self._goal_range = goal_radius, goal_range
         self._positions = np.zeros((num_envs, 2))
         self._paths: list[list[Array]] = [[] for _ in range(num_envs)]  # only kept to be drawn
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n goals, uniform in the square, [n, 2]."""
-        return rng.uniform(self.task_space.low, self.task_space.high, (n, 2))
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """The goal, in words."""
-        return goal_in_words(task)
 
     def _start_rows(self, rows: NDArray[np.intp]) -> None:
         self._positions[rows] = 0.0

@@ -112,9 +112,6 @@ class AntPayloadVectorEnv(AntVectorEnv):
     ):
         super().__init__(TaskTable({"payload": Payload(mass_range, offset)}), healthy_reward, *args, **kwargs)
 
-    def _task_reward(self, velocity: Array) -> Array:
-        return velocity[:, 0]
-
 
 class ArmPayloadVectorEnv(MujocoTaskVectorEnv):
     """N arms, each with its own load; see `ArmPayloadEnv` for the environment."""
@@ -178,7 +175,7 @@ class AntPayloadEnv(TaskEnv):
     """The ant has to run forward with a load that only its movements tell of.
 
     ## Description
-    Gymnasium's four-legged ant (Ant-v5), which weighs 0.88 kg, with a ball fixed on top of its torso. Tasks differ in
+    Gymnasium's four-legged ant (Ant-v5), which weighs 0.91 kg, with a ball fixed on top of its torso. Tasks differ in
     the ball's mass and place. The policy does not observe them. The ball touches nothing; pictures show its mass as its
     size.
 

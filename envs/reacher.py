@@ -8,20 +8,20 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from .argument_checks import check_number
-from .base import Array, Infos, Mask, TaskEnv, TaskSpace, goal_in_words
+from .base import Array, GoalSpace, Infos, Mask, TaskEnv
 from .mujoco_vector import Camera, MujocoTaskVectorEnv, load_model
 
 GOAL_RADIUS = 0.2  # m
 
 
-class DiscSpace(TaskSpace):
-    """Points of a disc around the origin, float64 [2]."""
+class DiscSpace(GoalSpace):
+    """Points of a disc around the origin, m."""
 
     def __init__(self, radius: float):
-        super().__init__([-radius] * 2, [radius] * 2)
+        super().__init__(radius)
         self.radius = radius
 
     def __repr__(self) -> str:
@@ -35,10 +35,6 @@ class DiscSpace(TaskSpace):
         """Draw n points, uniform on the disc, [n, 2]."""
         distance, angle = self.radius * np.sqrt(rng.random(n)), rng.uniform(-np.pi, np.pi, n)
         return np.stack([distance * np.cos(angle), distance * np.sin(angle)], axis=1)
-
-    def sample(self, mask: None = None, probability: None = None) -> Array:
-        """Draw a point, [2]."""
-        return self.draw(1, self.np_random)[0]
 
 
 class ReacherGoalVectorEnv(MujocoTaskVectorEnv):
@@ -72,14 +68,6 @@ class ReacherGoalVectorEnv(MujocoTaskVectorEnv):
         )
         self._ctrl_cost_weight = ctrl_cost_weight
         self._fingertip = self._batch.bind("xpos")[:, self._model.body("fingertip").id, :2]
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n goals, uniform on the disc, [n, 2]."""
-        return self.task_space.draw(n, rng)  # type: ignore[attr-defined]
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """The goal, in words."""
-        return goal_in_words(task)
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         qpos = generator.uniform(-0.1, 0.1, self._model.nq) + self._model.qpos0

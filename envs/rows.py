@@ -86,7 +86,7 @@ class Rows:
         Args:
             rows: which, [R].
             seeds: R of them.
-            tasks: [R, P], handed to the environments; None leaves each to what it has.
+            tasks: [R, P], handed to the environments; None for those that they were given before.
             options: handed to the environments as they are.
 
         Returns:
@@ -96,7 +96,7 @@ class Rows:
         for row in np.flatnonzero(rows).tolist():
             if tasks is not None:
                 self._tasks[row] = tasks[row]
-            infos[row] = self._call("reset", self._reset_row, row, seeds[row], options)
+            infos[row] = self._call("reset", self._reset_row, row, seeds[row], options, tasks is not None)
         # Replaced, not written to: step() has handed out the old arrays.
         self._terminated, self._truncated = self._terminated & ~rows, self._truncated & ~rows
         self._elapsed[rows] = 0
@@ -148,10 +148,12 @@ class Rows:
                 raise WrongReturn(f"environments that differ in their {name}: {another} and {space}")
         return env
 
-    def _reset_row(self, row: int, seed: int | None, options: dict[str, Any]) -> dict[str, Any]:
-        task = self._tasks[row]
-        given = dict(options) if task is None else {**options, "task": task.copy()}
-        observation, info = unpacked(self._envs[row].reset(seed=seed, options=given or None), RESET_VALUES)
+    def _reset_row(self, row: int, seed: int | None, options: dict[str, Any], is_new: bool) -> dict[str, Any]:
+        env, task = self._envs[row], self._tasks[row]
+        # A task is repeated at every reset, as an environment need not keep it. Ours do, and may have changed it since.
+        repeats = not getattr(env.unwrapped, "changes_in_trial", False)
+        given = {**options, "task": task.copy()} if task is not None and (is_new or repeats) else dict(options)
+        observation, info = unpacked(env.reset(seed=seed, options=given or None), RESET_VALUES)
         self._observations[row] = checked_observation(observation, self._family.observation_space)
         return checked_info(info)
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .argument_checks import check_flag, check_number, check_numbers
-from .base import Array, Infos, Mask, TaskEnv, TaskSpace, VelocityTasks, velocity_space
+from .base import Array, Infos, Mask, TaskEnv, TaskSpace, VelocitySpace
 from .mujoco_vector import Camera, MujocoTaskVectorEnv, load_model
 
 ANY = (-np.inf, np.inf)
@@ -79,7 +79,7 @@ HUMANOID = Body(
 
 
 class RunnerVectorEnv(MujocoTaskVectorEnv):
-    """N runners in lock step; a family says which `body`, and adds its tasks and `_task_reward`."""
+    """N runners in lock step; a family says which `body`, and adds tasks, and `_task_reward` unless that is forward."""
 
     still = "speed"
     body: ClassVar[Body]
@@ -120,8 +120,8 @@ class RunnerVectorEnv(MujocoTaskVectorEnv):
         self._centers = self._batch.bind("xipos") if body.mass_center else None
 
     def _task_reward(self, velocity: Array) -> Array:
-        """Reward of the task for the velocity along x, or x and y, [N, 1 or 2], [N]."""
-        raise NotImplementedError
+        """Reward of the task for the velocity along x, or x and y, [N, 1 or 2], [N]: the first, unless overridden."""
+        return velocity[:, 0]
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         noise = self.body.reset_noise
@@ -172,11 +172,11 @@ def _is_within(values: Array, bounds: tuple[float, float]) -> Mask:
     return (bounds[0] < values) & (values < bounds[1])
 
 
-class RunnerVelVectorEnv(VelocityTasks, RunnerVectorEnv):
+class RunnerVelVectorEnv(RunnerVectorEnv):
     """N runners, each with its own wanted velocity."""
 
     def __init__(self, *args: Any, goal_range: tuple[float, float] = (0.0, 2.0), **kwargs: Any):
-        super().__init__(velocity_space(goal_range), *args, **kwargs)
+        super().__init__(VelocitySpace(goal_range), *args, **kwargs)
 
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(velocity[:, 0] - self.tasks[:, 0])
@@ -204,6 +204,17 @@ class SwimmerVelVectorEnv(RunnerVelVectorEnv):
         super().__init__(*args, goal_range=goal_range, **kwargs)
 
 
+class HeadingSpace(TaskSpace):
+    """Directions on the plane, as angles, rad."""
+
+    def __init__(self) -> None:
+        super().__init__(-np.pi, np.pi)
+
+    def describe(self, task: ArrayLike) -> str:
+        """The angle, in words."""
+        return f"direction {np.rad2deg(np.ravel(task)[0]):+.0f} degrees"
+
+
 class HumanoidDirVectorEnv(RunnerVectorEnv):
     """N humanoids, each with its own direction; see `HumanoidDirEnv` for the environment."""
 
@@ -212,16 +223,8 @@ class HumanoidDirVectorEnv(RunnerVectorEnv):
 
     def __init__(self, *args: Any, forward_reward_weight: float = 1.25, **kwargs: Any):
         check_number("forward_reward_weight", forward_reward_weight)
-        super().__init__(TaskSpace(-np.pi, np.pi), *args, **kwargs)
+        super().__init__(HeadingSpace(), *args, **kwargs)
         self._forward_reward_weight = forward_reward_weight
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n directions, uniform on the circle, [n, 1]."""
-        return rng.uniform(-np.pi, np.pi, (n, 1))
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """The direction, in words."""
-        return f"direction {np.rad2deg(np.ravel(task)[0]):+.0f} degrees"
 
     def _task_reward(self, velocity: Array) -> Array:
         angle = self.tasks[:, 0]

@@ -57,9 +57,10 @@ class MDPSpace(TaskSpace):
         sums = self.split(tasks)[1] @ np.ones(self._shape_of_rewards[0])
         return super().accepts(tasks) & np.all(np.abs(sums - 1.0) <= TOLERANCE, axis=(1, 2))
 
-    def sample(self, mask: None = None, probability: None = None) -> Array:
-        """Draw a task, as `draw`."""
-        return self.draw(1, self.np_random)[0]
+    def describe(self, task: ArrayLike) -> str:
+        """Between what the mean rewards lie."""
+        rewards, _ = self.split(np.ravel(task))
+        return f"{len(rewards)} states, mean rewards {rewards.min():.2f} to {rewards.max():.2f}"
 
     def __repr__(self) -> str:
         states, actions = self._shape_of_rewards
@@ -101,15 +102,6 @@ class TabularMDPVectorEnv(NoisyVectorEnv):
         self._thresholds = np.full((num_envs, states, actions, states), np.inf)
         self._prepared = self.tasks  # the tasks that these are of
         self._visits = np.zeros((num_envs, states, actions))  # in this task; only kept to be drawn
-
-    def sample_tasks(self, n: int, rng: np.random.Generator) -> Array:
-        """Draw n processes, as `MDPSpace.draw`, [n, P]."""
-        return self.task_space.draw(n, rng)
-
-    def describe_task(self, task: ArrayLike) -> str:
-        """Between what the mean rewards lie."""
-        rewards, _ = self.task_space.split(np.ravel(task))
-        return f"{len(rewards)} states, mean rewards {rewards.min():.2f} to {rewards.max():.2f}"
 
     def _forget(self, rows: NDArray[np.intp]) -> None:
         self._visits[rows] = 0.0

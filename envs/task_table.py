@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import mujoco
 import numpy as np
-from mujoco.batch import Batch
+from mujoco.batch import Batch, SimulationError
 from numpy.typing import ArrayLike, NDArray
 
-from .argument_checks import check_positive
+from .argument_checks import check_flag, check_positive
 from .base import Array, Mask, TaskSpace
 from .errors import WrongArgument
 
@@ -25,6 +25,11 @@ Names = str | int | tuple[str | int, ...]
 Ids = NDArray[np.intp]
 LARGEST_EXPONENT = np.log(1e100)
 POSITIVE = ("body_mass", "body_inertia")
+COMPUTED = (
+    *("body_invweight0", "body_margin", "body_subtreemass", "dof_M0", "dof_invweight0", "dof_length", "geom_aabb"),
+    *("geom_rbound", "actuator_acc0", "actuator_length0", "tendon_invweight0", "tendon_length0"),
+)
+"""Fields that `Batch.set_const` computes from others, whatever they were set to."""
 NOT_NEGATIVE = (
     *("dof_damping", "dof_armature", "dof_frictionloss", "geom_friction", "jnt_stiffness", "geom_size"),
     *("tendon_damping", "tendon_frictionloss", "tendon_stiffness", "opt.density", "opt.viscosity"),
@@ -50,6 +55,10 @@ class Variation:
     def accepts(self, numbers: Array) -> Mask:
         """Which of the numbers [n, k], all within the bounds, may be, [n]."""
         return np.ones(len(numbers), bool)
+
+    def wanted(self) -> str:
+        """What numbers within the bounds have to be in order to be accepted, as the end of a sentence."""
+        return "it must be one that is accepted"
 
     def describe(self, name: str, numbers: Array) -> str:
         """The numbers [k] of the row of that name, in words."""
@@ -102,6 +111,7 @@ class Factor(Variation):
     shared: bool = False
 
     def __post_init__(self) -> None:
+        check_flag(f"Factor({self.field!r}): shared", self.shared)
         check_positive(f"Factor({self.field!r}): span", self.span)
         check_positive(f"Factor({self.field!r}): base", self.base)
         if not (self.base > 1 and self.span * np.log(self.base) < LARGEST_EXPONENT):
@@ -236,9 +246,18 @@ class TaskTable(TaskSpace):
             accepted &= row.accepts(tasks[:, place])
         return accepted
 
-    def sample(self, mask: None = None, probability: None = None) -> Array:
-        """Draw a task, [P]."""
-        return self.draw(1, self.np_random)[0]
+    def complaint(self, task: Array) -> str:
+        """Which row of the table it is, which of its numbers, and what would be right."""
+        beginning = "is not in the task space: "
+        for name, row, place in self.columns():
+            numbers = task[place]
+            for number, (value, low, high) in enumerate(zip(numbers, row.low, row.high, strict=True), start=1):
+                if not low <= value <= high:
+                    which = f"{name} ({number} of {len(numbers)})" if len(numbers) > 1 else name
+                    return f"{beginning}{which} is {value:g}; it must be in [{low:.4g}, {high:.4g}]"
+            if not row.accepts(numbers[None])[0]:
+                return f"{beginning}{name} is {', '.join(f'{value:g}' for value in numbers)}; {row.wanted()}"
+        return beginning.rstrip(": ")
 
 
 class _Field(NamedTuple):
@@ -301,7 +320,16 @@ class VariedModel:
             else:
                 field.values[rows] = values.reshape(len(rows), *field.values.shape[1:])
         if self.varies:
+            self._derive(rows, tasks)
+
+    def _derive(self, rows: Ids, tasks: Array) -> None:
+        """Compute what depends on the values that were set."""
+        try:
             self._batch.set_const(rows)
+        except SimulationError as error:
+            row = int(error.ids[0])
+            (task,) = tasks[rows == row]
+            raise WrongArgument(f"the task {task} of row {row}: MuJoCo refuses it: {self._batch.error(row)}") from error
 
     def _check(self, name: str, field: _Field, values: Array, rows: Ids, tasks: Array) -> None:
         right, what = np.isfinite(values), "finite"
@@ -309,6 +337,9 @@ class VariedModel:
             right, what = right & (values > 0), "positive"
         elif field.name in NOT_NEGATIVE:
             right, what = right & (values >= 0), "at least 0"
+        if field.name == "body_inertia" and right.all():
+            right = values <= (0.5 + 1e-9) * values.sum(axis=-1, keepdims=True)
+            what = "at most the sum of the body's two other moments"
         if right.all():
             return
         row, *where = np.argwhere(~right)[0]
@@ -376,6 +407,8 @@ def find_objects(model: mujoco.MjModel, field: str, of: Names) -> Ids:
 def _field_of(model: mujoco.MjModel, field: str) -> Array:
     if not isinstance(field, str):
         raise ValueError(f"field is {field!r}; it must be the name of one, such as body_mass")
+    if field in COMPUTED:
+        raise ValueError(f"{field} is computed from other fields; vary those, such as body_mass")
     if field in SAME_FOR_ALL:
         raise ValueError(f"{field} is the same for all simulations; it cannot vary")
     owner, name = (model.opt, field[4:]) if field.startswith("opt.") else (model, field)

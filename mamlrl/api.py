@@ -197,7 +197,7 @@ def evaluate(
         seed: of the tasks and of all noise.
         protocol: "paper" for tasks, data and step sizes of the MAML paper.
         random: also evaluate the untrained policy.
-        mismatched: also adapt every policy to another task than it then acts in.
+        mismatched: also adapt every trained policy to another task than it then acts in.
         interval: kind of interval around a mean.
         device: of the policies.
         threads: of simulation and arithmetic; 0 takes all processors.

@@ -82,8 +82,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--mismatched",
         action="store_true",
-        help="Also adapt every policy to another task than it then acts in: what it gains there too, a change that "
-        "is the same for all tasks gains.",
+        help="Also adapt every trained policy to another task than it then acts in: what it gains there too is owed to "
+        "no knowledge of the task.",
     )
     parser.add_argument(
         "--out", type=usable_path, metavar="DIR", help="Folder of the results (runs/evaluations/<env>-<time>)."

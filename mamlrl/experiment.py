@@ -300,6 +300,7 @@ def make_envs(config: Config, num_envs: int) -> VectorEnv:
         ConfigError: there is no such environment, or it is no family of tasks.
     """
     settings = resolve_horizon(config).environment
+    row = find_learner(config.learner)
     try:
         envs = make_task_envs(
             config.env,
@@ -310,8 +311,8 @@ def make_envs(config: Config, num_envs: int) -> VectorEnv:
             num_threads(config),
             settings.workers,
             settings.timeout,
+            config.sampling.episodes if row.recurrent else 1,
         )
-        row = find_learner(config.learner)
         if row.recurrent:
             return TrialVector(envs, config.sampling.episodes)
         return ObserveTaskVector(envs) if row.observes_task else envs

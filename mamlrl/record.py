@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from mamlrl.commands import run_command
+from mamlrl.envs.base import complaint
 from mamlrl.envs.checks import contains_task
 from mamlrl.errors import ConfigError
 from mamlrl.options import OptionParser, usable_path
@@ -269,7 +270,7 @@ def check_task(task: np.ndarray, drawn: np.ndarray, envs: VectorEnv | TaskDistri
         raise ConfigError(f"--task has {given} {'number' if given == 1 else 'numbers'}; a task here has {wanted}")
     space = getattr(envs, "task_space", None)
     if space is not None and not contains_task(space, task[0]):
-        raise ConfigError(f"--task {' '.join(f'{number:g}' for number in task[0])} is not in the task space {space}")
+        raise ConfigError(f"--task {' '.join(f'{number:g}' for number in task[0])} {complaint(space, task[0])}")
     return task
 
 

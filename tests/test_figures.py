@@ -43,11 +43,11 @@ def reproduce(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_reproduces_a_result_and_goes_on_where_it_was(tmp_path: Path) -> None:
     small = "--iterations 2 --sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 3 --eval.every 0".split()
-    first = reproduce("cheetah-dir", str(tmp_path), *small)
+    first = reproduce("navigation", str(tmp_path), *small)
     assert first.returncode == 0, first.stderr
     assert "| maml " in first.stdout and "200 tasks" in first.stdout
     assert (tmp_path / "maml" / "seed-1" / "checkpoints" / "iteration-000002.pt").exists()
-    again = reproduce("cheetah-dir", str(tmp_path))
+    again = reproduce("navigation", str(tmp_path))
     assert again.returncode == 0, again.stderr
     assert "iteration 1/2" not in again.stdout and len(list(tmp_path.glob("evaluation-*/evaluation.png"))) == 2
 

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from mamlrl.config import Config, EnvironmentConfig, PolicyConfig, SamplingConfig
+from mamlrl.envs.mujoco_vector import MujocoTaskVectorEnv
 from mamlrl.errors import NonFiniteError, UserError
 from mamlrl.experiment import Experiment, initial_state, make_experiment
 from mamlrl.recording import films, stage
@@ -166,6 +167,25 @@ def test_a_film_of_a_trial_tells_of_the_success_of_each_episode() -> None:
     assert told[:11] == [()] * 5 + [(None,)] * 5 + [(None, None)]
 
 
+def test_a_film_shows_a_task_that_changes() -> None:
+    """In the caption, as the pole, which does not jump, and as what a still says was wanted."""
+    experiment = experiment_on("mamlrl/HalfCheetahVel-v0", change_at=3)
+    poles: list[list[float]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        drawn = MujocoTaskVectorEnv.render
+        patch.setattr(MujocoTaskVectorEnv, "render", lambda self: poles.append(self._pole.tolist()) or drawn(self))
+        film, shown = filmed(experiment)
+    told = [panels[0].task for panels in shown]
+    assert told[:3] == ["target 0.50 m/s"] * 3 and len(set(told[3:])) == 1 and told[3] != told[0]
+    assert film.description == "target 0.50 m/s" and film.target_speeds is not None
+    later = film.target_speeds[3, 0]
+    assert told[3] == f"target {later:.2f} m/s"
+    np.testing.assert_array_equal(film.target_speeds[:, 0], [0.5] * 3 + [later] * 5)
+    np.testing.assert_allclose(np.diff(np.array(poles)[1:, 0]), 0.05 * film.target_speeds[:, 0])
+    figure = still([film])
+    assert figure is not None and ("target, which changes", 0) in list(lines(figure))
+
+
 def test_an_outcome_in_words() -> None:
     trial = panel(episode="episode 2")
     for outcomes, words in (
@@ -219,7 +239,7 @@ def test_stills_show_what_the_environment_says() -> None:
     paths = still([a_film(still="path")])
     assert paths is not None
     assert list(lines(paths)) == [("before adaptation", 6), ("1 gradient step", 4), ("start", 1), ("goal", 1)]
-    speeds = still([a_film(still="speed", speeds=np.zeros((5, 2)), target_speed=1.5)] * 5)
+    speeds = still([a_film(still="speed", speeds=np.zeros((5, 2)), target_speeds=np.full((5, 2), 1.5))] * 5)
     assert speeds is not None
     assert list(lines(speeds))[1:] == [("before adaptation", 5), ("1 gradient step", 3), ("target", 2)]
 

@@ -26,6 +26,7 @@ from mamlrl.experiment import (
     SupervisedExperiment,
     draw_tasks,
     initial_state,
+    make_envs,
     make_experiment,
     make_supervised,
     num_threads,
@@ -53,8 +54,6 @@ DIGITS = {"error": 3, "median error": 3, "diverged": 3}
 """Of means in tables, behind the point; 2 of other quantities."""
 RANDOM = "random"
 """Learner whose policy is not trained."""
-MISMATCHED = "mismatched"
-"""Of policies that are adapted to another task than they act in."""
 MOST_COLUMNS = 5
 """Gradient steps that a table shows all of."""
 
@@ -98,6 +97,8 @@ class Evaluated(NamedTuple):
     or what the supervised tasks measure, such as "error". Of trials by number of the episode"""
     used: tuple[int, ...] = ()
     """episodes on a task before each row, where runs are compared by these: some of them learn within trials"""
+    mismatched: bool = False
+    """whether it was adapted to other tasks than it acted in"""
 
 
 def of_paper(plan: Plan, config: Config) -> Plan:
@@ -145,7 +146,7 @@ def find_entries(paths: Iterable[Path], random: bool = False, mismatched: bool =
         entries = [one for entry in entries for one in (entry, *_mismatched(entry))]
         if not any(entry.mismatched for entry in entries):
             raise ConfigError(
-                "--mismatched is of policies that adapt by gradient steps on rollouts; none of these does"
+                "mismatched (--mismatched) is of policies that adapt by gradient steps on rollouts; none of these does"
             )
     return entries + (_untrained(trained) if random else [])
 
@@ -203,6 +204,8 @@ def evaluate_runs(
     """
     changes = {"eval": plan.settings, "device": plan.device, "threads": plan.threads}
     configs = [dataclasses.replace(entry.config, **changes) for entry in entries]
+    if any(entry.mismatched for entry in entries):
+        other_tasks(_held_out_tasks(configs[0], plan))  # refused before the first evaluation, which takes its time
     results = []
     by_episodes = any(find_learner(config.learner).recurrent for config in configs)
     for entry, config in zip(entries, configs, strict=True):
@@ -216,12 +219,23 @@ def evaluate_runs(
             if result.episodes is not None:
                 measured = {"return": result.episodes}
         used = _episodes_used(config, len(measured["return"])) if by_episodes else ()
-        learner = MISMATCHED if entry.mismatched else config.learner if entry.trained else RANDOM
-        results.append(Evaluated(entry.method, learner, config.seed, tasks, measured, used))
+        learner = config.learner if entry.trained else RANDOM
+        results.append(Evaluated(entry.method, learner, config.seed, tasks, measured, used, entry.mismatched))
     row = find_task_set(configs[0].env)
     if row and row.quantity.name == "accuracy":
         results.append(_nearest_neighbour(configs[0], plan.seed))
     return results
+
+
+def _held_out_tasks(config: Config, plan: Plan) -> np.ndarray:
+    """Those of an evaluation on rollouts, [M, P]."""
+    if plan.tasks is not None:
+        return plan.tasks
+    envs = make_envs(config, 1)
+    try:
+        return draw_tasks(envs, config.eval.tasks, Streams(plan.seed).test().numpy(Stream.TASKS, 0))
+    finally:
+        envs.close()
 
 
 def _episodes_used(config: Config, rows: int) -> tuple[int, ...]:
@@ -327,7 +341,10 @@ def other_tasks(tasks: np.ndarray) -> np.ndarray:
         same = (others == tasks).all(axis=1)
         if not same.any():
             return others
-    raise ConfigError(f"--mismatched needs tasks that differ; all {len(tasks)} are the same")
+    same_ones = "there is one" if len(tasks) == 1 else f"all {len(tasks)} are the same"
+    raise ConfigError(
+        f"mismatched (--mismatched) needs tasks that differ; {same_ones}: ask for more by tasks (--tasks)"
+    )
 
 
 def check_same_environment(run: Trained, other: Trained) -> None:
@@ -374,7 +391,8 @@ def pool(
         each = values.T.tolist() if len(runs) > 1 else []
         with np.errstate(invalid="ignore"):  # of errors without bound
             ends = [bounds(row[~np.isnan(row)], interval).tolist() for row in values]
-        curves.append(Curve(method, runs[0].learner, nan_mean(values, 1).tolist(), ends, over, each, runs[0].used))
+        means, (first, *_) = nan_mean(values, 1).tolist(), runs
+        curves.append(Curve(method, first.learner, means, ends, over, each, first.used, first.mismatched))
     return curves
 
 
@@ -431,6 +449,7 @@ def summary(comparisons: Iterable[Comparison]) -> list[dict[str, Any]]:
             "quantity": comparison.quantity,
             "method": curve.method,
             "learner": curve.learner,
+            "mismatched": curve.mismatched,
             "step": step,
             **({"episodes": curve.used[step]} if curve.used else {}),
             "mean": mean,
@@ -462,11 +481,11 @@ def table(comparison: Comparison) -> str:
         return _table_by_episodes(comparison)
     steps = shown_steps(max(len(curve.means) for curve in curves) - 1)
     rows = [["method", *(f"{n} steps" if n != 1 else "1 step" for n in steps), "over"]]
-    last = {curve.learner: curve for curve in curves}
+    last = {curve.learner: curve for curve in curves if not curve.mismatched}
     for curve in curves:
         cells = [mean_with_interval(*numbers, digits) for numbers in zip(curve.means, curve.bounds, strict=True)]
         rows.append([curve.method, *(cells[n] if n < len(cells) else "" for n in steps), curve.over])
-        if curve is last[curve.learner] and (means := comparison.published.get(curve.learner)):
+        if curve is last.get(curve.learner) and (means := comparison.published.get(curve.learner)):
             cells = ["" if math.isnan(mean) else f"{mean:.2f}" for mean in means]
             rows.append(["  published", *(cells[n] if n < len(cells) else "" for n in steps), ""])
     return markdown(rows if len(_over(comparison)) > 1 else [row[:-1] for row in rows])

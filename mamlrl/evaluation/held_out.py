@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -74,9 +74,9 @@ def evaluate_adaptation(
         iteration: which evaluation of the run this is; each has noise of its own.
         adapted_to: [M, P], the tasks that steps are taken on where these are others than those that are acted in.
     """
-    config = experiment.config
+    config, steps = experiment.config, evaluation_steps(experiment.config)
     elsewhere = adapted_to is not None
-    bar = StepsBar((evaluation_steps(config) + 1) * (1 + elsewhere), longest_rollout(envs, config.environment))
+    bar = StepsBar(steps + 1 + elsewhere * steps, longest_rollout(envs, config.environment))
     counted, share = _Counted(envs, bar), share_of(len(tasks), "eval.tasks")
 
     def sample(params: Params, step: int, acted_in: np.ndarray = tasks) -> Rollouts:
@@ -96,15 +96,26 @@ def evaluate_adaptation(
         experiment.learner,
         meta,
         sample if adapted_to is None else lambda params, step: sample(params, step, adapted_to),
-        evaluation_steps(config),
+        steps,
         config.sampling,
         lambda step: step_scale(config, step),
+        query=not elsewhere,
         batch_of=batches_of(config),
     )
     if elsewhere:
-        rounds = (one._replace(rollouts=sample(one.params, one.step)) for one in rounds)
+        rounds = _acting(rounds, sample)
     with bar:
         return joined(gather(result_of(rounds)))
+
+
+def _acting(rounds: Iterable[Round], sample: Callable[[Params, int], Rollouts]) -> Iterator[Round]:
+    """Rounds of adaptation without a query round, with rollouts of their parameters elsewhere; and a query round."""
+    one = None
+    for one in rounds:
+        yield one._replace(rollouts=sample(one.params, one.step))
+    if one is not None and one.adapted is not None:
+        last = one.step + 1
+        yield one._replace(step=last, params=one.adapted, rollouts=sample(one.adapted, last), adapted=None)
 
 
 class _Counted:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 
 from mamlrl.envs.trials import TrialVector
 from mamlrl.errors import NonFiniteError
@@ -74,8 +75,8 @@ class Film(NamedTuple):
     """seconds"""
     still: str | None
     """what a still shows, as the environment says"""
-    target_speed: float | None
-    """m/s, that the task wants"""
+    target_speeds: np.ndarray | None
+    """along x, m/s, that the tasks want, [T, N]; None where they want none"""
     episodes: np.ndarray | None = None
     """of a trial: number of the episode that each time step belongs to, [T, N]"""
 
@@ -147,7 +148,7 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
     envs, policy, config = stage.envs, experiment.policy, experiment.config.environment
     num_rows = len(subject.steps)
     start = reset_to_tasks(envs, np.tile(subject.task, (num_rows, 1)), np.full((num_rows, 1), subject.seed))
-    log = _Log(start, envs.describe_task(subject.task), isinstance(envs, TrialVector))  # type: ignore[attr-defined]
+    log = _Log(start, np.tile(subject.task, (num_rows, 1)), envs)
 
     def picture() -> list[Panel]:
         pictures = [fitted(one, stage.first) for one in draw(envs)]
@@ -178,9 +179,9 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
     if any(panel.ended is not None for panel in last):
         for _ in range(round(HOLD * stage.frames_per_second)):
             show(last)
-    speeds = np.array(log.speeds)
+    speeds, target_speeds = np.array(log.speeds), np.array(log.target_speeds)
     return Film(
-        log.description,
+        envs.describe_task(subject.task),  # type: ignore[attr-defined]
         subject.task,
         subject.steps,
         np.array(log.observations),
@@ -189,7 +190,7 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
         log.lengths,
         stage.time_step,
         envs.still,  # type: ignore[attr-defined]
-        envs.target_speed(subject.task),  # type: ignore[attr-defined]
+        None if np.isnan(target_speeds).all() else target_speeds,
         np.array(log.episodes) if log.episodes else None,
     )
 
@@ -211,14 +212,15 @@ class _Log:
 
     Args:
         start: observations after the reset, [N, ...].
-        description: of the task.
-        trial: whether they are trials of several episodes.
+        tasks: that were given, [N, P].
+        envs: where; it tells of tasks, also of others that take their place.
     """
 
-    def __init__(self, start: np.ndarray, description: str, trial: bool):
-        self.description, self._trial = description, trial
+    def __init__(self, start: np.ndarray, tasks: np.ndarray, envs: VectorEnv):
+        self._tasks, self._envs, self._trial = tasks, envs, isinstance(envs, TrialVector)
         self.observations = [start.reshape(len(start), -1)]
         self.speeds: list[np.ndarray] = []
+        self.target_speeds: list[np.ndarray] = []
         self.episodes: list[np.ndarray] = []
         self.returns, self.lengths = np.zeros(len(start)), np.zeros(len(start), int)
         self._ended = np.zeros(len(start), bool)
@@ -233,6 +235,10 @@ class _Log:
         self.lengths = self.lengths + step.alive
         self._ended = step.terminated | ~step.alive  # of an episode cut off, the next time step tells
         self.speeds.append(numbers_or_nan(step, "x_velocity"))
+        wanted = [self._envs.target_speed(task) for task in self._tasks]  # type: ignore[attr-defined]
+        self.target_speeds.append(np.array(wanted, np.float64))  # NaN for None
+        if np.shape(step.infos.get("task", ())) == self._tasks.shape:  # those of the next time step
+            self._tasks = np.where(step.alive[:, None], step.infos["task"], self._tasks)
         for row in np.flatnonzero(step.alive & (numbers_or_nan(step, "success") > 0)):
             number = int(self.episodes[-1][row]) if self._trial else 0
             taken = sum(int(one[row]) == number for one in self.episodes) if self._trial else int(self.lengths[row])
@@ -252,7 +258,7 @@ class _Log:
         return [
             Panel(
                 steps[row],
-                self.description,
+                self._envs.describe_task(self._tasks[row]),  # type: ignore[attr-defined]
                 picture,
                 float(self.returns[row]),
                 self._mean_speed(row, window),

@@ -100,8 +100,14 @@ def _draw_speeds(axes: Axes, film: Film) -> None:
     assert film.speeds is not None
     axes.axhline(0, color="black", linewidth=0.8, alpha=0.5)  # forwards above, backwards below
     for line in _lines(film):
-        speeds = film.speeds[line.start : min(line.end, film.lengths[line.row]), line.row]
-        times = np.arange(1, len(speeds) + 1) * film.time_step
-        axes.plot(times, speeds, color=line.color, linewidth=1.2, label=line.label)
-    if film.target_speed is not None:
-        axes.axhline(film.target_speed, color=TARGET_COLOR, linestyle="--", linewidth=1.2, label="target")
+        part = slice(line.start, min(line.end, film.lengths[line.row])), line.row
+        times = np.arange(1, len(film.speeds[part]) + 1) * film.time_step
+        axes.plot(times, film.speeds[part], color=line.color, linewidth=1.2, label=line.label)
+        if film.target_speeds is not None and np.ptp(film.target_speeds[:, line.row]) > 0:  # the task has changed
+            axes.plot(times, film.target_speeds[part], "--", color=line.color, linewidth=1.2)
+    if film.target_speeds is not None:
+        first = film.target_speeds[0, 0]
+        if (film.target_speeds == first).all():
+            axes.axhline(first, color=TARGET_COLOR, linestyle="--", linewidth=1.2, label="target")
+        else:
+            axes.plot([], [], "--", color=TARGET_COLOR, linewidth=1.2, label="target, which changes")

@@ -66,6 +66,8 @@ class Curve(NamedTuple):
     """mean of each run, where there are several, [runs, steps + 1]"""
     used: Sequence[int] = ()
     """episodes on the task that came before each of the means, where it is compared by these"""
+    mismatched: bool = False
+    """whether it was adapted to other tasks than it acted in"""
 
     def at(self) -> list[int]:
         """Where the means are on the axis: at numbers of episodes, or of gradient steps."""

@@ -208,7 +208,7 @@ def test_default_folder_and_schedule(command: Command, evaluate: Command) -> Non
 
 
 def test_a_policy_adapted_to_another_task_than_it_acts_in(command: Command, evaluate: Command) -> None:
-    """Steps are those of the other task, returns those of one's own; and before any step both rows are the same."""
+    """Returns are those of one's own task after other steps; and before any step both rows are the same."""
     train(command)
     assert evaluate(f"run {FEW} --mismatched --out results").code == 0
     rows = read_csv("results")
@@ -321,7 +321,7 @@ def test_published_values_stand_once_beneath_all_methods_of_a_learner() -> None:
         ("run --out drawn", ["drawn", "holds evaluation.png already"]),
         ("run --out watched", ["watched", "holds tensorboard already"]),
         ("run --out summed", ["summed", "holds summary.csv already"]),
-        ("run --mismatched --tasks 1", ["--mismatched", "tasks that differ"]),
+        ("run --mismatched --tasks 1", ["--mismatched", "tasks that differ; there is one: ask for more", "--tasks"]),
         ("run --interval wide", ["--interval", "wide", "bootstrap", "standard_error"]),
     ],
 )

@@ -14,6 +14,7 @@ from mamlrl.envs.mujoco_vector import load_model
 from mamlrl.envs.observe_task import ObserveTaskVector
 from mamlrl.envs.payload import Payload
 from mamlrl.envs.trials import TrialVector
+from mamlrl.train import main
 from tests.envs.making import make, make_vec
 
 # By family: the model's file, edits, and what a task makes of it, written down independently of the table.
@@ -234,21 +235,29 @@ def test_a_task_may_change_within_an_episode(env_id):
         np.testing.assert_array_equal(single.unwrapped.task, told[5][row])
 
 
+@pytest.mark.parametrize("vectorization", ["auto", "sync", "async"])
 @pytest.mark.parametrize("change_at", [3, 4, 6, 7])
-def test_a_task_may_change_within_a_trial(change_at):
+def test_a_task_may_change_within_a_trial(change_at, vectorization):
     """Time steps are counted over its episodes, the new task stays, and the next trial has its own again."""
     kwargs = {"change_at": change_at, "change_in": "trial"}
-    envs = TrialVector(make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 4, kwargs), episodes=3)
-    inner, actions = envs.unwrapped, np.zeros((2, 6))
+    native, others = (
+        TrialVector(make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 4, kwargs, way), episodes=3)
+        for way in ("auto", vectorization)
+    )
+    given, actions = [1.0, 1.5], np.full((2, 6), 0.5)
     for _ in range(2):
-        envs.reset(seed=0, options={"task": [[1.0], [1.5]]})
-        tasks = []
+        for envs in (native, others):
+            envs.reset(seed=0, options={"task": [[task] for task in given]})
+        tasks = [given]
         for _ in range(12):
-            tasks.append(inner.tasks[:, 0].copy())
-            envs.step(actions)
-        np.testing.assert_array_equal(tasks[:change_at], [[1.0, 1.5]] * change_at)
-        assert not np.isin(tasks[change_at], [1.0, 1.5]).any()
-        np.testing.assert_array_equal(tasks[change_at:], [tasks[change_at]] * (12 - change_at))
+            (*expected, infos), (*step, told) = native.step(actions), others.step(actions)
+            tasks.append(told["task"][:, 0].tolist())
+            for one, another in zip([*step, told["task"]], [*expected, infos["task"]], strict=True):
+                np.testing.assert_array_equal(one, another)
+        np.testing.assert_array_equal(tasks[:change_at], [given] * change_at)
+        assert not np.isin(tasks[change_at], given).any()
+        np.testing.assert_array_equal(tasks[change_at:], [tasks[change_at]] * (13 - change_at))
+    others.close()
 
 
 @pytest.mark.parametrize("vectorization", ["auto", "sync"])
@@ -261,6 +270,20 @@ def test_a_change_that_could_never_come_is_refused(vectorization):
             make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, {"change_at": change_at}, vectorization)
     with pytest.raises(ValueError, match="change_in is 'life'; it must be one of 'episode', 'trial'"):
         make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, {"change_at": 2, "change_in": "life"}, vectorization)
+    with pytest.raises(ValueError, match="change_at is None; give the time step of the change as change_at"):
+        make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, {"change_in": "trial"}, vectorization)
+    in_trial = {"change_at": 15, "change_in": "trial"}
+    make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, in_trial, vectorization, episodes=4).close()
+    with pytest.raises(ValueError, match=r"change_at is 15; it must be less than the 15 time steps .* \(3 of 5\)"):
+        make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, in_trial, vectorization, episodes=3)
+
+
+def test_a_change_that_could_never_come_is_refused_by_the_program(tmp_path, capsys):
+    change = ["--environment.kwargs.change_at", "15", "--environment.kwargs.change_in", "trial"]
+    flags = ["--env", "cheetah-vel", "--environment.horizon", "5", *change, "--out", str(tmp_path / "run")]
+    assert main(flags) == 2
+    assert "it must be less than the 5 time steps for which a task is given (1 of 5)" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_oracle_sees_the_change():
@@ -310,9 +333,26 @@ def test_a_simulation_that_diverges_ends_its_episode_and_is_counted(env_id, numb
     ("env_id", "task", "message"),
     [
         ("mamlrl/HopperDynamics-v0", np.ones(11), "options['task'] has shape (11,); it must have (12,) or (2, 12)"),
-        ("mamlrl/HopperDynamics-v0", -np.ones(12), "of row 0 is not in the task space TaskTable"),
-        ("mamlrl/CheetahCrippled-v0", [1.5], "the task [1.5] of row 0 is not in the task space TaskTable"),
-        ("mamlrl/CheetahCrippled-v0", [6.0], "the task [6.] of row 0 is not in the task space TaskTable"),
+        (
+            "mamlrl/HopperDynamics-v0",
+            [*np.ones(5), -1.0, *np.ones(6)],
+            "of row 0 is not in the task space: inertia (2 of 4) is -1; it must be in [0.6667, 1.5]",
+        ),
+        (
+            "mamlrl/AntPayload-v0",
+            [-0.1, 0.0, 0.0],
+            "is not in the task space: payload (1 of 3) is -0.1; it must be in [0.05, 0.5]",
+        ),
+        (
+            "mamlrl/CheetahCrippled-v0",
+            [1.5],
+            "is not in the task space: dead motor is 1.5; it must be a whole number: 0 (bthigh), 1 (bshin), ",
+        ),
+        (
+            "mamlrl/CheetahCrippled-v0",
+            [6.0],
+            "the task [6.] of row 0 is not in the task space: dead motor is 6; it must be in [0, 5]",
+        ),
         ("mamlrl/ReacherGoal-v0", [0.19, 0.19], "the task [0.19 0.19] of row 0 is not in the task space DiscSpace"),
     ],
 )

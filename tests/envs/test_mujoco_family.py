@@ -12,10 +12,13 @@ import mujoco
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from mujoco.batch import Batch, SimulationError
 
 from mamlrl.envs import Factor, Goal, Value, Variation, mujoco_family
-from mamlrl.envs.errors import EnvironmentFailure
+from mamlrl.envs.errors import EnvironmentFailure, WrongArgument
 from mamlrl.envs.making import make_task_envs
+from mamlrl.envs.mujoco_vector import load_model
+from mamlrl.envs.task_table import COMPUTED, TaskTable, VariedModel
 from mamlrl.evaluate import main as evaluate
 from mamlrl.train import main
 from tests.envs.arm import Arm
@@ -89,6 +92,18 @@ def test_simulations_that_diverge_are_counted_and_do_not_end_the_training(tmp_pa
     assert "diverged:" in capsys.readouterr().out
 
 
+def test_the_first_simulation_that_diverges_is_told_with_its_task(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    envs = family({"strength": Factor("actuator_gear", "shoulder", base=1e8, span=2.0)}).vector_class(3)
+    envs.reset(seed=0, options={"task": [[1.0], [1e15], [1e15]]})
+    with pytest.warns(RuntimeWarning) as told:
+        for _ in range(3):
+            envs.step(np.ones((3, 2)))
+    assert [str(one.message).partition(")")[0] for one in told] == [
+        "a simulation diverged (strength x 1000000000000000.00: task [1.e+15]"
+    ]
+
+
 def test_what_never_diverges_has_no_table_of_it(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     arguments = f"--env {ID} --iterations 1 --sampling.tasks 2 --sampling.rollouts 2 --environment.horizon 5"
@@ -116,6 +131,7 @@ def family(tasks, **kwargs):
         ({"a": Value("geom_contype", "hand", 0, 1)}, "tasks['a']: geom_contype holds whole numbers"),
         ({"a": Value("opt.iterations", (), 1, 9)}, "tasks['a']: opt.iterations holds whole numbers"),
         ({"a": Value("opt.timestep", (), 0.001, 0.02)}, "tasks['a']: opt.timestep is the same for all simulations"),
+        ({"a": Factor("dof_invweight0", "elbow")}, "tasks['a']: dof_invweight0 is computed from other fields"),
         ({"a": Factor("body_mass", 99)}, "tasks['a']: "),
         (
             {"a": Factor("body_mass", cast(Any, ["hand"]))},
@@ -154,6 +170,31 @@ def test_a_table_that_is_none():
             family({"a": row})
     with pytest.raises(ValueError, match=r"tasks\['a'\] has no bounds; Variation must set arrays low and high"):
         family({"a": Variation()})
+    with pytest.raises(ValueError, match=r"Factor\('body_mass'\): shared is 'yes'; it must be true or false"):
+        Factor("body_mass", "hand", shared=cast(Any, "yes"))
+
+
+def test_what_is_refused_as_computed_is_computed():
+    """And nothing else is, of the fields that a table takes."""
+    for model in map(load_model, ("half_cheetah.xml", "reacher.xml", XML)):
+        for field in dir(model):
+            values = getattr(model, field) if not field.startswith("_") else None
+            if not isinstance(values, np.ndarray) or values.dtype.kind != "f" or not values.size:
+                continue
+            if field.partition("_")[0] not in ("body", "geom", "jnt", "dof", "site", "actuator", "tendon"):
+                continue
+            batch = Batch(model, 2, 1)
+            try:
+                varied = batch.expand(field)
+            except ValueError:  # MuJoCo does not vary it
+                continue
+            before = varied.copy()
+            varied[:] = before * 1.25 + 0.0625
+            try:
+                batch.set_const(np.arange(2))
+            except SimulationError:  # such a body cannot be
+                continue
+            assert np.allclose(varied, before) == (field in COMPUTED), field
 
 
 class Heavier(Variation):
@@ -255,15 +296,31 @@ def test_a_family_tells_numbers_besides():
     [
         (Value("body_mass", "hand", -1, 1), -0.5, "load makes body_mass of hand -0.5; it must be positive"),
         (Value("dof_damping", "elbow", -1, 1), -0.5, "load makes dof_damping of elbow -0.5; it must be at least 0"),
+        (
+            Value("body_inertia", "hand", [0.1, 0.1, 0.1], [0.1, 0.1, 1.0]),
+            [0.1, 0.1, 0.3],
+            "load makes body_inertia of hand 0.3; it must be at most the sum of the body's two other moments",
+        ),
     ],
 )
 def test_a_value_that_can_be_none_is_told_with_the_task(row, task, message):
     envs = family({"load": row}).vector_class(2)
-    envs.reset(seed=0, options={"task": [[0.5], [0.5]]})
+    right = [0.1, 0.1, 0.2] if isinstance(task, list) else [0.5]
+    envs.reset(seed=0, options={"task": [right, right]})
     for _ in range(2):  # it is not taken for set
         with pytest.raises(ValueError) as error:
-            envs.reset(seed=0, options={"task": [[0.5], [task]]})
-        assert f"the task [-0.5] of row 1: {message}" in str(error.value)
+            envs.reset(seed=0, options={"task": [right, np.atleast_1d(task)]})
+        assert f"the task {np.atleast_1d(task)} of row 1: {message}" in str(error.value)
+
+
+def test_what_mujoco_refuses_is_told_with_the_task():
+    model = load_model("reacher.xml")
+    off_centre = TaskTable(
+        {"place": Value("body_ipos", "target", [-1.0] * 3, [1.0] * 3)}
+    )  # it slides, and so is simple
+    varied = VariedModel(off_centre, model, Batch(model, 2, 1))
+    with pytest.raises(WrongArgument, match=r"the task \[0\.5 0\.5 0\.5\] of row 1: MuJoCo refuses it: mj_setConst"):
+        varied.apply(np.array([1]), np.full((1, 3), 0.5))
 
 
 def test_values_are_those_of_the_task():
@@ -290,6 +347,7 @@ def test_values_are_those_of_the_task():
     [
         ({"reward": lambda move: 0.0}, "reward is an array of shape (); it must be (2,)"),
         ({"ended": lambda data: False}, "ended is an array of shape (); it must be (2,)"),
+        ({"ended": lambda data: data.qpos[:, 0]}, "ended is an array of float64; it must be one of bool"),
         ({"observe": lambda data: data.qpos[:, 0]}, "observe returns an array of shape (2,) for 2 simulations"),
     ],
 )
@@ -297,6 +355,53 @@ def test_functions_that_return_something_else(kwargs, message):
     with pytest.raises(ValueError) as error:
         family({"goal": Goal(0, 1)}, **kwargs).vector_class(2)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "told"),
+    [
+        (lambda model, rng: (np.zeros(3), np.zeros(2)), r"\[\(3,\), \(2,\)\]"),
+        (lambda model, rng: (0.0, 0.0), r"\[\(\), \(\)\]"),
+        (lambda model, rng: None, "NoneType"),
+    ],
+)
+def test_a_start_that_is_none(start, told):
+    envs = family({"goal": Goal(0, 1)}, start=start).vector_class(2)
+    with pytest.raises(ValueError, match=rf"start returns {told}; it must be positions and velocities, of shapes \["):
+        envs.reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"reward": 3}, "reward is 3; it must be a function"),
+        ({"infos": {}}, "infos is {}; it must be a function, or None"),
+        ({"observe": None}, "observe is None; it must be a function"),
+        ({"frame_skip": 0}, "frame_skip is 0; it must be a whole number of at least 1"),
+        ({"stage": "vel"}, "stage is 'vel'; it must be a mujoco.mjtStage, such as mjtStage.mjSTAGE_VEL"),
+    ],
+)
+def test_arguments_of_another_kind(kwargs, message):
+    with pytest.raises(ValueError) as error:
+        family({"goal": Goal(0, 1)}, **kwargs)
+    assert message == str(error.value)
+
+
+class Place(Variation):
+    """A goal by its number."""
+
+    low, high = np.zeros(1), np.full(1, 2.0)
+
+    def draw(self, n, rng):
+        return rng.integers(3, size=(n, 1)).astype(float)
+
+
+def test_a_task_may_be_an_index():
+    goals = np.array([1.0, 2.0, 3.0])
+    arm = family({"which": Place()}, reward=lambda move: goals[move.tasks["which"][:, 0].astype(int)])
+    envs = arm.vector_class(2)
+    envs.reset(seed=0, options={"task": [[2.0], [0.0]]})
+    np.testing.assert_array_equal(envs.step(np.zeros((2, 2)))[1], [3.0, 1.0])
 
 
 def test_a_function_that_fails_or_asks_for_a_field_too_late_is_told():
