@@ -96,6 +96,9 @@ def test_one_method_has_its_steps_in_one_panel_and_several_have_a_panel_for_each
     write_run("b", [-31, -21], "learner: fomaml\n")
     panels = make_panels(runs_of("a", "b"), Choice())
     assert [panel.title for panel in panels] == ["navigation: before adaptation", "navigation: 1 gradient step"]
+    write_run("runs/rl2", [-41, -42], "learner: rl2\n")
+    assert make_panels(runs_of("a", "runs/rl2"), Choice())[0].title == "navigation: before adaptation, or whole trials"
+    assert make_panels(runs_of("runs/rl2"), Choice("return/step_0"))[0].title == "navigation: whole trials"
     assert [[band.label for band in panel.bands] for panel in panels] == [["maml", "fomaml"]] * 2
     canvas = learning_curves_figure.figure(panels, Choice())
     assert len({axes.get_ylim() for axes in axes_of(canvas)}) == 1  # panels of one environment compare

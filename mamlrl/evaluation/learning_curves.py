@@ -12,6 +12,7 @@ import numpy as np
 from mamlrl.errors import ConfigError, UserError, suggestion
 from mamlrl.evaluation.methods import differing_settings, environment_settings, first_unique, group_methods
 from mamlrl.evaluation.tables import markdown, mean_with_interval
+from mamlrl.learners import find_learner
 from mamlrl.run_folder.figures import steps_name
 from mamlrl.run_folder.history import Run
 from mamlrl.statistics import INTERVALS, bounds
@@ -163,13 +164,21 @@ def make_panels(runs: Sequence[Run], choice: Choice, references: Sequence[Refere
             continue
         for metric in dict.fromkeys(one.metric for one in bands):
             step = family_and_step(metric)[1]
-            title = environment if step is None else f"{environment}: {steps_name(step)}"
+            title = environment if step is None else f"{environment}: {_name_of_step(step, members)}"
             fitting = [reference for reference in own if reference.step == step]
             panels.append(Panel(environment, title, ylabel, [one for one in bands if one.metric == metric], fitting))
     if not any(panel.bands for panel in panels):
         raise UserError(f"--metric {choice.metric}: was not measured yet, or at no point that the runs have in common")
     check_references(references, panels, environments(runs))
     return panels
+
+
+def _name_of_step(step: int, runs: Sequence[Run]) -> str:
+    """Number of gradient steps in words; a memory takes none, and what it has at number 0 is a whole trial."""
+    trials = {find_learner(run.config.learner).recurrent for run in runs}
+    if step or trials == {False}:
+        return steps_name(step)
+    return "whole trials" if trials == {True} else f"{steps_name(step)}, or whole trials"
 
 
 def names_of(environment: str, runs: Sequence[Run]) -> set[str]:
