@@ -57,6 +57,10 @@ _MODULES = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """What one makes a family with; it imports MuJoCo."""
     for module, names in _MODULES.items():

@@ -553,7 +553,8 @@ def check_change(
     if change_in == "trial" and episodes is not None and change_at >= episodes * max_episode_steps:  # type: ignore[operator]
         raise ValueError(
             f"change_at is {change_at}; it must be less than the {episodes * max_episode_steps} time steps for which a"
-            f" task is given ({episodes} of {max_episode_steps})"
+            f" task is given (episodes: {episodes}, of {max_episode_steps}); trials of several (sampling.episodes) are"
+            " for learners with a memory, such as rl2"
         )
 
 

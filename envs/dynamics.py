@@ -129,8 +129,9 @@ class CheetahCrippledVectorEnv(HalfCheetahVectorEnv):
 
     def __init__(self, *args: Any, **kwargs: Any):
         motors = ["bthigh", "bshin", "bfoot", "fthigh", "fshin", "ffoot"]
+        names = ["back thigh", "back shin", "back foot", "front thigh", "front shin", "front foot"]
         one_each: list[list[Any]] = [[motor] for motor in motors]
-        super().__init__(TaskTable({"dead motor": DeadMotors(motors, one_each, one_each)}), *args, **kwargs)
+        super().__init__(TaskTable({"dead motor": DeadMotors(names, one_each, one_each)}), *args, **kwargs)
 
 
 class Slope(Variation):

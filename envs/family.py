@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -44,19 +45,22 @@ class Data(Batch):
 
 
 class Move(NamedTuple):
-    """A time step of all N rows, as a reward sees it."""
+    """A time step of all N rows, as a reward sees it.
+
+    Attributes:
+        data: the simulations after it, a `mujoco.batch.Batch`: `data.qpos` [N, nq], `data.site("tip").xpos` [N, 3]. To
+            be read, the same fields at every call, and not written.
+        qpos_before: positions before it, [N, nq].
+        actions: within their bounds, [N, A].
+        tasks: each row of the table by its name, [N, k].
+        dt: seconds that it took.
+    """
 
     data: Data
-    """the simulations after it, a `mujoco.batch.Batch`: `data.qpos` [N, nq], `data.site("tip").xpos` [N, 3]. To be
-    read, the same fields at every call, and not written"""
     qpos_before: Array
-    """positions before it, [N, nq]"""
     actions: Array
-    """within their bounds, [N, A]"""
     tasks: dict[str, Array]
-    """each row of the table by its name, [N, k]"""
     dt: float
-    """seconds that it took"""
 
 
 _SENSOR = mujoco.mjtSensor
@@ -147,7 +151,7 @@ class FamilyVectorEnv(MujocoTaskVectorEnv):
 
     def _start_state(self, generator: np.random.Generator) -> tuple[Array, Array]:
         wanted = [(self._model.nq,), (self._model.nv,)]
-        start = self.recipe.start(self._model, generator)
+        start = _call("start", self.recipe.start, self._model, generator)
         if not isinstance(start, (tuple, list)) or [np.shape(one) for one in start] != wanted:
             told = [np.shape(one) for one in start] if isinstance(start, (tuple, list)) else type(start).__name__
             raise ValueError(f"start returns {told}; it must be positions and velocities, of shapes {wanted}")
@@ -164,25 +168,42 @@ class FamilyVectorEnv(MujocoTaskVectorEnv):
 
     def _judge(self, move: Move) -> tuple[Array, Mask, Infos]:
         """Rewards [N] of a time step, whether episodes have ended with it, [N], and what is told of it."""
-        reward = self.recipe.reward(move)
-        ended = np.zeros(self.num_envs, bool) if self.recipe.ended is None else self.recipe.ended(self._batch)
-        told = {} if self.recipe.infos is None else self.recipe.infos(move)
+        recipe, none = self.recipe, np.zeros(self.num_envs, bool)
+        reward = _call("reward", recipe.reward, move)
+        ended = none if recipe.ended is None else _call("ended", recipe.ended, self._batch)
+        told = {} if recipe.infos is None else _call("infos", recipe.infos, move)
+        if not isinstance(told, dict):
+            raise ValueError(f"infos returns {type(told).__name__}; it must be a dict of arrays by name")
         for name, values in {"reward": reward, "ended": ended, **{f"infos: {key}": told[key] for key in told}}.items():
             if np.shape(values) != (self.num_envs,):
-                raise ValueError(f"{name} is an array of shape {np.shape(values)}; it must be ({self.num_envs},)")
+                raise ValueError(
+                    f"{name} is an array of shape {np.shape(values)}; it must be ({self.num_envs},), a number for each"
+                    f" of the {self.num_envs} rows"
+                )
         if np.asarray(ended).dtype != bool:  # numbers would end nearly every episode at once
             raise ValueError(f"ended is an array of {np.asarray(ended).dtype}; it must be one of bool")
         infos = {name: np.array(values, np.float64) for name, values in told.items()}
         return np.array(reward, np.float64), np.asarray(ended), infos
 
     def _observe(self) -> Array:
-        return np.array(self.recipe.observe(self._batch), np.float64)
+        return np.array(_call("observe", self.recipe.observe, self._batch), np.float64)
+
+
+def _call(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of the recipe; what it raises says which one it was, and where in its file."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        own = traceback.extract_tb(error.__traceback__)[1:]  # without the call above
+        place = f" ({Path(own[0].filename).name}, line {own[0].lineno})" if own else ""
+        text = f"{name} raised {type(error).__name__}: {error}{place}"
+        raise RuntimeError(text) from error
 
 
 def _observation_dim(model: mujoco.MjModel, observe: Observe) -> int:
     """Numbers of an observation, found out by making two."""
     with np.errstate(all="ignore"):
-        shape = np.shape(observe(Data(model, 2, 1)))
+        shape = np.shape(_call("observe", observe, Data(model, 2, 1)))
     if len(shape) != 2 or shape[0] != 2:
         raise ValueError(f"observe returns an array of shape {shape} for 2 simulations; it must be (2, numbers)")
     return shape[1]
@@ -219,14 +240,15 @@ def mujoco_family(
         name: of the class, and so of the variable.
         xml: the model's file; a relative path is one from the folder of the module that calls this. Its actuators need
             control ranges, which are the bounds of actions.
-        reward: from a `Move` to the rewards [N] of its rows.
+        reward: `reward(move)`, from a `Move` (help(mamlrl.envs.Move)) to the rewards [N] of its rows.
         tasks: what varies, by name: `Factor`, `Value`, `Goal`, or a `Variation` of one's own.
-        observe: from the simulations to observations [N, O]; all positions and velocities, unless given.
-        infos: from a `Move` to numbers [N] by name that `step` tells besides, such as `success` for
-            `environment.metrics`; nothing, unless given.
-        ended: from the simulations to whether their episodes have ended, [N].
-        start: draws positions [nq] and velocities [nv] to start an episode from; those of Gymnasium's robots, unless
-            given: near the model's.
+        observe: `observe(data)`, from the simulations, as `Move.data`, to observations [N, O]; all positions and
+            velocities, unless given.
+        infos: `infos(move)`, from a `Move` to a dict of numbers [N] by name that `step` tells besides, such as
+            `success` for `environment.metrics`; nothing, unless given.
+        ended: `ended(data)`, from the simulations to whether their episodes have ended, bool [N].
+        start: `start(model, generator)`, from the `MjModel` and a numpy Generator to positions [nq] and velocities [nv]
+            of one row to start an episode from; those of Gymnasium's robots, unless given: near the model's.
         frame_skip: simulation steps per time step.
         stage: how far derived fields (`xpos`, `sensordata`, ...) are computed after a time step. The default makes
             those of positions and velocities current. `mjSTAGE_NONE` is faster, and leaves them a simulation step
@@ -242,6 +264,8 @@ def mujoco_family(
         ValueError: `tasks` is empty or holds what is no variation, there is no such file, or another argument is none
             of those above. What does not fit the model is told when an environment is made.
     """
+    if not isinstance(tasks, Mapping):
+        raise ValueError(f"tasks is a {type(tasks).__name__}; it must be a dict of what varies, by name")
     TaskTable(tasks)
     check_choice("still", still, (None, "path", "speed"))
     check_count("frame_skip", frame_skip, 1)

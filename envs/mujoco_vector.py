@@ -54,8 +54,14 @@ def load_model(file_name: str | Path, *edits: Callable[[mujoco.MjSpec], None] | 
     The half-cheetah's file scales its total mass in a way that MuJoCo deprecates. Compiled from a specification, the
     model is the same to the last bit, but MuJoCo's note to the file's author becomes a Python warning, which can be
     silenced, instead of a line on stderr and a log file in the user's folder.
+
+    Raises:
+        ValueError: the file holds no model; names it.
     """
-    specification = mujoco.MjSpec.from_file(str(MODEL_FOLDER / file_name))
+    try:
+        specification = mujoco.MjSpec.from_file(str(MODEL_FOLDER / file_name))
+    except ValueError as error:
+        raise ValueError(f"{file_name}: {error}") from error
     for edit in edits:
         if edit is not None:
             edit(specification)
@@ -182,9 +188,10 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
         if self._has_told:
             return
         self._has_told = True
+        numbers = " ".join(f"{number:.6g}" for number in self.tasks[row])
         warnings.warn(
-            f"a simulation diverged ({self.describe_task(self.tasks[row])}: task {self.tasks[row]}). Its episode ends,"
-            " and the metrics diverged/step_k count it and all that follow",
+            f"a simulation diverged on the task {numbers}; its episode ends there. This is said once: how many do so is"
+            " in the metrics diverged/step_k",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -256,6 +263,9 @@ class _Renderer:
         self._camera.lookat[:2] = data.xpos[1, :2]
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(model, data, self._options, None, self._camera, everything, self._scene)
+        for light in self._scene.lights[: self._scene.nlight]:
+            if light.type == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL.value:  # shadows reach some metres from its place
+                light.pos[:2] += data.xpos[1, :2]
         if model.opt.gravity[:2].any():
             self._hold_upright(-model.opt.gravity)
         if target_position is not None:

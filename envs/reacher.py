@@ -27,6 +27,10 @@ class DiscSpace(GoalSpace):
     def __repr__(self) -> str:
         return f"DiscSpace({self.radius})"
 
+    def complaint(self, task: Array) -> str:
+        """How far out it may be."""
+        return f"is not on the disc of {self.radius} m around the origin"
+
     def accepts(self, tasks: Array) -> Mask:
         """Which of the points [N, 2] lie on the disc, [N]."""
         return np.square(tasks).sum(axis=1) <= self.radius**2

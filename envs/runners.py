@@ -210,6 +210,10 @@ class HeadingSpace(TaskSpace):
     def __init__(self) -> None:
         super().__init__(-np.pi, np.pi)
 
+    def complaint(self, task: Array) -> str:
+        """In which units it is."""
+        return "is not in the task space: it must be an angle in [-pi, pi] rad"
+
     def describe(self, task: ArrayLike) -> str:
         """The angle, in words."""
         return f"direction {np.rad2deg(np.ravel(task)[0]):+.0f} degrees"

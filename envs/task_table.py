@@ -136,7 +136,10 @@ class Factor(Variation):
 
     def fields(self, model: mujoco.MjModel) -> dict[str, Ids]:
         """The one field."""
-        return {self.field: find_objects(model, self.field, self.of)}
+        ids = find_objects(model, self.field, self.of)
+        if self.field in POSITIVE and not _field_of(model, self.field)[ids].all():
+            raise ValueError(f"{self.field} of {self.of} is 0, which no factor changes")
+        return {self.field: ids}
 
     def values(self, model: mujoco.MjModel, numbers: Array) -> dict[str, Array]:
         """The model's values times the factors."""
@@ -156,7 +159,8 @@ class Value(Variation):
 
     Args:
         field: of MjModel, or of its options as `opt.gravity`.
-        of: names (or numbers) of the objects, as for `Factor`; none for an option.
+        of: names (or numbers) of the objects, as for `Factor`; () for an option: `Value("opt.gravity", (), [0, 0, -12],
+            [0, 0, -3])`.
         low: a number, or a vector of as many as the field has at an object. A component that is the same in both stays.
         high: likewise.
     """
@@ -175,6 +179,11 @@ class Value(Variation):
         numbers = int(np.prod(shape if self.field.startswith("opt.") else shape[1:]))
         if len(self.low) != numbers:  # type: ignore[arg-type]
             raise ValueError(f"low and high have {len(self.low)} numbers; {self.field} has {numbers}")  # type: ignore[arg-type]
+        least = float(np.min(self.low))
+        if self.field in POSITIVE and least <= 0:
+            raise ValueError(f"low is {least:g}; {self.field} must be above 0")
+        if self.field in NOT_NEGATIVE and least < 0:
+            raise ValueError(f"low is {least:g}; {self.field} must be at least 0")
         return {self.field: ids}
 
     def values(self, model: mujoco.MjModel, numbers: Array) -> dict[str, Array]:
@@ -192,7 +201,9 @@ def _set_bounds(row: Variation, low: ArrayLike, high: ArrayLike) -> None:
     if any(bound.dtype.kind not in "fiu" or bound.ndim != 1 or not np.isfinite(bound).all() for bound in (low, high)):
         raise ValueError(f"{name}: low is {low} and high is {high}; they must be numbers, or vectors of numbers")
     low, high = low.astype(np.float64), high.astype(np.float64)
-    if low.shape != high.shape or (low > high).any() or (low == high).all():
+    if low.shape != high.shape:
+        raise ValueError(f"{name}: low is {low} and high is {high}; they must have as many numbers")
+    if (low > high).any() or (low == high).all():
         raise ValueError(f"{name}: low is {low} and high is {high}; low must be below high, in one number at least")
     object.__setattr__(row, "low", low)
     object.__setattr__(row, "high", high)
@@ -220,8 +231,11 @@ class TaskTable(TaskSpace):
         super().__init__(*(np.concatenate([getattr(row, bound) for row in rows.values()]) for bound in ("low", "high")))
 
     def __repr__(self) -> str:
-        ranges = {name: (row.low.min(), row.high.max()) for name, row in self.rows.items()}
-        told = (f"{name} in [{low:.4g}, {high:.4g}]" for name, (low, high) in ranges.items())
+        told = []
+        for name, row in self.rows.items():
+            ranges = [f"[{low:.4g}, {high:.4g}]" for low, high in zip(row.low, row.high, strict=True)]
+            alike = len(ranges) > 1 and len(set(ranges)) == 1
+            told.append(f"{name} in {f'{len(ranges)} times {ranges[0]}' if alike else ' x '.join(ranges)}")
         return f"TaskTable({', '.join(told)})"
 
     def columns(self) -> Iterator[tuple[str, Variation, slice]]:

@@ -165,9 +165,13 @@ def _write_films(
 
 
 def _returns(film: films.Film) -> str:
-    """The return of a trial, or those after each number of gradient steps."""
+    """The returns of some episodes of a trial, or those after each number of gradient steps."""
     if film.episodes is not None:
-        return f"return {film.returns[0]:.1f}"
+        from mamlrl.sampler import shown_episodes
+
+        shown = shown_episodes(len(film.episode_returns))
+        told = ", ".join(f"{film.episode_returns[number]:.1f} ({number + 1})" for number in shown)
+        return f"return (episode) {told}, trial {film.returns[0]:.1f}"
     told = (f"{value:.1f} ({count})" for count, value in zip(film.steps, film.returns, strict=True))
     return f"return (steps) {', '.join(told)}"
 

@@ -177,6 +177,7 @@ def test_a_film_shows_a_task_that_changes() -> None:
         film, shown = filmed(experiment)
     told = [panels[0].task for panels in shown]
     assert told[:3] == ["target 0.50 m/s"] * 3 and len(set(told[3:])) == 1 and told[3] != told[0]
+    assert {panels[1].changed for panels in shown[:3]} == {None} and {panels[1].changed for panels in shown[3:]} == {3}
     assert film.description == "target 0.50 m/s" and film.target_speeds is not None
     later = film.target_speeds[3, 0]
     assert told[3] == f"target {later:.2f} m/s"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import stat
 from collections.abc import Mapping
 from importlib import resources
@@ -48,12 +49,23 @@ def shipped_settings(name: str, learner: str | None = None) -> Settings:
     """
     names = shipped_names()
     if name not in names:
+        families = importlib.import_module("mamlrl.envs").FAMILIES  # only now: --help does not wait for Gymnasium
+        ids = {_spelled(env): env for env, *_ in families}
+        if env := ids.get(_spelled(name)):
+            raise ConfigError(f"--env {cut(name)}: unknown name; did you mean {env}?")
+        hint = suggestion(name, names, count=3) or "."
         raise ConfigError(
-            f"--env {cut(name)}: unknown name{suggestion(name, names, count=3)}; known names are {', '.join(names)}; "
-            "any other environment is given as module:Id-v0"
+            f"--env {cut(name)}: unknown name{hint} Known names are {', '.join(names)}; "
+            "families without a configuration go by their ids, such as mamlrl/HopperVel-v0, and any other environment "
+            "is given as module:Id-v0"
         )
     text = resources.files("mamlrl.configs").joinpath(f"{name}.yaml").read_text()
     return _parse(text, f"configs/{name}.yaml", learner)
+
+
+def _spelled(name: str) -> str:
+    """A name or an id of ours, however it is spelled."""
+    return name.lower().removeprefix("mamlrl/").removesuffix("-v0").replace("-", "").replace("_", "")
 
 
 @functools.cache

@@ -66,7 +66,7 @@ class Film(NamedTuple):
     observations: np.ndarray
     """[T + 1, N, O]"""
     returns: np.ndarray
-    """undiscounted, [N]"""
+    """undiscounted, [N]; of all episodes of a trial"""
     speeds: np.ndarray | None
     """along x, m/s, [T, N]; None where the environment tells none"""
     lengths: np.ndarray
@@ -79,6 +79,8 @@ class Film(NamedTuple):
     """along x, m/s, that the tasks want, [T, N]; None where they want none"""
     episodes: np.ndarray | None = None
     """of a trial: number of the episode that each time step belongs to, [T, N]"""
+    episode_returns: tuple[float, ...] = ()
+    """of a trial: undiscounted return of each episode of the first rollout"""
 
 
 def adapt(
@@ -192,6 +194,7 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
         envs.still,  # type: ignore[attr-defined]
         None if np.isnan(target_speeds).all() else target_speeds,
         np.array(log.episodes) if log.episodes else None,
+        tuple(log.episode_returns[0].values()) if log.episodes else (),
     )
 
 
@@ -225,6 +228,8 @@ class _Log:
         self.returns, self.lengths = np.zeros(len(start)), np.zeros(len(start), int)
         self._ended = np.zeros(len(start), bool)
         self._successes: list[dict[int, int]] = [{} for _ in start]
+        self.episode_returns: list[dict[int, float]] = [{} for _ in start]
+        self._changed: list[int | None] = [None] * len(start)
 
     def add(self, step: TimeStep) -> None:
         """Take a time step."""
@@ -237,8 +242,14 @@ class _Log:
         self.speeds.append(numbers_or_nan(step, "x_velocity"))
         wanted = [self._envs.target_speed(task) for task in self._tasks]  # type: ignore[attr-defined]
         self.target_speeds.append(np.array(wanted, np.float64))  # NaN for None
+        for row in np.flatnonzero(step.alive):
+            number, of_row = int(self.episodes[-1][row]) if self._trial else 0, self.episode_returns[row]
+            of_row[number] = of_row.get(number, 0.0) + float(step.rewards[row])
         if np.shape(step.infos.get("task", ())) == self._tasks.shape:  # those of the next time step
-            self._tasks = np.where(step.alive[:, None], step.infos["task"], self._tasks)
+            tasks = np.where(step.alive[:, None], step.infos["task"], self._tasks)
+            for row in np.flatnonzero((tasks != self._tasks).any(axis=1)):
+                self._changed[row] = int(self.lengths[row])
+            self._tasks = tasks
         for row in np.flatnonzero(step.alive & (numbers_or_nan(step, "success") > 0)):
             number = int(self.episodes[-1][row]) if self._trial else 0
             taken = sum(int(one[row]) == number for one in self.episodes) if self._trial else int(self.lengths[row])
@@ -260,11 +271,13 @@ class _Log:
                 steps[row],
                 self._envs.describe_task(self._tasks[row]),  # type: ignore[attr-defined]
                 picture,
-                float(self.returns[row]),
+                self.episode_returns[row].get(0 if episode is None else int(episode[row]), 0.0),
                 self._mean_speed(row, window),
                 int(self.lengths[row]) if self._ended[row] else None,
                 self._outcomes(row, 0 if episode is None else int(episode[row])),
                 "" if episode is None else f"episode {int(episode[row]) + 1}",
+                float(self.returns[row]),
+                self._changed[row],
             )
             for row, picture in enumerate(pictures)
         ]

@@ -15,7 +15,8 @@ from mamlrl.run_folder.figures import steps_name
 COLORS = ("#8a94a3", "#f0a202", "#2f6db5", "#1b998b", "#7b3f98", "#d1495b")
 """One for every number of gradient steps, in films and stills alike."""
 
-INK, GREEN = "#1d2530", "#1b7f5c"
+INK, GREEN, RED = "#1d2530", "#1b7f5c", "#c0392b"
+TASK_SIZES = (24, 20, 16)  # pixels at full width
 FULL_WIDTH = 480  # pixels; captions of a smaller picture shrink with it
 MIN_WIDTH = 320  # pixels; smaller pictures are enlarged, so that captions can be read
 CAPTION_HEIGHT, GAP = 84, 8  # pixels at full width
@@ -32,7 +33,7 @@ class Panel(NamedTuple):
     """in words"""
     picture: Picture
     episode_return: float
-    """undiscounted, so far"""
+    """of the episode, undiscounted, so far"""
     speed: float | None
     """along x, m/s; None where the environment tells none"""
     ended: int | None
@@ -41,6 +42,10 @@ class Panel(NamedTuple):
     """of each episode that is over or has had success: time steps until the environment told of it; None without"""
     episode: str = ""
     """which of a trial it is, in words; empty where there is none"""
+    trial_return: float = 0.0
+    """of all episodes of a trial, so far"""
+    changed: int | None = None
+    """time steps after which the task took another's place; None while it is the one that was given"""
 
 
 def color_of_steps(steps: int) -> str:
@@ -72,17 +77,11 @@ def _drawn(panel: Panel) -> Picture:
     whole.paste(picture, (0, caption_height))
     canvas = ImageDraw.Draw(whole)
     canvas.rectangle((0, 0, picture.width, round(6 * unit)), fill=color_of_steps(panel.steps))
-    right = "" if panel.speed is None else f"speed {panel.speed:.2f} m/s"
-    _line(
-        canvas,
-        picture.width,
-        34,
-        26,
-        INK,
-        panel.episode or steps_name(panel.steps),
-        f"return {panel.episode_return:.1f}",
-    )
-    _line(canvas, picture.width, 66, 24, INK, " ".join(panel.task.split()), right)
+    earned = f"return {panel.episode_return:.1f}"
+    if panel.episode:
+        earned += f", trial {panel.trial_return:.1f}"
+    _line(canvas, picture.width, 34, 26, INK, panel.episode or steps_name(panel.steps), earned)
+    _task_line(canvas, picture.width, panel)
     if badge := _outcome(panel):
         _badge(canvas, badge, whole.size, GREEN if _succeeded(panel) else INK)
     return np.array(whole)
@@ -117,6 +116,36 @@ def _line(canvas: ImageDraw.ImageDraw, width: int, y: float, size: float, color:
     canvas.text((width - margin, y * unit), right, font=font, fill=color, anchor="rm")
     room = width - 3 * margin - font.getlength(right)
     canvas.text((margin, y * unit), _cut(left, font, room), font=font, fill=color, anchor="lm")
+
+
+def _task_line(canvas: ImageDraw.ImageDraw, width: int, panel: Panel) -> None:
+    """The task, as large as it fits and in up to two lines, and the speed; in red once it has changed."""
+    unit = width / FULL_WIDTH
+    task, margin = " ".join(panel.task.split()), 8 * unit
+    if panel.changed is not None:
+        task = f"since step {panel.changed}: {task}"
+    color, room = INK if panel.changed is None else RED, width - 2 * margin
+    if panel.speed is not None:
+        font = _font(24 * unit)
+        canvas.text((width - margin, 66 * unit), f"speed {panel.speed:.2f} m/s", font=font, fill=INK, anchor="rm")
+        room -= margin + font.getlength("speed -0.00 m/s")  # the same all along, else the text would jump
+    for size in TASK_SIZES:
+        font = _font(size * unit)
+        if font.getlength(task) <= room:
+            break
+    else:
+        first, second = _halves(task, font, room)
+        canvas.text((margin, 57 * unit), first, font=font, fill=color, anchor="lm")
+        canvas.text((margin, 75 * unit), second, font=font, fill=color, anchor="lm")
+        return
+    canvas.text((margin, 66 * unit), task, font=font, fill=color, anchor="lm")
+
+
+def _halves(text: str, font: ImageFont.FreeTypeFont, room: float) -> tuple[str, str]:
+    """As many words as fit, and what fits of the others."""
+    words = text[:200].split(" ")
+    fitting = max((n for n in range(len(words)) if font.getlength(" ".join(words[:n])) <= room), default=0)
+    return " ".join(words[:fitting]), _cut(" ".join(words[fitting:]), font, room)
 
 
 def _cut(text: str, font: ImageFont.FreeTypeFont, room: float) -> str:

@@ -38,7 +38,7 @@ SAID = {
         "speed",
         None,
     ),
-    "mamlrl/CheetahCrippled-v0": ([1.0], "dead motor bshin", "speed", None),
+    "mamlrl/CheetahCrippled-v0": ([1.0], "dead motor back shin", "speed", None),
     "mamlrl/CheetahSlope-v0": ([-7.0], "slope -7 degrees", "speed", None),
     "mamlrl/AntPayload-v0": ([0.3, 0.1, -0.2], "payload 0.30 kg at (+0.10, -0.20)", "speed", None),
     "mamlrl/ArmPayload-v0": ([1.5], "payload 1.50 kg", None, None),

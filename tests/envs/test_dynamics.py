@@ -274,7 +274,9 @@ def test_a_change_that_could_never_come_is_refused(vectorization):
         make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, {"change_in": "trial"}, vectorization)
     in_trial = {"change_at": 15, "change_in": "trial"}
     make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, in_trial, vectorization, episodes=4).close()
-    with pytest.raises(ValueError, match=r"change_at is 15; it must be less than the 15 time steps .* \(3 of 5\)"):
+    with pytest.raises(
+        ValueError, match=r"change_at is 15; it must be less than the 15 time steps .* \(episodes: 3, of 5\)"
+    ):
         make_task_envs("mamlrl/HalfCheetahVel-v0", 2, 5, in_trial, vectorization, episodes=3)
 
 
@@ -282,7 +284,9 @@ def test_a_change_that_could_never_come_is_refused_by_the_program(tmp_path, caps
     change = ["--environment.kwargs.change_at", "15", "--environment.kwargs.change_in", "trial"]
     flags = ["--env", "cheetah-vel", "--environment.horizon", "5", *change, "--out", str(tmp_path / "run")]
     assert main(flags) == 2
-    assert "it must be less than the 5 time steps for which a task is given (1 of 5)" in capsys.readouterr().err
+    assert (
+        "it must be less than the 5 time steps for which a task is given (episodes: 1, of 5)" in capsys.readouterr().err
+    )
     assert not (tmp_path / "run").exists()
 
 
@@ -346,14 +350,14 @@ def test_a_simulation_that_diverges_ends_its_episode_and_is_counted(env_id, numb
         (
             "mamlrl/CheetahCrippled-v0",
             [1.5],
-            "is not in the task space: dead motor is 1.5; it must be a whole number: 0 (bthigh), 1 (bshin), ",
+            "is not in the task space: dead motor is 1.5; it must be a whole number: 0 (back thigh), 1 (back shin)",
         ),
         (
             "mamlrl/CheetahCrippled-v0",
             [6.0],
             "the task [6.] of row 0 is not in the task space: dead motor is 6; it must be in [0, 5]",
         ),
-        ("mamlrl/ReacherGoal-v0", [0.19, 0.19], "the task [0.19 0.19] of row 0 is not in the task space DiscSpace"),
+        ("mamlrl/ReacherGoal-v0", [0.19, 0.19], "the task [0.19 0.19] of row 0 is not on the disc of 0.2 m"),
     ],
 )
 def test_wrong_task_is_named(env_id, task, message):
