@@ -135,8 +135,8 @@ def _task_line(canvas: ImageDraw.ImageDraw, width: int, panel: Panel) -> None:
             break
     else:
         first, second = _halves(task, font, room)
-        canvas.text((margin, 57 * unit), first, font=font, fill=color, anchor="lm")
-        canvas.text((margin, 75 * unit), second, font=font, fill=color, anchor="lm")
+        canvas.text((margin, 56 * unit), first, font=font, fill=color, anchor="lm")
+        canvas.text((margin, 73 * unit), second, font=font, fill=color, anchor="lm")
         return
     canvas.text((margin, 66 * unit), task, font=font, fill=color, anchor="lm")
 
