@@ -34,6 +34,7 @@ FRAME_SIZE = 480  # pixels, width and height
 LARGEST_NUMBER = 1e10  # of a state that MuJoCo itself takes for one (mjMAXVAL)
 POLE_RADIUS, POLE_HEIGHT, POLE_DEPTH = 0.025, 1.1, 0.4  # m; the depth is along y, behind the runner
 POLE_COLOR = (0.85, 0.15, 0.2, 1.0)
+ALMOST_DOWN = (0.05, 0.08, -0.9955)  # a direction of light
 MODEL_FOLDER = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
 
 
@@ -264,8 +265,12 @@ class _Renderer:
         everything = mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(model, data, self._options, None, self._camera, everything, self._scene)
         for light in self._scene.lights[: self._scene.nlight]:
-            if light.type == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL.value:  # shadows reach some metres from its place
-                light.pos[:2] += data.xpos[1, :2]
+            if light.type == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL.value and not light.headlight:
+                light.pos[:2] += data.xpos[1, :2]  # shadows reach some metres from there
+                if (
+                    np.abs(light.dir[:2]).max() < 1e-3
+                ):  # straight from above, a floor throws shadows on itself, in patches
+                    light.dir[:] = ALMOST_DOWN
         if model.opt.gravity[:2].any():
             self._hold_upright(-model.opt.gravity)
         if target_position is not None:
