@@ -19,14 +19,14 @@ navigation-paper)
 cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protocol paper --random" ;;
 cheetah-vel-paper) learners="maml metasgd multitask oracle" evaluation="--protocol paper --random" ;;
 ant-dir) learners="maml rl2" evaluation="--tasks 40 --mismatched" ;;
-ant-vel | ant-goal) learners=maml evaluation="--tasks 20 --mismatched" ;;
-ant-vel-paper | ant-dir-paper) learners=maml evaluation="--protocol paper" ;;
+ant-vel | ant-goal) learners="maml rl2" evaluation="--tasks 20 --mismatched" ;;
+ant-vel-paper | ant-dir-paper) learners="maml oracle" evaluation="--protocol paper" ;;
 navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol paper" ;;
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
 cheetah-dir) learners="maml metasgd rl2" evaluation="--tasks 200" ;;
 cheetah-vel) learners="maml rl2" evaluation="--tasks 200" ;;
 cheetah-crippled) learners="maml rl2 multitask oracle" evaluation="--tasks 60 --mismatched" ;;
-cheetah-dynamics) learners=maml evaluation="--tasks 60 --mismatched" ;;
+cheetah-dynamics) learners="maml rl2 multitask oracle" evaluation="--tasks 60 --mismatched" ;;
 cheetah-slope) learners="maml rl2 multitask oracle" evaluation="--tasks 60 --mismatched" ;;
 arm-payload) learners="maml rl2 multitask oracle" evaluation="--tasks 200" ;;
 navigation) learners="maml rl2" evaluation="--tasks 200" ;;
