@@ -267,9 +267,8 @@ class _Renderer:
         for light in self._scene.lights[: self._scene.nlight]:
             if light.type == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL.value and not light.headlight:
                 light.pos[:2] += data.xpos[1, :2]  # shadows reach some metres from there
-                if (
-                    np.abs(light.dir[:2]).max() < 1e-3
-                ):  # straight from above, a floor throws shadows on itself, in patches
+                # Straight from above, a floor throws shadows on itself, in patches.
+                if np.abs(light.dir[:2]).max() < 1e-3:
                     light.dir[:] = ALMOST_DOWN
         if model.opt.gravity[:2].any():
             self._hold_upright(-model.opt.gravity)
