@@ -25,9 +25,9 @@ navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol pa
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
 cheetah-dir) learners="maml metasgd rl2" evaluation="--tasks 200" ;;
 cheetah-vel) learners="maml rl2" evaluation="--tasks 200" ;;
-cheetah-crippled) learners="maml rl2 multitask oracle" evaluation="--tasks 60 --mismatched" ;;
-cheetah-dynamics) learners="maml rl2 multitask oracle" evaluation="--tasks 60 --mismatched" ;;
-cheetah-slope) learners="maml rl2 multitask oracle" evaluation="--tasks 60 --mismatched" ;;
+cheetah-crippled | cheetah-dynamics | cheetah-slope)
+    learners="maml rl2 multitask oracle" evaluation="--tasks 60 --mismatched"
+    ;;
 arm-payload) learners="maml rl2 multitask oracle" evaluation="--tasks 200 --mismatched" ;;
 navigation) learners="maml rl2" evaluation="--tasks 200" ;;
 bandit | bandit-n10-*) learners=rl2 seeds="1 2 3" evaluation="--protocol rl2" ;;

@@ -204,8 +204,10 @@ def evaluate_runs(
     """
     changes = {"eval": plan.settings, "device": plan.device, "threads": plan.threads}
     configs = [dataclasses.replace(entry.config, **changes) for entry in entries]
+    given = plan.tasks
     if any(entry.mismatched for entry in entries):
-        other_tasks(_held_out_tasks(configs[0], plan))  # refused before the first evaluation, which takes its time
+        given = _held_out_tasks(configs[0], plan)
+        other_tasks(given)  # refused before the first evaluation, which takes its time
     results = []
     by_episodes = any(find_learner(config.learner).recurrent for config in configs)
     for entry, config in zip(entries, configs, strict=True):
@@ -214,7 +216,7 @@ def evaluate_runs(
         if find_task_set(config.env):
             tasks, measured = _evaluate_supervised(config, entry.trained, plan.seed)
         else:
-            tasks, result = evaluate_config(config, entry.trained, plan.seed, plan.tasks, entry.mismatched)
+            tasks, result = evaluate_config(config, entry.trained, plan.seed, given, entry.mismatched)
             measured = {"return": result.returns, **result.measures}
             if result.episodes is not None:
                 measured = {"return": result.episodes}

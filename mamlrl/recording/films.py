@@ -149,8 +149,9 @@ def film(experiment: Experiment, stage: Stage, subject: Subject, show: Callable[
     """
     envs, policy, config = stage.envs, experiment.policy, experiment.config.environment
     num_rows = len(subject.steps)
-    start = reset_to_tasks(envs, np.tile(subject.task, (num_rows, 1)), np.full((num_rows, 1), subject.seed))
-    log = _Log(start, np.tile(subject.task, (num_rows, 1)), envs)
+    tasks = np.tile(subject.task, (num_rows, 1))
+    start = reset_to_tasks(envs, tasks, np.full((num_rows, 1), subject.seed))
+    log = _Log(start, tasks, envs)
 
     def picture() -> list[Panel]:
         pictures = [fitted(one, stage.first) for one in draw(envs)]
