@@ -228,9 +228,10 @@ def without(tree: Any, at: tuple[Any, ...]) -> Any:
 
 def wrong_contents(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """The content of a checkpoint with one thing replaced by each kind of junk, or left out, or added."""
-    for at in nodes(content):
+    for place, at in enumerate(nodes(content)):
         name = ".".join(map(str, at))
-        for number, junk in enumerate(JUNK if at[:1] != ("config",) else JUNK[::9]):
+        # one in three of them, other ones at the next place; of the many settings one in nine
+        for number, junk in enumerate(JUNK[place % 3 :: 3] if at[:1] != ("config",) else JUNK[place % 9 :: 9]):
             yield f"{name} is {str(junk)[:20]} ({number})", replaced(content, at, junk)
         if at:
             yield f"{name} is left out", without(content, at)
@@ -247,13 +248,13 @@ def test_content_of_a_wrong_type_is_refused_or_is_what_it_says(trained: Trained,
             plain(read(path, trained.like))
         except CheckpointError as error:
             assert str(path) in str(error) and len(str(error)) < 900, name
-    assert count >= 900, count
+    assert count >= 300, count
 
 
 def surface(content: dict[str, Any]) -> list[tuple[str, Any]]:
     """Some of `wrong_contents`, of everything at its top."""
     tops = [(name, wrong) for name, wrong in wrong_contents(content) if "." not in name.split(" is ")[0]]
-    return tops[::8]
+    return tops[::3]
 
 
 def assert_one_line(code: int, err: str, name: str) -> None:

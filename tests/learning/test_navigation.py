@@ -17,7 +17,7 @@ def test_one_gradient_step_reaches_goals_that_were_never_seen():
         env="mamlrl/Navigation2D-v0",
         sampling=SamplingConfig(tasks=20, rollouts=10),
         adaptation=AdaptationConfig(step_size=0.5),
-        trust_region=TrustRegionConfig(max_kl=0.02, curvature_fraction=0.1),
+        trust_region=TrustRegionConfig(max_kl=0.05, curvature_fraction=0.1),
         eval=EvalConfig(every=1, tasks=20, rollouts=20, steps=1),
         threads=1,
     )
@@ -30,9 +30,9 @@ def test_one_gradient_step_reaches_goals_that_were_never_seen():
         return np.array([evaluated["eval/return/step_0"], evaluated["eval/return/step_1"]])
 
     untrained = returns(0)
-    for iteration in range(30):
+    for iteration in range(12):
         state, _ = meta_iteration(experiment, state, iteration)
-    trained = returns(30)
+    trained = returns(12)
     # staying at the origin gets about -38; the paper's MAML -11.7 after one step and 500 iterations
     assert trained[1] > -20 > untrained[1], (untrained, trained)
     assert trained[1] > trained[0] + 15, "the gain must come from adaptation"
