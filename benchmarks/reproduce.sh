@@ -19,7 +19,8 @@ navigation-paper)
 cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protocol paper --random" ;;
 cheetah-vel-paper) learners="maml metasgd multitask oracle" evaluation="--protocol paper --random" ;;
 ant-dir) learners="maml rl2" evaluation="--tasks 40 --mismatched" ;;
-ant-vel | ant-goal) learners="maml rl2" evaluation="--tasks 20 --mismatched" ;;
+ant-vel) learners="maml rl2" evaluation="--tasks 20 --mismatched" ;;
+ant-goal) learners="maml oracle" evaluation="--tasks 20 --mismatched" ;;
 ant-vel-paper | ant-dir-paper) learners="maml oracle" evaluation="--protocol paper" ;;
 navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol paper" ;;
 *-paper-original) learners=maml evaluation="--protocol paper" ;;

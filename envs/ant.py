@@ -27,6 +27,7 @@ from .base import (
     VelocitySpace,
 )
 from .mujoco_vector import (
+    Camera,
     MujocoTaskVectorEnv,
     add_mass_center_sensors,
     gymnasium_start_state,
@@ -209,9 +210,16 @@ class AntDirVectorEnv(AntVectorEnv):
 class AntGoalVectorEnv(AntVectorEnv):
     """N ants, each with its own goal; see `AntGoalEnv` for the environment."""
 
+    camera = Camera(distance=6.5, elevation=-35.0, height=0.3)
+
     def __init__(self, *args: Any, goal_range: float = 3.0, healthy_reward: float = 4.05, **kwargs: Any):
         check_positive("goal_range", goal_range)
         super().__init__(GoalSpace(goal_range), healthy_reward, *args, **kwargs)
+        if self._observed_qpos.shape == self._qpos.shape:
+            self.still = "path"
+
+    def _pole_at(self, row: int) -> tuple[float, float]:
+        return float(self.tasks[row, 0]), float(self.tasks[row, 1])
 
     def _task_reward(self, velocity: Array) -> Array:
         return -np.abs(self._qpos[:, :2] - self.tasks).sum(axis=1)

@@ -32,7 +32,8 @@ except ImportError as error:
 
 FRAME_SIZE = 480  # pixels, width and height
 LARGEST_NUMBER = 1e10  # of a state that MuJoCo itself takes for one (mjMAXVAL)
-POLE_RADIUS, POLE_HEIGHT, POLE_DEPTH = 0.025, 1.1, 0.4  # m; the depth is along y, behind the runner
+POLE_RADIUS = 0.008  # of the camera's distance
+POLE_HEIGHT, POLE_DEPTH = 1.1, 0.4  # m; the depth is along y, behind a runner
 POLE_COLOR = (0.85, 0.15, 0.2, 1.0)
 ALMOST_DOWN = (0.05, 0.08, -0.9955)  # a direction of light
 MODEL_FOLDER = Path(gymnasium.envs.mujoco.__file__).parent / "assets"
@@ -206,8 +207,13 @@ class MujocoTaskVectorEnv(TaskVectorEnv):
             self._renderer = _Renderer(self._model, self.camera)
         model, data = self._model_of(row), self._batch.get_data(row)
         mujoco.mj_forward(model, data)
-        has_pole = self.target_speed(self.tasks[row]) is not None
-        return self._renderer.frame(model, data, float(self._pole[row]) if has_pole else None)
+        return self._renderer.frame(model, data, self._pole_at(row))
+
+    def _pole_at(self, row: int) -> tuple[float, float] | None:
+        """Place of the pole that shows what is wanted, x and y, m; None for none. It moves at a wanted velocity."""
+        if self.target_speed(self.tasks[row]) is None:
+            return None
+        return float(self._pole[row]), POLE_DEPTH
 
     def close_extras(self, **kwargs: object) -> None:
         """Release the renderer."""
@@ -249,7 +255,7 @@ class _Renderer:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION.value] = 0  # of the floor: it hides the feet's contact
 
     def frame(
-        self, model: mujoco.MjModel, data: mujoco.MjData, target_position: float | None = None
+        self, model: mujoco.MjModel, data: mujoco.MjData, pole: tuple[float, float] | None = None
     ) -> NDArray[np.uint8]:
         """Draw a state whose derived fields are current, [FRAME_SIZE, FRAME_SIZE, 3].
 
@@ -258,7 +264,7 @@ class _Renderer:
         Args:
             model: that the state is one of; it has the assets of the renderer's.
             data: the state.
-            target_position: where along x a pole stands, m; None for no pole.
+            pole: x and y of a pole on the ground, m; None for no pole.
         """
         self._context.make_current()
         self._camera.lookat[:2] = data.xpos[1, :2]
@@ -272,8 +278,8 @@ class _Renderer:
                     light.dir[:] = ALMOST_DOWN
         if model.opt.gravity[:2].any():
             self._hold_upright(-model.opt.gravity)
-        if target_position is not None:
-            self._add_pole(target_position)
+        if pole is not None:
+            self._add_pole(*pole)
         mujoco.mjr_render(self._viewport, self._scene, self._drawing)
         frame = np.empty((FRAME_SIZE, FRAME_SIZE, 3), np.uint8)
         mujoco.mjr_readPixels(frame, None, self._viewport, self._drawing)
@@ -285,10 +291,10 @@ class _Renderer:
             across = up - (up @ forward) * forward
             camera.up = across / np.linalg.norm(across)
 
-    def _add_pole(self, x: float) -> None:
+    def _add_pole(self, x: float, y: float) -> None:
         geom = self._scene.geoms[self._scene.ngeom]
-        size = np.array([POLE_RADIUS, POLE_HEIGHT / 2, 0.0])
-        position = np.array([x, POLE_DEPTH, POLE_HEIGHT / 2])
+        size = np.array([POLE_RADIUS * self._camera.distance, POLE_HEIGHT / 2, 0.0])
+        position = np.array([x, y, POLE_HEIGHT / 2])
         cylinder = mujoco.mjtGeom.mjGEOM_CYLINDER.value
         mujoco.mjv_initGeom(geom, cylinder, size, position, np.eye(3).ravel(), np.array(POLE_COLOR, np.float32))
         geom.emission = 0.6  # else it is dark: the light falls from above

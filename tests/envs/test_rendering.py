@@ -80,7 +80,10 @@ def test_rows_of_a_vector_environment(env_id):
 
 @pytest.mark.usefixtures("opengl")
 def test_pictures_show_what_differs():
-    """All rows start alike: the larger ball has more red pixels, the dead leg grey ones, uphill rises to the right."""
+    """All rows start alike: the larger ball has more red pixels, the dead leg grey ones, uphill rises to the right.
+
+    A pole is at the goal.
+    """
     payload = np.stack(first_pictures("mamlrl/AntPayload-v0", [[0.05, 0.0, 0.0], [0.5, 0.0, 0.0]])).astype(int)
     red = (payload[..., 0] > 100 + payload[..., 1]).sum((1, 2))
     assert red[1] > 2 * red[0] > 0
@@ -90,6 +93,10 @@ def test_pictures_show_what_differs():
     sky = [picture.astype(int).std(-1) < 5 for picture in first_pictures("mamlrl/CheetahSlope-v0", [[-15.0], [15.0]])]
     horizon = [picture.argmin(axis=0)[[10, 470]] for picture in sky]  # first row of the floor, left and right
     assert horizon[0][0] < horizon[0][1] - 30 and horizon[1][0] > horizon[1][1] + 30
+    goals = np.stack(first_pictures("mamlrl/AntGoal-v0", [[-1.5, 0.5], [1.5, 0.5]])).astype(int)
+    red = goals[..., 0] > 80 + goals[..., 1]
+    left, right = (columns.nonzero()[0] for columns in red.any(axis=1))  # of the pole at the goal
+    assert left.max() < 200 and right.min() > 280
 
 
 def first_pictures(env_id, tasks):
