@@ -67,7 +67,8 @@ def test_every_family_describes_itself_in_all_its_forms(env_id: str) -> None:
 
 @pytest.mark.parametrize("kwargs", [{"observe_position": True}, {"observation": "rllab"}])
 def test_a_still_shows_the_path_of_an_ant_that_observes_where_it_is(kwargs: dict[str, Any]) -> None:
-    assert make_task_envs("mamlrl/AntGoal-v0", 1, 5, kwargs).still == "path"
+    envs: Any = make_task_envs("mamlrl/AntGoal-v0", 1, 5, kwargs)
+    assert envs.still == "path"
 
 
 def test_an_environment_of_others_need_not_say_anything() -> None:

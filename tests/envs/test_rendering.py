@@ -95,7 +95,7 @@ def test_pictures_show_what_differs():
     assert horizon[0][0] < horizon[0][1] - 30 and horizon[1][0] > horizon[1][1] + 30
     goals = np.stack(first_pictures("mamlrl/AntGoal-v0", [[-1.5, 0.5], [1.5, 0.5]])).astype(int)
     red = goals[..., 0] > 80 + goals[..., 1]
-    left, right = (columns.nonzero()[0] for columns in red.any(axis=1))  # of the pole at the goal
+    left, right = (picture.any(axis=0).nonzero()[0] for picture in red)  # columns of the pole at the goal
     assert left.max() < 200 and right.min() > 280
 
 
