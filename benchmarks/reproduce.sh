@@ -31,6 +31,7 @@ cheetah-crippled | cheetah-dynamics | cheetah-slope)
     ;;
 arm-payload) learners="maml rl2 multitask oracle" evaluation="--tasks 200 --mismatched" ;;
 navigation) learners="maml rl2" evaluation="--tasks 200" ;;
+ant-vel-long) learners=rl2 evaluation="--tasks 20" ;;
 bandit | bandit-n10-*) learners=rl2 seeds="1 2 3" evaluation="--protocol rl2" ;;
 bandit-* | tabular-mdp | tabular-mdp-*) learners=rl2 evaluation="--protocol rl2" ;;
 maze | maze-*) learners=rl2 evaluation="--protocol rl2 --cell maze" ;;

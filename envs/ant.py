@@ -119,6 +119,7 @@ class AntVectorEnv(MujocoTaskVectorEnv):
         self._healthy_reward, self._healthy_z_range = healthy_reward, (low, high)
         self._terminate_when_unhealthy = terminate_when_unhealthy
         self._ctrl_cost_weight, self._contact_cost_weight = ctrl_cost_weight, contact_cost_weight
+        self._observes_position = observe_position
         self._observed_qpos = self._qpos if observe_position else self._qpos[:, 2:]
         self._forces = self._batch.bind("cfrc_ext")[:, first_body:] if contact_forces else None
         self._velocity, self._reset_noise = velocity, reset_noise
@@ -215,7 +216,7 @@ class AntGoalVectorEnv(AntVectorEnv):
     def __init__(self, *args: Any, goal_range: float = 3.0, healthy_reward: float = 4.05, **kwargs: Any):
         check_positive("goal_range", goal_range)
         super().__init__(GoalSpace(goal_range), healthy_reward, *args, **kwargs)
-        if self._observed_qpos.shape == self._qpos.shape:
+        if self._observes_position:
             self.still = "path"
 
     def _pole_at(self, row: int) -> tuple[float, float]:

@@ -161,7 +161,7 @@ class TaskVectorEnv(VectorEnv, EzPickle):
     }
     task_space: TaskSpace
     single_action_space: spaces.Box | spaces.Discrete
-    still: ClassVar[Still] = None
+    still: Still = None
     resets_in_trial: ClassVar[bool] = True
     """whether `reset` may restart single rows, their tasks kept, as trials of several episodes need it"""
     picture_shape: tuple[int, ...] = ()

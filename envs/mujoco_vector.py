@@ -32,7 +32,7 @@ except ImportError as error:
 
 FRAME_SIZE = 480  # pixels, width and height
 LARGEST_NUMBER = 1e10  # of a state that MuJoCo itself takes for one (mjMAXVAL)
-POLE_RADIUS = 0.008  # of the camera's distance
+POLE_RADIUS = 0.00625  # times the camera's distance
 POLE_HEIGHT, POLE_DEPTH = 1.1, 0.4  # m; the depth is along y, behind a runner
 POLE_COLOR = (0.85, 0.15, 0.2, 1.0)
 ALMOST_DOWN = (0.05, 0.08, -0.9955)  # a direction of light

@@ -227,12 +227,15 @@ def without(tree: Any, at: tuple[Any, ...]) -> Any:
 
 
 def wrong_contents(content: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """The content of a checkpoint with one thing replaced by each kind of junk, or left out, or added."""
+    """The content of a checkpoint with one thing replaced by junk, or left out, or added.
+
+    At the top by each kind of junk; further down by a third, of settings by a ninth, others at each place.
+    """
     for place, at in enumerate(nodes(content)):
         name = ".".join(map(str, at))
-        # one in three of them, other ones at the next place; of the many settings one in nine
-        for number, junk in enumerate(JUNK[place % 3 :: 3] if at[:1] != ("config",) else JUNK[place % 9 :: 9]):
-            yield f"{name} is {str(junk)[:20]} ({number})", replaced(content, at, junk)
+        every = 9 if at[:1] == ("config",) else 3 if len(at) > 1 else 1
+        for number in range(place % every, len(JUNK), every):
+            yield f"{name} is {str(JUNK[number])[:20]} ({number})", replaced(content, at, JUNK[number])
         if at:
             yield f"{name} is left out", without(content, at)
     yield "something more", content | {"more": 3}
@@ -254,7 +257,7 @@ def test_content_of_a_wrong_type_is_refused_or_is_what_it_says(trained: Trained,
 def surface(content: dict[str, Any]) -> list[tuple[str, Any]]:
     """Some of `wrong_contents`, of everything at its top."""
     tops = [(name, wrong) for name, wrong in wrong_contents(content) if "." not in name.split(" is ")[0]]
-    return tops[::3]
+    return tops[::8]
 
 
 def assert_one_line(code: int, err: str, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from functools import partial
@@ -62,11 +63,12 @@ def fail(monkeypatch: pytest.MonkeyPatch, method: str, at: int, act: Any) -> Non
 
 
 CASES = [
-    (method, vectorization, fault)
-    for method in ("sample_tasks", "reset", "step")
-    for vectorization in ("sync", "async")
-    for fault in list(faulty.RAISES)[:: 1 if vectorization == "async" or method == "step" else 3]
-    if vectorization == "sync" or fault in ("SystemExit", "BrokenPipeError", "DoesNotPickle")
+    *(("step", "sync", fault) for fault in faulty.RAISES),
+    *(("sample_tasks", "sync", fault) for fault in list(faulty.RAISES)[::3]),
+    *(("reset", "sync", fault) for fault in list(faulty.RAISES)[1::3]),
+    *itertools.product(
+        ("sample_tasks", "reset", "step"), ["async"], ("SystemExit", "BrokenPipeError", "DoesNotPickle")
+    ),
 ]
 
 
