@@ -131,7 +131,7 @@ def test_a_disk_that_is_full_when_a_run_goes_on(whole: Path, tmp_path: Path) -> 
     assert count >= 6
 
 
-@pytest.mark.parametrize(("code", "step"), [(errno.ENOSPC, 5), (errno.EIO, 8)])
+@pytest.mark.parametrize(("code", "step"), [(errno.ENOSPC, 4), (errno.EIO, 7)])
 def test_an_error_at_any_operation_on_a_file(whole: Path, tmp_path: Path, code: int, step: int) -> None:
     number = 0
     while number < 200:
