@@ -53,11 +53,13 @@ def shipped_settings(name: str, learner: str | None = None) -> Settings:
         ids = {_spelled(env): env for env, *_ in families}
         if env := ids.get(_spelled(name)):
             raise ConfigError(f"--env {cut(name)}: unknown name; did you mean {env}?")
-        hint = suggestion(name, names, count=3) or "."
+        if hint := suggestion(name, names, count=3):
+            raise ConfigError(f"--env {cut(name)}: unknown name{hint}")
+        simple = [each for each in names if not any(each.startswith(f"{other}-") for other in names)]
         raise ConfigError(
-            f"--env {cut(name)}: unknown name{hint} Known names are {', '.join(names)}; "
-            "families without a configuration go by their ids, such as mamlrl/HopperVel-v0, and any other environment "
-            "is given as module:Id-v0"
+            f"--env {cut(name)}: unknown name. Known names are {', '.join(simple)}, and variants of these such as "
+            "cheetah-vel-paper; families without a configuration go by their ids, such as mamlrl/HopperVel-v0, and any "
+            "other environment is given as module:Id-v0"
         )
     text = resources.files("mamlrl.configs").joinpath(f"{name}.yaml").read_text()
     return _parse(text, f"configs/{name}.yaml", learner)

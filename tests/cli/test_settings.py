@@ -32,7 +32,8 @@ from mamlrl.supervised import find_task_set
 from .conftest import Command, assert_fails, read_metrics
 
 WRONG_FLAGS = [
-    ("--env cheetah-vell", ["cheetah-vel", "navigation"]),
+    ("--env cheetah-vell", ["did you mean cheetah-vel "]),
+    ("--env unheard-of", ["cheetah-vel, ", "navigation, ", "mamlrl/HopperVel-v0", "module:Id-v0"]),
     ("--env CartPole-v1", ["CartPole-v1", "module:Id"]),
     ("--env nowhere_to_be_found:Tasks-v0", ["nowhere_to_be_found"]),
     ("--env mamlrl/HalfCheetaVel-v0", ["HalfCheetahVel"]),
