@@ -51,7 +51,7 @@ class TaskSpace(spaces.Box):
 
     def complaint(self, task: Array) -> str:
         """Why a task [P] is not accepted, as the end of a sentence that begins with it."""
-        return f"is not in the task space {self}"
+        return _complaint_of_box(self, task)
 
     def draw(self, n: int, rng: np.random.Generator) -> Array:
         """Draw n tasks, uniform in the box, [n, P]."""
@@ -72,7 +72,21 @@ class TaskSpace(spaces.Box):
 
 def complaint(space: spaces.Space, task: Array) -> str:
     """Why a task [P] is not in a space of any kind, as `TaskSpace.complaint`."""
-    return space.complaint(task) if isinstance(space, TaskSpace) else f"is not in the task space {space}"
+    if isinstance(space, TaskSpace):
+        return space.complaint(task)
+    return _complaint_of_box(space, task) if isinstance(space, spaces.Box) else f"is not in the task space {space}"
+
+
+def _complaint_of_box(box: spaces.Box, task: Array) -> str:
+    """Which number of a task [P] is out of its bounds; the space itself where it is something else."""
+    if task.shape != box.shape:
+        return f"is not in the task space {box}"
+    numbers = task.astype(box.dtype) if np.issubdtype(box.dtype, np.floating) else task
+    for number, (value, low, high) in enumerate(zip(numbers, box.low, box.high, strict=True), start=1):
+        if not low <= value <= high:
+            which = f"number {number} of {len(task)} is {value:g}; it " if len(task) > 1 else "it "
+            return f"is not in the task space: {which}must be in [{low:g}, {high:g}]"
+    return f"is not in the task space {box}"
 
 
 class VelocitySpace(TaskSpace):

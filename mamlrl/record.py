@@ -14,7 +14,7 @@ import numpy as np
 from mamlrl.commands import run_command
 from mamlrl.envs.base import complaint
 from mamlrl.envs.checks import contains_task
-from mamlrl.errors import ConfigError
+from mamlrl.errors import ConfigError, cut
 from mamlrl.options import OptionParser, usable_path
 from mamlrl.run_folder import folder as run_folder
 
@@ -61,7 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=usable_path, metavar="RUN", help="Run folder or checkpoint.")
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument("--task", type=float, nargs="+", metavar="X", help="Numbers of the one task to show.")
+    choice.add_argument("--task", type=_number, nargs="+", metavar="X", help="Numbers of the one task to show.")
     choice.add_argument("--tasks", type=int, default=3, metavar="N", help="Held-out tasks, a film each (3).")
     parser.add_argument(
         "--steps",
@@ -105,6 +105,19 @@ def _record(argv: Sequence[str]) -> int:
         save_figure(figure, folder / STILL)
         print(folder / STILL)
     return 0
+
+
+def _number(text: str) -> float:
+    """A number of a task.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        hint = "; several numbers have spaces between them, as in --task 0.3 -0.2" if "," in text else ""
+        raise argparse.ArgumentTypeError(f"{cut(text)!r} is not a number{hint}") from None
 
 
 def _read_policy(options: argparse.Namespace) -> Trained:

@@ -273,7 +273,7 @@ def test_ids_that_cannot_be_are_told_in_a_line(env_id):
 
 def test_wrong_tasks_are_named():
     envs = make(DISCRETE, 2, 10)
-    with pytest.raises(ValueError, match=r"the task \[7.\] of row 1 is not in the task space Box\(1.0, 5.0"):
+    with pytest.raises(ValueError, match=r"the task \[7.\] of row 1 is not in the task space: it must be in \[1, 5\]"):
         envs.reset(options={"task": [[2.0], [7.0]]})
     with pytest.raises(ValueError, match=r"options\['task'\] has shape \(3, 1\); it must be \(P,\) or \(2, P\)"):
         envs.reset(options={"task": [[2.0]] * 3})
