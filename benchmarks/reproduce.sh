@@ -16,7 +16,10 @@ navigation-paper)
     several="maml fomaml context multitask oracle" learners="$several emaml metasgd mamlpp anil cavia"
     seeds="1 2 3" evaluation="--protocol paper --random"
     ;;
-cheetah-dir-paper) learners="maml context multitask oracle" evaluation="--protocol paper --random" ;;
+cheetah-dir-paper)
+    learners="maml fomaml emaml dice promp metasgd mamlpp anil cavia context imaml reptile multitask oracle"
+    evaluation="--protocol paper --random"
+    ;;
 cheetah-vel-paper) learners="maml metasgd multitask oracle" evaluation="--protocol paper --random" ;;
 ant-dir) learners="maml rl2" evaluation="--tasks 40 --mismatched" ;;
 ant-vel) learners="maml rl2" evaluation="--tasks 20 --mismatched" ;;
