@@ -139,8 +139,7 @@ def find_entries(paths: Iterable[Path], random: bool = False, mismatched: bool =
         check_same_environment(trained[0], run)
     trained = [run._replace(config=completed(run.config, outside=True)) for run in trained]  # they will adapt
     methods = group_methods(trained)
-    order = {learner: number for number, learner in enumerate(LEARNERS)}
-    by_learner = sorted(methods, key=lambda method: order.get(methods[method][0].config.learner, len(order)))
+    by_learner = sorted(methods, key=lambda method: _place(methods[method][0].config.learner))
     entries = [Entry(method, run.config, run) for method in by_learner for run in methods[method]]
     if mismatched:
         entries = [one for entry in entries for one in (entry, *_mismatched(entry))]
@@ -151,6 +150,11 @@ def find_entries(paths: Iterable[Path], random: bool = False, mismatched: bool =
     return entries + (_untrained(trained) if random else [])
 
 
+def _place(learner: str) -> int:
+    """Where a learner stands in tables: in the order of LEARNERS, those of one's own at the end."""
+    return [*LEARNERS, learner].index(learner)
+
+
 def _mismatched(entry: Entry) -> list[Entry]:
     if find_task_set(entry.config.env) or not evaluation_steps(entry.config):
         return []
@@ -158,12 +162,19 @@ def _mismatched(entry: Entry) -> list[Entry]:
 
 
 def _untrained(trained: Sequence[Trained]) -> list[Entry]:
-    """The untrained policies of runs, each once; where networks or inner steps differ, the names say in what."""
+    """The untrained policies of runs, each once; where networks or inner steps differ, the names say in what.
+
+    Of learners with the same network one has to do, the first in the order of LEARNERS: steps chosen for another are not
+    what it is to be compared by.
+    """
+    first: dict[tuple[object, ...], str] = {}
     of_runs: dict[tuple[object, ...], Trained] = {}
-    for run in sorted(trained, key=lambda run: run.config.seed):
+    for run in sorted(trained, key=lambda run: (_place(run.config.learner), run.config.seed)):
         config = untrained_config(run.config)
-        key = config.learner, config.seed, config.policy, config.adaptation, config.sampling, config.data
-        of_runs.setdefault(key, run._replace(config=config))
+        network = config.learner, config.name, config.policy
+        if first.setdefault(network, run.config.learner) == run.config.learner:
+            key = *network, config.seed, config.adaptation, config.sampling, config.data
+            of_runs.setdefault(key, run._replace(config=config))
     methods = group_methods(of_runs.values())
     return [
         Entry(method if run.config.learner == RANDOM else f"{RANDOM} ({method})", run.config, None)

@@ -387,3 +387,13 @@ def test_untrained_policies_of_other_networks_are_told_apart(command: Command, e
     assert evaluate(f"small wide slow --random --out results {FEW}").code == 0
     methods = {row["method"] for row in read_csv("results")}
     assert {name for name in methods if "random" in name} == {"random (hidden_sizes [8])", "random (hidden_sizes [16])"}
+
+
+def test_one_untrained_policy_does_for_learners_with_other_inner_steps(command: Command, evaluate: Command) -> None:
+    train(command, out="steps")
+    train(command, "fomaml", 1, "longer", "--adaptation.step_size 0.7")
+    assert evaluate(f"longer steps --random --out results {FEW}").code == 0
+    assert evaluate(f"steps --random --out alone {FEW}").code == 0
+    rows, alone = ([row for row in read_csv(name) if row["method"] == "random"] for name in ("results", "alone"))
+    assert rows == alone and rows
+    assert len({row["method"] for row in read_csv("results")}) == 3
