@@ -164,8 +164,7 @@ def _mismatched(entry: Entry) -> list[Entry]:
 def _untrained(trained: Sequence[Trained]) -> list[Entry]:
     """The untrained policies of runs, each once; where networks or inner steps differ, the names say in what.
 
-    Of learners with the same network one has to do, the first in the order of LEARNERS: steps chosen for another are not
-    what it is to be compared by.
+    Of learners with the same network one has to do, the first in the order of LEARNERS, and its inner steps.
     """
     first: dict[tuple[object, ...], str] = {}
     of_runs: dict[tuple[object, ...], Trained] = {}

@@ -224,7 +224,11 @@ def test_actions_are_clipped(navigation):
 @pytest.mark.parametrize(
     ("env_id", "task", "message"),
     [
-        ("mamlrl/HalfCheetahVel-v0", [[0.0], [2.5], [1.0]], "the task [2.5] of row 1 is not in the task space: it must be in [0, 2]"),
+        (
+            "mamlrl/HalfCheetahVel-v0",
+            [[0.0], [2.5], [1.0]],
+            "the task [2.5] of row 1 is not in the task space: it must be in [0, 2]",
+        ),
         ("mamlrl/HalfCheetahVel-v0", [[0.0], [1.0], [np.nan]], "the task [nan] of row 2 is not in the task space"),
         ("mamlrl/HalfCheetahVel-v0", ["1.0"], "options['task'] is ['1.0']; it must be an array of numbers"),
         ("mamlrl/HalfCheetahVel-v0", [True], "options['task'] is [True]; it must be an array of numbers"),
