@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from mamlrl.envs.errors import EnvironmentFailure
 from mamlrl.errors import ConfigError, LearnerFailure, OutputError, UserError
@@ -59,6 +59,8 @@ def run_command(
     """
     if argv is None:
         _open_closed_streams()
+        if not spreads:  # training ends in a way of its own (training/interrupts.py)
+            signal.signal(signal.SIGTERM, _clean_up_and_end)
     # Torch's threads spin while they wait for each other, on Linux for milliseconds. Where other programs have the
     # cores that costs many times the work itself. It must be said before torch is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -86,6 +88,11 @@ def run_command(
     finally:
         if argv is None:  # a further Ctrl-C while Python ends finds nothing to interrupt, but would print where it was
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _clean_up_and_end(number: int, frame: object) -> NoReturn:
+    """Unfinished files are removed on the way out, as after Ctrl-C."""
+    sys.exit(128 + number)
 
 
 def started_ranks() -> int:

@@ -30,6 +30,12 @@ def progress_bar(iterable: Iterable[T], description: str, total: int | None = No
     return tqdm(iterable, description, total, leave=False, bar_format=BAR, **_terminal())
 
 
+def say_without_bar(message: str) -> None:
+    """Print what is being done, where stderr is no terminal that a bar tells it on."""
+    if not sys.stderr.isatty():
+        say(message)
+
+
 class StepsBar:
     """How many time steps of several rounds of rollouts are done, in a bar that vanishes at the end.
 

@@ -15,7 +15,9 @@ from mamlrl.commands import run_command
 from mamlrl.envs.base import complaint
 from mamlrl.envs.checks import contains_task
 from mamlrl.errors import ConfigError, cut
+from mamlrl.messages import counted
 from mamlrl.options import OptionParser, usable_path
+from mamlrl.progress import say_without_bar
 from mamlrl.run_folder import folder as run_folder
 
 if TYPE_CHECKING:
@@ -158,6 +160,7 @@ def _write_films(
 
     write_film = _writer(options)
     torch.set_num_threads(num_threads(trained.config))
+    say_without_bar(f"adapting to {counted(len(paths), 'task')} and filming ...")
     experiment = make_experiment(trained.config)
     made = []
     try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -308,3 +310,20 @@ def test_films_change_nothing_in_the_training(command: Command) -> None:
         for folder in ("run", "plain")
     )
     assert films == plain
+
+
+def test_a_terminated_command_leaves_no_unfinished_file(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys, time
+from pathlib import Path
+from mamlrl.commands import run_command
+from mamlrl.run_folder.files import replacing
+def film(argv):
+    with replacing(Path("task-1.mp4")) as unfinished:
+        unfinished.write_text("half")
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+sys.exit(run_command(film, None))
+"""
+    process = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (process.returncode, process.stderr, list(tmp_path.iterdir())) == (143, "", [])
