@@ -13,14 +13,13 @@ folder=${2:-runs/reproduced/$name}
 seeds=1 several=""
 case $name in
 navigation-paper)
-    several="maml fomaml context multitask oracle" learners="$several emaml metasgd mamlpp anil cavia"
+    several="maml fomaml context multitask oracle" learners="$several emaml dice promp metasgd mamlpp anil cavia imaml reptile"
     seeds="1 2 3" evaluation="--protocol paper --random"
     ;;
-cheetah-dir-paper)
+cheetah-dir-paper | cheetah-vel-paper)
     learners="maml fomaml emaml dice promp metasgd mamlpp anil cavia context imaml reptile multitask oracle"
     evaluation="--protocol paper --random"
     ;;
-cheetah-vel-paper) learners="maml metasgd multitask oracle" evaluation="--protocol paper --random" ;;
 ant-dir) learners="maml rl2" evaluation="--tasks 40 --mismatched" ;;
 ant-vel) learners="maml rl2" evaluation="--tasks 20 --mismatched" ;;
 ant-goal) learners="maml oracle" evaluation="--tasks 20 --mismatched" ;;
