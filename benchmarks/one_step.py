@@ -29,9 +29,12 @@ from mamlrl.rounds import Round, adaptation_rounds
 from mamlrl.run_folder.pretrained import read_trained
 from mamlrl.sampler import collect
 from mamlrl.seeding import Streams
+from mamlrl.structs import Params, Rollouts
 
 PRETRAINED = Path(__file__).parents[1] / "runs" / "pretrained"
 STD = 0.5  # of the shipped policies of 2D navigation, in units of the largest step
+VELOCITY, CENTRE_OF_MASS = 8, 17  # along x, in observations as of rllab's half-cheetah
+TIME_STEP = 0.01  # s, of that half-cheetah
 
 
 def rounds_of(path: str, tasks: np.ndarray, rollouts: int, steps: int) -> list[Round]:
@@ -41,12 +44,13 @@ def rounds_of(path: str, tasks: np.ndarray, rollouts: int, steps: int) -> list[R
     experiment = make_experiment(dataclasses.replace(trained.config, sampling=sampling, threads=0))
     meta, streams, config = trained.meta(initial_state(experiment)), Streams(1).test(), experiment.config
 
-    def sample(params, step):
+    def sample(params: Params, step: int) -> Rollouts:
         return collect(experiment.envs, experiment.policy, params, tasks, streams.rollouts(0, step), config.environment)
 
-    rounds = list(
-        adaptation_rounds(experiment.learner, meta, sample, steps, sampling, lambda step: step_scale(config, step))
-    )
+    def scale(step: int) -> float:
+        return step_scale(config, step)
+
+    rounds = list(adaptation_rounds(experiment.learner, meta, sample, steps, sampling, scale))
     experiment.envs.close()
     return rounds
 
@@ -61,6 +65,7 @@ def navigate(goals: np.ndarray, targets: np.ndarray, rollouts: int = 40) -> floa
         actions = np.clip(wanted - positions + 0.1 * STD * rng.standard_normal((rows, 2)), -0.1, 0.1)
         positions, rewards, *_ = envs.step(actions)
         returns += rewards
+    envs.close()
     return returns.mean()
 
 
@@ -90,8 +95,9 @@ def velocity() -> None:
     targets = PAPER["mamlrl/HalfCheetahVel-v0"].tasks()[:, 0]
     told = np.linspace(0.0, 2.0, 41)
     [gaits] = rounds_of("cheetah-vel-paper/oracle", told[:, None], 20, 0)
-    x = torch.cat([gaits.rollouts.observations[..., 17], gaits.rollouts.final_observations[..., 17:18]], -1).double()
-    speeds = x.diff(dim=-1).numpy() / 0.01  # of the centre of mass
+    observed, final = gaits.rollouts.observations, gaits.rollouts.final_observations
+    x = torch.cat([observed[..., CENTRE_OF_MASS], final[..., CENTRE_OF_MASS, None]], -1).double()
+    speeds = x.diff(dim=-1).numpy() / TIME_STEP  # those that the reward is of
     costs = -gaits.rollouts.rewards.double().numpy() - abs(speeds - told[:, None, None])
     returns = np.stack([-(abs(speeds - target) + costs).sum(-1).mean(1) for target in targets])  # [M, told]
     itself = [np.interp(target, told, row) for target, row in zip(targets, returns, strict=True)]
@@ -103,7 +109,7 @@ def velocity() -> None:
     names = ["0 to 0.4", "0.4 to 0.8", "0.8 to 1.2", "1.2 to 1.6", "1.6 to 2"]
     for learner in ("maml", "metasgd"):
         for one in rounds_of(f"cheetah-vel-paper/{learner}", targets[:, None], 20, 2):
-            speed = one.rollouts.observations[:, :, 100:, 8].mean((1, 2)).numpy()
+            speed = one.rollouts.observations[:, :, 100:, VELOCITY].mean((1, 2)).numpy()
             print(
                 f"{learner}, {one.step} steps, runs, where wanted is",
                 *by_group(speed, targets, [0.4, 0.8, 1.2, 1.6], names),

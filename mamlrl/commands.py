@@ -59,7 +59,7 @@ def run_command(
     """
     if argv is None:
         _open_closed_streams()
-        if not spreads:  # training ends in a way of its own (training/interrupts.py)
+        if not spreads:  # training and ranks end in ways of their own (training/interrupts.py, launch.py)
             signal.signal(signal.SIGTERM, _clean_up_and_end)
     # Torch's threads spin while they wait for each other, on Linux for milliseconds. Where other programs have the
     # cores that costs many times the work itself. It must be said before torch is imported.

@@ -31,8 +31,8 @@ def progress_bar(iterable: Iterable[T], description: str, total: int | None = No
 
 
 def say_without_bar(message: str) -> None:
-    """Print what is being done, where stderr is no terminal that a bar tells it on."""
-    if not sys.stderr.isatty():
+    """Print what is being done, where no bar tells it."""
+    if _terminal()["disable"]:
         say(message)
 
 
