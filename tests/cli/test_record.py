@@ -287,6 +287,8 @@ def test_a_training_without_ffmpeg_does_not_begin(command: Command, monkeypatch:
 
 
 def test_a_training_without_opengl_does_not_begin(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mujoco  # noqa: F401 (refuses the value where it is imported for the first time)
+
     monkeypatch.setenv("MUJOCO_GL", "nothing")
     outcome = command(*SMALL, "--env cheetah-vel --policy.observation_scale [] --video.every 2 --out run")
     assert_fails(outcome, 1, "--video.every is 2, but ", "libegl1")
