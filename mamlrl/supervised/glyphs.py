@@ -242,13 +242,16 @@ def cache_folder() -> Path:
     return Path(named) if named else Path.home() / ".cache" / "mamlrl"
 
 
-def make_glyphs(split: str, ways: int = 5, rotations: bool = True, fonts: str = "") -> ImageTasks:
+def make_glyphs(
+    split: str, ways: int = 5, rotations: bool = True, mirrored: bool = False, fonts: str = ""
+) -> ImageTasks:
     """Tasks of a split.
 
     Args:
         split: "train", "validation" or "test".
         ways: classes of a task.
         rotations: whether quarter turns of characters are characters of their own, in training.
+        mirrored: whether mirror images of them are, in training.
         fonts: folder of further fonts, whose faces are added where they have a character.
 
     Raises:
@@ -257,5 +260,6 @@ def make_glyphs(split: str, ways: int = 5, rotations: bool = True, fonts: str = 
     if not isinstance(fonts, str):
         raise ConfigError(f"environment.kwargs.fonts is {shown(fonts)}; it must be a folder of .ttf or .otf files")
     turns = 4 if flag("rotations", rotations) and split == "train" else 1
+    mirrors = flag("mirrored", mirrored) and split == "train"
     classes = [number for number, character in enumerate(characters()) if character.split == split]
-    return ImageTasks(images(fonts), np.array(classes), ways, turns)
+    return ImageTasks(images(fonts), np.array(classes), ways, turns, mirrors)

@@ -16,15 +16,16 @@ from mamlrl.supervised.base import ALL, Drawn, unbounded
 class ImageTasks:
     """Tasks of `ways` classes each, told by some images of every class.
 
-    A task holds the numbers of its classes, each times `rotations` plus the number of quarter turns: a rotated class is
-    a class of its own (Santoro et al. 2016; Finn et al. 2017, section 5.2). Which class is which target is drawn with
-    the task.
+    A rotated class is a class of its own (Santoro et al. 2016; Finn et al. 2017, section 5.2), and so is a mirrored one.
+    A task holds the numbers of its classes: c * views + v, of which view v is v % rotations quarter turns, after
+    mirroring where v >= rotations. Which class is which target is drawn with the task.
 
     Args:
         images: uint8 [C, N, side, side], or [C, N, side, side, 3]; may be mapped from a file.
         classes: indices of the classes of this split.
         ways: classes of a task.
         rotations: 4 for all quarter turns, 1 for none.
+        mirrored: whether mirror images are classes too.
         dark_ink: turn pixels round, so that paper is 0 and ink is 1.
     """
 
@@ -32,13 +33,19 @@ class ImageTasks:
     classes: np.ndarray
     ways: int
     rotations: int = 1
+    mirrored: bool = False
     dark_ink: bool = False
 
     def __post_init__(self) -> None:
         ways = self.ways
         require(isinstance(ways, int) and not isinstance(ways, bool), "environment.kwargs.ways", ways, "an integer")
-        most = self.rotations * len(self.classes)
+        most = self.views * len(self.classes)
         require(2 <= ways <= most, "environment.kwargs.ways", ways, f"in [2, {most}], the classes of this split")
+
+    @property
+    def views(self) -> int:
+        """Classes that a class is seen as."""
+        return 2 * self.rotations if self.mirrored else self.rotations
 
     @property
     def input_space(self) -> spaces.Box:
@@ -57,7 +64,7 @@ class ImageTasks:
 
     def sample_tasks(self, n: int, rng: np.random.Generator) -> np.ndarray:
         """Different classes for each task, [n, ways]."""
-        keys = rng.random((n, self.rotations * len(self.classes)))
+        keys = rng.random((n, self.views * len(self.classes)))
         return keys.argpartition(self.ways - 1, axis=1)[:, : self.ways].astype(np.float64)
 
     def draw(
@@ -73,12 +80,14 @@ class ImageTasks:
             raise ValueError(f"{count} images of a class are asked for; there are {there}")
         which = rng.random((*tasks.shape, there))[rows].argsort(-1)[..., :count]
         tasks = tasks[rows]
-        numbers, turns = np.divmod(tasks.astype(np.int64), self.rotations)
+        numbers, views = np.divmod(tasks.astype(np.int64), self.views)
         pictures = self.images[self.classes[numbers][..., None], which].astype(np.float32) / 255
         if self.dark_ink:
             pictures = 1 - pictures
-        for turn in range(1, self.rotations):
-            pictures[turns == turn] = np.rot90(pictures[turns == turn], turn, axes=(2, 3))
+        for view in range(1, self.views):
+            seen = pictures[views == view]
+            upright = seen if view < self.rotations else seen[:, :, :, ::-1]
+            pictures[views == view] = np.rot90(upright, view % self.rotations, axes=(2, 3))
         if pictures.ndim == 6:
             pictures = np.moveaxis(pictures, -1, 3)
         pictures = pictures.reshape(*pictures.shape[:3], -1)

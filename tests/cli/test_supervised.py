@@ -348,6 +348,7 @@ def test_glyphs_are_learned_resumed_and_evaluated_beside_the_nearest_neighbour(
         ("--environment.kwargs.ways 1", ["environment.kwargs.ways is 1", "in [2, "]),
         ("--environment.kwargs.ways 10000", ["environment.kwargs.ways is 10000"]),
         ("--environment.kwargs.rotations 3", ["environment.kwargs.rotations is 3", "true or false"]),
+        ("--environment.kwargs.mirrored 1", ["environment.kwargs.mirrored is 1", "true or false"]),
         ("--environment.kwargs.fonts nowhere", ["environment.kwargs.fonts is 'nowhere'"]),
         (
             "--data.shots 19 --data.queries 2",

@@ -60,6 +60,17 @@ def test_a_quarter_turn_is_a_class_of_its_own_and_turns_all_its_images() -> None
     assert list(support.targets[0]) == [0, 1]
 
 
+def test_a_mirror_image_is_a_class_of_its_own_and_turns_too() -> None:
+    rng = np.random.default_rng(0)
+    tasks = ImageTasks(numbered(), np.arange(CLASSES), 2, rotations=4, mirrored=True)
+    assert tasks.sample_tasks(400, rng).max() == 8 * CLASSES - 1
+    support, _ = tasks.draw(np.array([[8 * 5 + 4, 8 * 5 + 5]]), 1, 1, rng)
+    mirrored, turned = (np.rint(255 * image.reshape(SIDE, SIDE)).astype(int) for image in support.inputs[0])
+    assert mirrored[0, -1] == 5 and turned[0, 0] == 5  # the last of the first row is turned to be the first
+    alone = ImageTasks(numbered(), np.arange(CLASSES), 2, mirrored=True)
+    assert alone.views == 2 and alone.draw(np.array([[1.0, 0.0]]), 1, 1, rng)[0].inputs.shape == (1, 2, SIDE * SIDE)
+
+
 def test_colours_come_first() -> None:
     images = np.zeros((2, 3, SIDE, SIDE, 3), np.uint8)
     images[..., 2] = 255
