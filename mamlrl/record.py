@@ -218,6 +218,7 @@ def _write_fits(options: argparse.Namespace, trained: Trained, steps: list[int],
         )
     write_film, streams = _writer(options), Streams(options.seed).test()
     torch.set_num_threads(num_threads(trained.config))
+    say_without_bar(f"adapting to {counted(len(paths), 'task')} and filming ...")
     tasks = experiment.tasks.sample_tasks(len(paths), streams.numpy(Stream.TASKS, 0))
     if options.task:
         tasks = check_task(np.array([options.task]), tasks, experiment.tasks)

@@ -7,6 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from mamlrl.evaluation.fits import Fit, draw_points
+from mamlrl.progress import progress_bar
 from mamlrl.recording.panels import color_of_steps
 from mamlrl.recording.writers import FRAMES_PER_SECOND, Write
 from mamlrl.run_folder.figures import limits_around, literal, steps_name
@@ -33,7 +34,7 @@ def film_of_fit(fit: Fit, description: str, write: Write, speed: float = 1.0) ->
     axes.set(xlabel="x", ylabel="y", ylim=(-reach, reach))  # what diverges leaves the picture
     axes.legend(loc="upper right")
     axes.set_title(literal(description), loc="left", fontsize=10)
-    for steps, values in fit.predicted.items():
+    for steps, values in progress_bar(fit.predicted.items(), "filming", len(fit.predicted)):
         curve.set(ydata=values, color=color_of_steps(steps))
         axes.set_title(f"{steps_name(steps)}, error {fit.error(steps):.3f}", loc="right", fontsize=10)
         canvas.draw()

@@ -153,6 +153,7 @@ def test_a_film_shows_every_gradient_step_of_a_fit(few: Command, capsys: pytest.
     pictures = imageio.imread("films/task-1.gif")
     assert pictures.shape[1:] == (220, 320, 3) and len(pictures) == 3  # one after the other, at half the size
     assert all((one != other).any() for one, other in pairwise(pictures))
+    assert "adapting to 2 tasks and filming" in outcome.out
     outcome = recorded("run --task 2.0 0.5 --speed 20 --out one --threads 1")
     assert outcome.code == 0 and "task 2.00 0.50" in outcome.out, outcome.err
     assert len(imageio.imread("one/task-1.mp4", plugin="FFMPEG")) >= 11  # 10 steps by default
