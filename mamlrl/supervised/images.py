@@ -16,8 +16,8 @@ from mamlrl.supervised.base import ALL, Drawn, unbounded
 class ImageTasks:
     """Tasks of `ways` classes each, told by some images of every class.
 
-    A rotated class is a class of its own (Santoro et al. 2016; Finn et al. 2017, section 5.2), and so is a mirrored one.
-    A task holds the numbers of its classes: c * views + v, of which view v is v % rotations quarter turns, after
+    A rotated class is a class of its own (Santoro et al. 2016; Finn et al. 2017, section 5.2), and so is a mirrored
+    one. A task holds the numbers of its classes: c * views + v, of which view v is v % rotations quarter turns, after
     mirroring where v >= rotations. Which class is which target is drawn with the task.
 
     Args:
