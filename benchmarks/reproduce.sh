@@ -13,7 +13,7 @@ folder=${2:-runs/reproduced/$name}
 seeds=1 several=""
 case $name in
 navigation-paper)
-    several="maml fomaml context multitask oracle" learners="$several emaml dice promp metasgd mamlpp anil cavia imaml reptile"
+    several="maml fomaml context imaml reptile multitask oracle" learners="$several emaml dice promp metasgd mamlpp anil cavia"
     seeds="1 2 3" evaluation="--protocol paper --random"
     ;;
 cheetah-dir-paper | cheetah-vel-paper)
