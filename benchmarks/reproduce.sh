@@ -43,7 +43,7 @@ sinusoid)
     ;;
 sinusoid-frequency) learners="maml metasgd" evaluation="--tasks 600" ;;
 glyphs) learners="maml protonet" evaluation="--tasks 600" ;;
-glyphs-long) learners="maml" evaluation="--tasks 600" ;;
+glyphs-long) learners=maml evaluation="--tasks 600" ;;
 *)
     echo "error: no results of $name; there are some of the configurations named in docs/results.md and docs/bandits.md" >&2
     exit 2

@@ -34,7 +34,7 @@ def film_of_fit(fit: Fit, description: str, write: Write, speed: float = 1.0) ->
     axes.set(xlabel="x", ylabel="y", ylim=(-reach, reach))  # what diverges leaves the picture
     axes.legend(loc="upper right")
     axes.set_title(literal(description), loc="left", fontsize=10)
-    for steps, values in progress_bar(fit.predicted.items(), "filming", len(fit.predicted)):
+    for steps, values in progress_bar(fit.predicted.items(), "filming"):
         curve.set(ydata=values, color=color_of_steps(steps))
         axes.set_title(f"{steps_name(steps)}, error {fit.error(steps):.3f}", loc="right", fontsize=10)
         canvas.draw()

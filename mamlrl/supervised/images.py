@@ -85,9 +85,9 @@ class ImageTasks:
         if self.dark_ink:
             pictures = 1 - pictures
         for view in range(1, self.views):
-            seen = pictures[views == view]
-            upright = seen if view < self.rotations else seen[:, :, :, ::-1]
-            pictures[views == view] = np.rot90(upright, view % self.rotations, axes=(2, 3))
+            chosen = views == view
+            upright = pictures[chosen] if view < self.rotations else np.flip(pictures[chosen], 3)
+            pictures[chosen] = np.rot90(upright, view % self.rotations, axes=(2, 3))
         if pictures.ndim == 6:
             pictures = np.moveaxis(pictures, -1, 3)
         pictures = pictures.reshape(*pictures.shape[:3], -1)
