@@ -87,6 +87,9 @@ def _record(argv: Sequence[str]) -> int:
     given = None if options.steps is None else parse_steps(options.steps)
     _check_ranges(options)
     trained = _read_policy(options)
+    import torch
+
+    from mamlrl.experiment import num_threads
     from mamlrl.learners import find_learner
     from mamlrl.supervised import find_task_set
 
@@ -102,6 +105,7 @@ def _record(argv: Sequence[str]) -> int:
         run_folder.check_results(folder, path.name)
     from mamlrl.run_folder.figures import save_figure
 
+    torch.set_num_threads(num_threads(trained.config))
     figure = (_write_fits if of_examples else _write_films)(options, trained, steps, paths)
     if figure is not None:
         save_figure(figure, folder / STILL)
@@ -149,18 +153,14 @@ def _write_films(
     options: argparse.Namespace, trained: Trained, steps: list[int], paths: Sequence[Path]
 ) -> Figure | None:
     """A film of each task, into a file each; a line says what it shows. Returns the still."""
-    import torch
-
-    from mamlrl.experiment import draw_tasks, initial_state, make_experiment, num_threads
+    from mamlrl.experiment import draw_tasks, initial_state, make_experiment
     from mamlrl.recording import films
     from mamlrl.recording.panels import compose
     from mamlrl.recording.stage import open_stage
     from mamlrl.recording.stills import still
     from mamlrl.seeding import Stream, Streams
 
-    write_film = _writer(options)
-    torch.set_num_threads(num_threads(trained.config))
-    say_without_bar(f"adapting to {counted(len(paths), 'task')} and filming ...")
+    open_film = _open_films(options, len(paths))
     experiment = make_experiment(trained.config)
     made = []
     try:
@@ -170,8 +170,7 @@ def _write_films(
             tasks = check_task(np.array([options.task]), tasks, experiment.envs)
         with open_stage(experiment, len(steps), options.speed) as stage:
             for path, subject in zip(paths, films.adapt(experiment, meta, tasks, steps, streams), strict=True):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with write_film(path, stage.frames_per_second) as write:
+                with open_film(path, stage.frames_per_second) as write:
                     film = films.film(experiment, stage, subject, lambda panels, write=write: write(compose(panels)))
                 made.append(film)
                 print(f"{path}: {film.description}, {_returns(film)}", flush=True)
@@ -198,11 +197,8 @@ def _write_fits(options: argparse.Namespace, trained: Trained, steps: list[int],
     Raises:
         ConfigError: the tasks are no functions of one number, or an option is one of environments.
     """
-    import torch
-
     from mamlrl.evaluation.comparison import supervised_entry
     from mamlrl.evaluation.fits import draw_fits, fits_of, is_function_of_one_number
-    from mamlrl.experiment import num_threads
     from mamlrl.recording.fitting import film_of_fit
     from mamlrl.recording.writers import FRAMES_PER_SECOND
     from mamlrl.seeding import Stream, Streams
@@ -216,17 +212,14 @@ def _write_fits(options: argparse.Namespace, trained: Trained, steps: list[int],
             f"there are films of functions of one number, which the inputs and targets of {trained.config.env} with "
             f"learner {trained.config.learner} are not; python -m mamlrl.evaluate draws what it makes of images"
         )
-    write_film, streams = _writer(options), Streams(options.seed).test()
-    torch.set_num_threads(num_threads(trained.config))
-    say_without_bar(f"adapting to {counted(len(paths), 'task')} and filming ...")
+    open_film, streams = _open_films(options, len(paths)), Streams(options.seed).test()
     tasks = experiment.tasks.sample_tasks(len(paths), streams.numpy(Stream.TASKS, 0))
     if options.task:
         tasks = check_task(np.array([options.task]), tasks, experiment.tasks)
     fits = fits_of(experiment, meta, tasks, range(steps[-1] + 1), streams)
     for path, task, fit in zip(paths, tasks, fits, strict=True):
-        path.parent.mkdir(parents=True, exist_ok=True)
         name = f"task {' '.join(f'{number:.2f}' for number in task)}"
-        with write_film(path, FRAMES_PER_SECOND) as write:
+        with open_film(path, FRAMES_PER_SECOND) as write:
             film_of_fit(fit, name, write, options.speed)
         errors = ", ".join(f"{fit.error(count):.3f} ({count})" for count in steps)
         print(f"{path}: {name}, error (steps) {errors}", flush=True)
@@ -234,18 +227,26 @@ def _write_fits(options: argparse.Namespace, trained: Trained, steps: list[int],
     return draw_fits([(trained.config.learner, chosen)])
 
 
-def _writer(options: argparse.Namespace) -> Callable[[Path, float], AbstractContextManager[writers.Write]]:
-    """What writes films of the format that is asked for.
+def _open_films(
+    options: argparse.Namespace, num_films: int
+) -> Callable[[Path, float], AbstractContextManager[writers.Write]]:
+    """What opens a film of the format that is asked for, in a folder that need not be there; a line says it is at work.
 
     Raises:
         UserError: there is no ffmpeg for it.
     """
     from mamlrl.recording import writers
 
-    if options.format == "gif":
-        return writers.write_gif
-    writers.check_ffmpeg()
-    return writers.write_mp4
+    if options.format == "mp4":
+        writers.check_ffmpeg()
+    write_film = writers.write_gif if options.format == "gif" else writers.write_mp4
+    say_without_bar(f"adapting to {counted(num_films, 'task')} and filming ...")
+
+    def open_film(path: Path, frames_per_second: float) -> AbstractContextManager[writers.Write]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_film(path, frames_per_second)
+
+    return open_film
 
 
 def _check_ranges(options: argparse.Namespace) -> None:
