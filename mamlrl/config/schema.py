@@ -237,7 +237,7 @@ class SamplingConfig:
         return self.episodes
 
 
-MEASURED_AT_ONCE = 100
+MEASURED_AT_ONCE = 20
 """Tasks that an evaluation adapts to at a time by default."""
 
 
@@ -252,7 +252,7 @@ class DataConfig:
     updates: int = field(default=100, metadata=OF_EXAMPLES)
     """Meta-updates of one meta-iteration, each on new tasks; a row of the metrics tells of all of them."""
     chunk: int = field(default=0, metadata=OF_EXAMPLES)
-    """Tasks that each process adapts to at a time; 0 for all of a meta-batch, and for 100 in an evaluation. Fewer take
+    """Tasks that each process adapts to at a time; 0 for all of a meta-batch, and for 20 in an evaluation. Fewer take
     less memory, and change the last digits alone."""
 
     def __post_init__(self) -> None:
