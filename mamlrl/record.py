@@ -199,10 +199,12 @@ def _write_fits(options: argparse.Namespace, trained: Trained, steps: list[int],
     """
     from mamlrl.evaluation.comparison import supervised_entry
     from mamlrl.evaluation.fits import draw_fits, fits_of, is_function_of_one_number
+    from mamlrl.experiment import check_device
     from mamlrl.recording.fitting import film_of_fit
     from mamlrl.recording.writers import FRAMES_PER_SECOND
     from mamlrl.seeding import Stream, Streams
 
+    check_device(options.device)
     if options.rollouts is not None:
         raise ConfigError(f"--rollouts is {options.rollouts}, but {trained.config.env} is learned from examples")
     held_out = dataclasses.replace(trained.config.eval, steps=max(steps[-1], 1))

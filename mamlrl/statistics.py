@@ -53,7 +53,8 @@ def interval(values: np.ndarray) -> float:
 def standard_error(values: np.ndarray) -> np.ndarray:
     """Standard error of the mean over the first dimension, s / sqrt(n); NaN for a single value."""
     n = len(values)
-    return np.std(values, axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
+    with np.errstate(invalid="ignore"):  # where a value is infinite there is no such thing
+        return np.std(values, axis=0, ddof=1) / math.sqrt(n) if n > 1 else np.full(values.shape[1:], np.nan)
 
 
 def student_quantile(n: int) -> float:

@@ -145,7 +145,7 @@ class PolicyConfig:
     hidden_sizes: tuple[int, ...] = (100, 100)
     """Units of each hidden layer; with a memory the last is the recurrent one, and of categorical_tabular the two are
     those of each memory and of their context."""
-    head: Literal["linear", "per_state"] = "linear"
+    head: Literal["linear", "per_state"] = field(default="linear", metadata=OF_ROLLOUTS)
     """Last layer of a network with a memory: linear, or per_state, one for each number of the environment's own
     observation, added up with these as weights: where they are one-hot, a layer for each state."""
     memory_steps: int = field(default=0, metadata=OF_ROLLOUTS)
@@ -331,7 +331,8 @@ class AdamConfig:
     anneal_updates: int = 0
     """Meta-updates over which the step length falls to `adam.final_rate`; afterwards it stays."""
     updates: int = 0
-    """Steps on the data of one meta-iteration; 0 takes those usual for the learner: 1 of imaml, 5 of others."""
+    """Steps on the data of one meta-iteration; 0 takes those usual for the learner: 1 of imaml and emaml, 12 of
+    rl2, 5 of others."""
     clip: float = field(default=0.3, metadata=OF_ROLLOUTS)
     """How far the ratio of a policy to the one that sampled may leave 1 before it is of no more use (PPO's epsilon)."""
     betas: tuple[float, ...] = (0.9, 0.999)

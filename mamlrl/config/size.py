@@ -179,7 +179,8 @@ def check_examples_memory(config: Config, steps: int, inputs: int, outputs: int,
             needed = training_memory_of_images(at_once, units, amount.support, amount.query, steps)
         else:
             needed = evaluation_memory_of_images(at_once, units, amount.support, amount.query)
-        needed += 4 * inputs * (amount.tasks - at_once) * examples  # all of them are drawn before
+        # all of them are drawn before; images pass from one array into two others
+        needed += 4 * inputs * ((2 if units else 1) * amount.tasks - at_once) * examples
         if config.device == "cpu" and needed > available:
             raise ConfigError(
                 f"{amount.name} {amount.tasks} x {examples} examples (support and query), {at_once} tasks at a time, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable
 from itertools import repeat
 from os import PathLike
@@ -108,7 +109,7 @@ class Predictor:
             self.params,
             self.steps,
         )
-        *_, params = path
+        params = deque(path, maxlen=1)[0]  # all of them would take the memory of as many networks
         return dataclasses.replace(self, params=params, steps=self.steps + int(steps))
 
     @torch.no_grad()

@@ -68,7 +68,10 @@ def estimator_config(name: str, config: Config) -> Config:
         own, outer = {}, "auto"
     adaptation = dataclasses.replace(config.adaptation, inner_loss=inner_loss)
     config = dataclasses.replace(config, learner=learner, learner_settings=own, outer=outer, adaptation=adaptation)
-    if not training_steps(config) or find_learner(learner).observes_task:
+    row = find_learner(learner)
+    if row.examples_only:
+        raise ConfigError(f"--estimators has {name}, which does not learn from rollouts: {row.examples_only}")
+    if not training_steps(config) or row.observes_task or not row.trained:
         raise ConfigError(f"--estimators has {name}, which does not adapt in training")
     return config
 

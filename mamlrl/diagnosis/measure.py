@@ -223,7 +223,7 @@ def estimator(name: str, subject: Subject, plan: Plan, rollouts: int) -> Iterato
         if subject.trained and config.learner == subject.config.learner:
             yield experiment, subject.trained
         else:
-            who = f"--estimators has {name}, which" if name in plan.estimators else f"the reference, {name},"
+            who = f"the reference, {name}," if name == REFERENCE else f"--estimators has {name}, which"
             yield experiment, begin(who, experiment.learner, experiment.config, subject.theta)
     finally:
         experiment.envs.close()

@@ -113,8 +113,14 @@ def of_paper(plan: Plan, config: Config) -> Plan:
 
 
 def base_settings(config: Config) -> EvalConfig:
-    """What an evaluation takes where it is not told otherwise: of supervised tasks the settings of the run."""
-    return config.eval if find_task_set(config.env) else EvalConfig()
+    """What an evaluation takes where it is not told otherwise: of supervised tasks the settings of the run.
+
+    Of runs that are compared, the first one's also where a setting of the evaluation is that of the training.
+    """
+    if not find_task_set(config.env):
+        return EvalConfig()
+    held_out, data = config.eval, config.data
+    return dataclasses.replace(held_out, shots=held_out.shots or data.shots, queries=held_out.queries or data.queries)
 
 
 def find_entries(paths: Iterable[Path], random: bool = False, mismatched: bool = False) -> list[Entry]:

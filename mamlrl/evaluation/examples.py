@@ -82,11 +82,16 @@ def metrics_of(measured: Measured, prefix: str = "") -> dict[str, float]:
 
 
 def with_divergence(measured: Measured) -> Measured:
-    """The same, errors that are no number being infinite, and which tasks diverged where errors are measured."""
-    if "error" not in measured:
-        return measured
-    errors = np.nan_to_num(measured["error"], nan=math.inf, posinf=math.inf)
-    return {**measured, "error": errors, DIVERGED: (errors > MANY_TIMES * errors[0].mean()).astype(np.float64)}
+    """The same, and which tasks diverged where errors are measured; what is no number but an accuracy is infinite."""
+    told = {
+        name: np.nan_to_num(rows, nan=math.inf, posinf=math.inf) if name in ("error", "loss") else rows
+        for name, rows in measured.items()
+    }
+    if "error" not in told:
+        return told
+    errors = told["error"]
+    diverged = ~np.isfinite(errors) | (errors > MANY_TIMES * errors[0].mean())
+    return {**told, DIVERGED: diverged.astype(np.float64)}
 
 
 def evaluate_supervised(

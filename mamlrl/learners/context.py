@@ -27,7 +27,7 @@ class ContextSettings:
     """Weight of the loss after each earlier inner step, beside 1 for that after the last one."""
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, "learner_settings.size", self.size, "at least 1")
+        require(1 <= self.size <= 10**4, "learner_settings.size", self.size, f"in [1, {10**4}]")
         require(0 <= self.earlier_steps <= 1e6, "learner_settings.earlier_steps", self.earlier_steps, "in [0, 1e6]")
 
 

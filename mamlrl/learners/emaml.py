@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -53,6 +54,8 @@ def make_emaml(policy: Policy, config: Config, settings: EMAMLSettings) -> Gradi
 
         return Losses(query_loss(config), [credited] * len(meta_batch.support))
 
+    # the credit has no ratio to the policy that sampled: it is one of the first step on the data
+    config = dataclasses.replace(config, adam=dataclasses.replace(config.adam, updates=config.adam.updates or 1))
     return gradient_learner(GradientSteps(policy, config.adaptation), config, losses)
 
 

@@ -12,7 +12,7 @@ from mamlrl.adaptation import InnerStep, LossAtPoint, with_products
 from mamlrl.config import AdaptationConfig, Config
 from mamlrl.config.schema import require
 from mamlrl.learners.adaptations import LearnedSteps
-from mamlrl.learners.base import LearnerState, Outcome, with_anneal_iterations
+from mamlrl.learners.base import LearnerState, Outcome
 from mamlrl.learners.gradient import GradientLearner, gradient_learner, query_loss
 from mamlrl.learners.maml import step_sizes
 from mamlrl.learners.objective import Losses, weighted
@@ -33,7 +33,7 @@ class MAMLPPSettings:
     first_order_iterations: int = 10
     """First meta-updates, which take the Jacobian of the inner step as the identity."""
     final_rate: float = 1e-5
-    """Step length to which that of the outer step falls along a half cosine."""
+    """Step length to which that of the outer step falls along a half cosine, in place of `adam.final_rate`."""
     anneal_iterations: int = 0
     """Meta-updates over which it falls; afterwards it stays. 0 takes the `iterations` that the run begins with, which
     it stores."""
@@ -189,7 +189,7 @@ def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAM
     Where the network has batch normalisation, its scales and shifts are others after each inner step.
     """
     query, steps = query_loss(config), config.adaptation.steps
-    horizon = with_anneal_iterations(settings, config).anneal_iterations
+    horizon = settings.anneal_iterations
 
     def losses(state: LearnerState, meta_batch: MetaBatch) -> Losses:
         *earlier, last = step_weights(steps, settings.multi_step_iterations, updates_done(state))
@@ -209,8 +209,6 @@ def make_mamlpp(policy: Policy, config: Config, settings: MAMLPPSettings) -> MAM
             adaptation = StepwiseNormalization(stepwise, config.adaptation, steps, first_order)
         return gradient_learner(adaptation, config, losses, annealed, step_sizes)
 
-    outer = adam(config) if config.outer == "adam" else sgd(config)
-    annealed = dataclasses.replace(
-        outer, rate=lambda done: cosine(outer.rate(done), settings.final_rate, horizon, done)
-    )
+    outer, first = (adam(config), config.adam.rate) if config.outer == "adam" else (sgd(config), config.sgd.rate)
+    annealed = dataclasses.replace(outer, rate=lambda done: cosine(first, settings.final_rate, horizon, done))
     return MAMLPP(learner(True), learner(False), settings.first_order_iterations)

@@ -33,7 +33,7 @@ class ReadingSettings:
     """Units of the hidden layers of the network that reads; of recurrent the last one is the recurrent one."""
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, "learner_settings.size", self.size, "at least 1")
+        require(1 <= self.size <= 10**4, "learner_settings.size", self.size, f"in [1, {10**4}]")
         fits = len(self.hidden_sizes) >= 1 and min(self.hidden_sizes) >= 1
         require(fits, "learner_settings.hidden_sizes", list(self.hidden_sizes), "layers of at least one unit")
 

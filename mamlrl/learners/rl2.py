@@ -21,7 +21,7 @@ from mamlrl.outer.descent import Descent, cosine
 from mamlrl.policies.base import Policy
 from mamlrl.policies.recurrent import RecurrentPolicy
 from mamlrl.policies.values import WithValues
-from mamlrl.structs import Data, MetaBatch, MetaParams, Params, flatten, unflatten
+from mamlrl.structs import Data, MetaBatch, MetaParams, Params, cloned, flatten, unflatten
 
 PASSES = 3
 """Of Adam through the trials of an iteration, where the settings do not say how many updates there are."""
@@ -133,7 +133,7 @@ class RL2:
         measures = {"baseline/explained_variance": objective.credit.explained_variance}
         if objective.predictions_explained is not None:
             measures["prediction/explained_variance"] = objective.predictions_explained
-        return LearnerState(unflatten(point, state.meta), memory), Measured(outcome, measures)
+        return LearnerState(cloned(unflatten(point, state.meta)), memory), Measured(outcome, measures)
 
 
 def _baseline(config: Config, settings: RL2Settings) -> Literal["value", "own_value", "time", "linear"]:

@@ -262,4 +262,4 @@ def make_glyphs(
     turns = 4 if flag("rotations", rotations) and split == "train" else 1
     mirrors = flag("mirrored", mirrored) and split == "train"
     classes = [number for number, character in enumerate(characters()) if character.split == split]
-    return ImageTasks(images(fonts), np.array(classes), ways, turns, mirrors)
+    return ImageTasks(images(fonts), np.array(classes), ways, turns, mirrors, split=split)

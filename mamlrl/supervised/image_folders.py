@@ -55,10 +55,11 @@ def make_omniglot(
     root = _folder(folder, "Omniglot", OMNIGLOT)
     classes = {}
     for half in ("images_background", "images_evaluation"):
-        for character in sorted(path for path in root.glob(f"{half}/*/*") if path.is_dir()):
+        characters = sorted(path for path in root.glob(f"{half}/*/*") if path.is_dir())
+        if not characters:
+            raise _layout(folder, "Omniglot", OMNIGLOT)
+        for character in characters:
             classes[f"{half}/{character.parent.name}/{character.name}"] = _files(character)
-    if not classes:
-        raise _layout(folder, "Omniglot", OMNIGLOT)
     names = list(classes)
     for name, value in (("train_characters", train_characters), ("validation_characters", validation_characters)):
         is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
@@ -72,7 +73,7 @@ def make_omniglot(
     order = np.random.default_rng(1).permutation(len(names))
     parts = {"train": order[:train_characters], "validation": order[train_characters:held], "test": order[held:]}
     images = decoded("omniglot", classes, (28, 28))
-    return ImageTasks(images, parts[split], ways, 4 if flag("rotations", rotations) else 1, dark_ink=True)
+    return ImageTasks(images, parts[split], ways, 4 if flag("rotations", rotations) else 1, dark_ink=True, split=split)
 
 
 def make_mini_imagenet(split: str, folder: str = "data/mini-imagenet", ways: int = 5) -> ImageTasks:
@@ -95,7 +96,8 @@ def make_mini_imagenet(split: str, folder: str = "data/mini-imagenet", ways: int
         classes = {}
     if not classes:
         raise _layout(folder, "mini-ImageNet", MINI_IMAGENET)
-    return ImageTasks(decoded(f"mini-imagenet-{part}", classes, (84, 84, 3)), np.arange(len(classes)), ways)
+    images = decoded(f"mini-imagenet-{part}", classes, (84, 84, 3))
+    return ImageTasks(images, np.arange(len(classes)), ways, split=split)
 
 
 def decoded(name: str, classes: Classes, shape: tuple[int, ...]) -> np.ndarray:
@@ -117,7 +119,7 @@ def decoded(name: str, classes: Classes, shape: tuple[int, ...]) -> np.ndarray:
     listed = [(str(file.resolve()), file.stat().st_size) for file in files]
     key = hashlib.sha256(f"{VERSION} {shape} {listed}".encode()).hexdigest()[:16]
     path = cache_folder() / f"{name}-{key}.npy"
-    if not path.is_file():
+    if not _holds(path, (len(files), *shape)):
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -130,6 +132,14 @@ def decoded(name: str, classes: Classes, shape: tuple[int, ...]) -> np.ndarray:
             partial.unlink(missing_ok=True)
     images: Any = np.load(path, mmap_mode="r")
     return images.reshape(len(classes), count, *shape)
+
+
+def _holds(path: Path, shape: tuple[int, ...]) -> bool:
+    """Whether a file of the cache is there, and whole."""
+    try:
+        return bool(np.load(path, mmap_mode="r").shape == shape)
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def _pixels(file: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -153,7 +163,9 @@ def _listed(table: Path, images: Path) -> dict[str, list[Path]]:
     classes: dict[str, list[Path]] = {}
     try:
         with table.open(newline="") as file:
-            for row in csv.DictReader(file):
+            for number, row in enumerate(csv.DictReader(file), start=2):
+                if not row["label"] or not row["filename"]:
+                    raise UserError(f"{cut(str(table))}: row {number} lacks a filename or a label")
                 classes.setdefault(row["label"], []).append(images / row["filename"])
     except (KeyError, csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{cut(str(table))}: not a table with the columns filename and label") from error

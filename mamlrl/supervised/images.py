@@ -27,6 +27,7 @@ class ImageTasks:
         rotations: 4 for all quarter turns, 1 for none.
         mirrored: whether mirror images are classes too.
         dark_ink: turn pixels round, so that paper is 0 and ink is 1.
+        split: name of the split, for messages.
     """
 
     images: np.ndarray
@@ -35,12 +36,15 @@ class ImageTasks:
     rotations: int = 1
     mirrored: bool = False
     dark_ink: bool = False
+    split: str = "this"
 
     def __post_init__(self) -> None:
         ways = self.ways
         require(isinstance(ways, int) and not isinstance(ways, bool), "environment.kwargs.ways", ways, "an integer")
         most = self.views * len(self.classes)
-        require(2 <= ways <= most, "environment.kwargs.ways", ways, f"in [2, {most}], the classes of this split")
+        require(
+            2 <= ways <= most, "environment.kwargs.ways", ways, f"in [2, {most}], the classes of the {self.split} split"
+        )
 
     @property
     def views(self) -> int:
@@ -81,9 +85,10 @@ class ImageTasks:
         which = rng.random((*tasks.shape, there))[rows].argsort(-1)[..., :count]
         tasks = tasks[rows]
         numbers, views = np.divmod(tasks.astype(np.int64), self.views)
-        pictures = self.images[self.classes[numbers][..., None], which].astype(np.float32) / 255
+        pictures = self.images[self.classes[numbers][..., None], which].astype(np.float32)
+        pictures /= 255
         if self.dark_ink:
-            pictures = 1 - pictures
+            np.subtract(1, pictures, out=pictures)
         for view in range(1, self.views):
             chosen = views == view
             upright = pictures[chosen] if view < self.rotations else np.flip(pictures[chosen], 3)

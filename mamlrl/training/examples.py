@@ -21,8 +21,8 @@ def supervised_iteration(
 ) -> tuple[LearnerState, IterationOutcome]:
     """`data.updates` meta-updates (Finn, Abbeel, Levine 2017, Algorithm 2).
 
-    Errors are those of the first update's tasks, before any update. A meta-update that is refused because a number is
-    not finite is skipped and counted.
+    Errors are those of the first update's tasks, before any update. A meta-update that is refused is skipped and
+    counted, and the line of progress says why the first one was.
 
     Args:
         experiment: tasks, predictor, learner and settings.
@@ -43,21 +43,29 @@ def supervised_iteration(
             state, outcome = experiment.learner.meta_step(state, meta_batch, generator)
         outcomes.append(outcome)
     quantity = row.quantity.name
-    by_step, refused = estimates_of(measured[quantity]), sum(outcome.not_finite for outcome in outcomes)
+    by_step = estimates_of(measured[quantity])
+    reasons, not_finite = list(filter(None, map(_why_refused, outcomes))), all(one.not_finite for one in outcomes)
+    told = reasons and not not_finite  # of which the loop tells
     return state, IterationOutcome(
         metrics={
             **metrics_of(measured),
             **means([outcome.metrics() for outcome in outcomes]),
             "updates": float((iteration + 1) * updates),
-            "refused_updates": float(refused),
+            "refused_updates": float(len(reasons)),
             **{f"time/{part}": seconds for part, seconds in watch.seconds.items()},
         },
         estimates={quantity: by_step},
         env_steps=0,
         score=row.quantity.score(by_step[-1].mean),
-        status=f"{quantity} " + " -> ".join(f"{one.mean:.3f}" for one in [*by_step[:1], *by_step[1:][-1:]]),
-        not_finite=refused == updates,
+        status=f"{quantity} "
+        + " -> ".join(f"{one.mean:.3f}" for one in [*by_step[:1], *by_step[1:][-1:]])
+        + (f", {len(reasons)} of {updates} updates refused: {reasons[0]}" if told else ""),
+        not_finite=not_finite,
     )
+
+
+def _why_refused(outcome: Outcome) -> str:
+    return getattr(outcome, "refused", None) or ("not finite" if outcome.not_finite else "")
 
 
 def draw_meta_batch(experiment: SupervisedExperiment, update: int) -> MetaBatch:

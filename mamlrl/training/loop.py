@@ -203,8 +203,9 @@ def check_updates(progress: Progress, config: Config) -> None:
     """
     if progress.nonfinite_steps >= MAX_NONFINITE_STEPS:
         raise UserError(
-            f"{config.env}: {MAX_NONFINITE_STEPS} meta-updates in a row were refused for a non-finite number; smaller "
-            f"steps may help, by adaptation.step_size or the settings of the meta-update of learner {config.learner}"
+            f"{config.env}: {MAX_NONFINITE_STEPS} iterations in a row had their meta-updates refused for a non-finite "
+            "number; where the data hold none, smaller steps may help, by adaptation.step_size or the settings of the "
+            f"meta-update of learner {config.learner}"
         )
 
 
@@ -212,7 +213,7 @@ def save_if_best(
     checkpoints: CheckpointFolder, progress: Progress, measured: Progress, score: float | None
 ) -> Progress:
     """Keep what was measured as the best checkpoint if its score, if it has one, is the highest yet."""
-    if score is None or score <= progress.best_return:
+    if score is None or not score > progress.best_return:  # NaN is not
         return progress
     checkpoints.save_best(measured._replace(best_return=score, best_iteration=progress.iteration))
     return progress._replace(best_return=score, best_iteration=progress.iteration)

@@ -209,7 +209,7 @@ def test_three_nonfinite_updates_in_a_row_end_the_run(small_run: Command, monkey
         return new_state, outcome
 
     monkeypatch.setattr(training, "meta_iteration", refused)
-    assert_fails(small_run("--iterations 20 --out run"), 1, "Navigation2D", "3 meta-updates in a row", "non-finite")
+    assert_fails(small_run("--iterations 20 --out run"), 1, "Navigation2D", "3 iterations in a row", "non-finite")
     assert len(read_metrics("run")) == 7
     last = read_content(Path("run/checkpoints/iteration-000007.pt"))
     assert all(leaf.isfinite().all() for leaf in last["state"]["meta"]["init"].values())
@@ -258,7 +258,7 @@ def test_a_state_that_is_not_finite_is_refused_whatever_its_learner_says(
     with monkeypatch.context() as patch:
         patch.setattr(training, "meta_iteration", spoiled)
         outcome = small_run("--iterations 20 --out run --checkpoint.keep 20 --learner tests.cli.toy_learners:Reptile")
-    assert_fails(outcome, 1, "Navigation2D", "3 meta-updates in a row", "toy_learners:Reptile")
+    assert_fails(outcome, 1, "Navigation2D", "3 iterations in a row", "toy_learners:Reptile")
     assert "trust_region" not in outcome.err
     refused = [row["update/nonfinite"] for row in read_metrics("run")]
     assert refused == ["0.0", "1.0", "1.0", "0.0", "1.0", "1.0", "1.0"]
@@ -271,7 +271,7 @@ def test_a_state_that_is_not_finite_is_refused_whatever_its_learner_says(
 def test_an_update_after_which_the_policy_cannot_act_is_refused(small_run: Command, command: Command) -> None:
     # With this seed the log standard deviation grows, to 1e28 or so: finite, but the standard deviation is not.
     flags = "--learner tests.cli.toy_learners:Reptile --learner_settings.rate 1e30 --seed 4"
-    assert_fails(small_run("--iterations 9 --out run", flags), 1, "3 meta-updates in a row")
+    assert_fails(small_run("--iterations 9 --out run", flags), 1, "3 iterations in a row")
     assert len(read_metrics("run")) == 3
     assert "actions are not finite" not in command("--resume run").err
     assert mamlrl.load("run").adapt(Navigation2DEnv(), steps=0).act([0.0, 0.0]).shape == (2,)

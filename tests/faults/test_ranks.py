@@ -171,7 +171,7 @@ def test_updates_that_are_refused_end_all_with_one_message(ranks: Start) -> None
     flags = "--learner tests.cli.toy_learners:Reptile --learner_settings.rate 1e30 --seed 4 --iterations 9 --out run"
     first, other = ended(ranks(*SMALL, flags))
     assert first.code == other.code == 1 and other.err == ""
-    assert "3 meta-updates in a row were refused" in first.err and len(first.err.splitlines()) == 1
+    assert "3 iterations in a row had their meta-updates refused" in first.err and len(first.err.splitlines()) == 1
 
 
 def test_a_learner_that_averages_by_itself_is_told_apart(ranks: Start) -> None:

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import mamlrl
+from mamlrl.config.files import make_config, shipped_settings
 from mamlrl.errors import ConfigError, UserError
+from mamlrl.evaluation.protocols import paper_settings
 from mamlrl.supervised.glyphs import cache_folder
 from mamlrl.supervised.image_folders import make_mini_imagenet, make_omniglot
 
@@ -90,6 +93,9 @@ def test_what_is_wrong_with_a_folder_is_named(omniglot: str, tmp_path: Path) -> 
         make_mini_imagenet("train", omniglot)
     with pytest.raises(ConfigError, match="leave none of 12 characters for test"):
         make_omniglot("train", omniglot)
+    (tmp_path / "half" / "images_background" / "A" / "character01").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="another layout than Omniglot: images_background"):
+        make_omniglot("train", str(tmp_path / "half"))
     bad = tmp_path / "images_background" / "images_background-A" / "character00" / "0.png"
     bad.write_bytes(b"no image")
     with pytest.raises(UserError, match=r"image .*character00/0\.png cannot be read"):
@@ -105,6 +111,49 @@ def test_an_image_of_a_table_that_is_not_there_is_named(tmp_path: Path) -> None:
     (tmp_path / "images" / "test11.jpg").unlink()
     with pytest.raises(UserError, match=r"test\.csv names test11\.jpg, which is not in"):
         make_mini_imagenet("test", str(tmp_path), 2)
+    (tmp_path / "train.csv").write_text("filename,label\ntrain00.jpg,n0\ntrain01.jpg\n")
+    with pytest.raises(UserError, match=r"train\.csv: row 3 lacks a filename or a label"):
+        make_mini_imagenet("train", str(tmp_path), 2)
     (tmp_path / "val.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=r"val\.csv: not a table with the columns filename and label"):
         make_mini_imagenet("validation", str(tmp_path), 2)
+
+
+def test_a_truncated_cache_is_decoded_again(omniglot: str) -> None:
+    whole = np.array(make_omniglot("train", omniglot, 2, True, 6, 2).images)
+    file = max(cache_folder().glob("omniglot-*.npy"), key=lambda path: path.stat().st_mtime)
+    file.write_bytes(file.read_bytes()[:200])
+    np.testing.assert_array_equal(make_omniglot("train", omniglot, 2, True, 6, 2).images, whole)
+
+
+@pytest.mark.parametrize("name", ["omniglot", "mini-imagenet"])
+def test_images_of_a_folder_are_learned_and_evaluated(
+    tmp_path: Path, omniglot: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mini_imagenet_folders(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    characters = {"train_characters": 6, "validation_characters": 2} if name == "omniglot" else {}
+    run = mamlrl.train(
+        name,
+        iterations=1,
+        threads=1,
+        environment={"kwargs": {"folder": omniglot, "ways": 2, **characters}},
+        policy={"hidden_sizes": [2, 2]},
+        sampling={"tasks": 2},
+        data={"queries": 1, "updates": 2},
+        eval={"every": 1, "tasks": 2, "queries": 1, "steps": 1},
+    )
+    assert 0 <= run.metrics[-1]["eval/accuracy/step_1"] <= 100
+    table = mamlrl.evaluate(run.folder, tasks=3, queries=2, steps=1, threads=1)
+    assert {row["quantity"] for row in table.summary} >= {"accuracy", "loss"}
+
+
+@pytest.mark.parametrize(("name", "step", "published"), [("omniglot", 3, 98.7), ("mini-imagenet", 10, 48.7)])
+def test_published_accuracies_stand_beside_whatever_the_folder_is(name: str, step: int, published: float) -> None:
+    settings = shipped_settings(name)
+    settings["environment"]["kwargs"]["folder"] = "elsewhere"
+    changes, _, means = paper_settings(make_config(settings))
+    assert means["maml"][step] == published and changes["steps"] == step
+    settings["environment"]["kwargs"]["ways"] = 20
+    with pytest.raises(ConfigError, match=r"kwargs\.ways is 20, in the paper 5"):
+        paper_settings(make_config(settings))
