@@ -13,18 +13,24 @@ folder=${2:-runs/reproduced/$name}
 seeds=1 several=""
 case $name in
 navigation-paper)
-    several="maml fomaml context imaml reptile multitask oracle" learners="$several emaml dice promp metasgd mamlpp anil cavia"
+    several="maml fomaml context imaml reptile promp anil cavia dice multitask oracle" learners="$several emaml metasgd mamlpp"
     seeds="1 2 3" evaluation="--protocol paper --random"
     ;;
 cheetah-dir-paper | cheetah-vel-paper)
     learners="maml fomaml emaml dice promp metasgd mamlpp anil cavia context imaml reptile multitask oracle"
     evaluation="--protocol paper --random"
+    if [ "$name" = cheetah-dir-paper ]; then seeds="1 2 3" several="fomaml anil"; fi
+    ;;
+navigation-fast | cheetah-dir-fast | cheetah-vel-fast)
+    evaluation="--protocol paper"
+    case $name in cheetah-vel-fast) learners=metasgd ;; *) learners=maml ;; esac
+    if [ "$name" = navigation-fast ]; then seeds="1 2 3"; fi
     ;;
 ant-dir) learners="maml rl2" evaluation="--tasks 40 --mismatched" ;;
 ant-vel) learners="maml rl2" evaluation="--tasks 20 --mismatched" ;;
 ant-goal) learners="maml oracle" evaluation="--tasks 20 --mismatched" ;;
 ant-vel-paper | ant-dir-paper) learners="maml oracle" evaluation="--protocol paper" ;;
-navigation-paper-original) learners=maml seeds="1 2 3" evaluation="--protocol paper" ;;
+navigation-paper-original) learners="maml mamlpp" several=maml seeds="1 2 3" evaluation="--protocol paper" ;;
 *-paper-original) learners=maml evaluation="--protocol paper" ;;
 cheetah-dir) learners="maml metasgd rl2" evaluation="--tasks 200" ;;
 cheetah-vel) learners="maml rl2" evaluation="--tasks 200" ;;
@@ -42,7 +48,7 @@ sinusoid)
     seeds="1 2 3" several=maml evaluation="--protocol paper"
     ;;
 sinusoid-frequency) learners="maml metasgd" evaluation="--tasks 600" ;;
-glyphs) learners="maml protonet" evaluation="--tasks 600" ;;
+glyphs | glyphs-20-way) learners="maml protonet" evaluation="--tasks 600" ;;
 glyphs-long) learners=maml evaluation="--tasks 600" ;;
 *)
     echo "error: no results of $name; there are some of the configurations named in docs/results.md and docs/bandits.md" >&2

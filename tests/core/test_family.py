@@ -149,9 +149,12 @@ def test_mamlpp_goes_from_first_order_and_all_steps_to_exact_and_the_last(outer,
     """What each of five meta-updates lowers, and how far it moves."""
     policy, steps = make_policy("gaussian"), 3
     config = dataclasses.replace(
-        make_config(steps, outer=outer), iterations=5, adam=AdamConfig(rate=0.01), sgd=SgdConfig(rate=0.01)
+        make_config(steps, outer=outer),
+        iterations=5,
+        adam=AdamConfig(rate=0.01, final_rate=1e-4, anneal_updates=3),
+        sgd=SgdConfig(rate=0.01),
     )
-    settings = MAMLPPSettings(multi_step_iterations=3, first_order_iterations=2, final_rate=1e-3)
+    settings = MAMLPPSettings(multi_step_iterations=3, first_order_iterations=2, final_rate=1e-3, anneal_iterations=5)
     learner = make_mamlpp(policy, config, settings)
     state = learner.init(random_params(policy, generator))
     assert [{leaf.dim() for leaf in entry.values()} for entry in state.meta.step_sizes] == [{0}] * steps
