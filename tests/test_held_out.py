@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from mamlrl.config.files import make_config, merge, shipped_settings
 from mamlrl.evaluation import held_out
-from mamlrl.evaluation.comparison import Evaluated, compare, pool, report
+from mamlrl.evaluation.comparison import Evaluated, base_settings, compare, pool, report
+from mamlrl.evaluation.examples import DIVERGED, estimates_of, with_divergence
 from mamlrl.rounds import Round
 from mamlrl.run_folder.figures import figure
 from mamlrl.statistics import INTERVALS, bounds
@@ -62,3 +64,25 @@ def test_intervals_do_not_depend_on_how_many_quantities_they_are_of_at_once() ->
     for kind in INTERVALS:
         together = bounds(values, kind)
         np.testing.assert_array_equal(together, np.stack([bounds(column, kind) for column in values.T], axis=1))
+
+
+def test_an_error_that_is_no_number_has_diverged_whatever_it_began_with() -> None:
+    measured = with_divergence({"error": np.array([[math.inf, 1.0], [math.nan, 11.0]])})
+    assert measured["error"].tolist() == [[math.inf, 1.0], [math.inf, 11.0]]
+    assert measured[DIVERGED].tolist() == [[1.0, 0.0], [1.0, 0.0]]
+    began = with_divergence({"error": np.array([[2.0, 0.0], [math.nan, 11.0]])})
+    assert began[DIVERGED].tolist() == [[0.0, 0.0], [1.0, 1.0]]
+    classes = with_divergence({"accuracy": np.array([[20.0]]), "loss": np.array([[math.nan]])})
+    assert classes["loss"].tolist() == [[math.inf]] and DIVERGED not in classes
+
+
+@pytest.mark.filterwarnings("error")
+def test_infinite_values_have_no_interval_and_no_warning() -> None:
+    (estimate,) = estimates_of(np.array([[math.inf, 1.0]]))
+    assert estimate.mean == math.inf and math.isnan(estimate.half_width)
+
+
+def test_runs_that_are_compared_adapt_to_as_many_examples_as_the_first_one() -> None:
+    config = make_config(merge(shipped_settings("glyphs"), {"data": {"shots": 3}, "eval": {"queries": 0}}))
+    settings = base_settings(config)
+    assert (settings.shots, settings.queries) == (3, config.data.queries)

@@ -153,7 +153,13 @@ def test_steps_that_are_no_gradient_steps_of_a_fixed_size_have_no_rows_of_h_v(di
 def test_runs_that_the_reference_cannot_stand_at_are_refused(command: Command, diagnose: Command) -> None:
     for learner, words in {"context": ["context"], "oracle": ["weight_0"]}.items():
         assert command(*SMALL, f"--learner {learner} --iterations 1 --out {learner}").code == 0
-        assert_fails(diagnose(f"{learner} --estimators log_prob {FEW}"), 2, "the reference, dice,", *words)
+        for estimators in ("--estimators log_prob", ""):
+            assert_fails(diagnose(f"{learner} {estimators} {FEW}"), 2, "the reference, dice,", *words)
+
+
+def test_learners_of_examples_and_untrained_ones_are_no_estimators(diagnose: Command) -> None:
+    assert_fails(diagnose("exact --estimators cnp"), 2, "--estimators has cnp, which does not learn from rollouts")
+    assert_fails(diagnose("exact --estimators random"), 2, "--estimators has random, which does not adapt")
 
 
 def test_nothing_to_gain_gives_dashes_and_a_note(diagnose: Command) -> None:

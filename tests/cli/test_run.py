@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,8 +20,9 @@ import mamlrl
 from mamlrl.envs.navigation import Navigation2DEnv
 from mamlrl.experiment import Experiment
 from mamlrl.learners.base import LearnerState
-from mamlrl.run_folder.checkpoints import read_content
+from mamlrl.run_folder.checkpoints import Progress, read_content
 from mamlrl.training import run as training
+from mamlrl.training.loop import save_if_best
 
 from .conftest import SMALL, Command, assert_fails, read_metrics, reproducible
 
@@ -103,6 +106,15 @@ def test_a_run_too_short_for_an_evaluation_names_no_best_return(small_run: Comma
     assert f"no evaluation was due (eval.every is 2), so none is best; the last policy is {last}\n" in outcome.out
     assert mamlrl.load("run").meta.init.keys() == read_content(Path(last))["state"]["meta"]["init"].keys()
     assert not Path("run/checkpoints/best.pt").exists()
+
+
+def test_a_score_that_is_no_number_is_not_the_best() -> None:
+    saved: list[float] = []
+    folder = SimpleNamespace(save_best=lambda progress: saved.append(progress.best_return))
+    progress = Progress(None, best_return=-0.5)  # type: ignore[arg-type]
+    for score in (math.nan, -1.0, -0.25):
+        progress = save_if_best(folder, progress, progress, score)  # type: ignore[arg-type]
+    assert saved == [-0.25] and progress.best_return == -0.25
 
 
 def test_the_best_checkpoint_holds_the_parameters_that_were_measured(small_run: Command) -> None:

@@ -92,6 +92,7 @@ def test_a_learner_that_needs_rewards_is_refused_with_the_reason(few: Command, l
         ("--environment.horizon 10", ["environment.horizon is 10"]),
         ("--environment.vectorization sync", ["environment.vectorization is 'sync'"]),
         ("--policy.min_std 0.1", ["policy.min_std is 0.1"]),
+        ("--policy.head per_state", ["policy.head is 'per_state'"]),
         ("--eval.rollouts 3", ["eval.rollouts is 3"]),
         ("--video.every 2", ["video.every is 2"]),
         ("--adaptation.inner_loss log_prob", ["adaptation.inner_loss", "'log_prob'", "'squared_error'"]),
