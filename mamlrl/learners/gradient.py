@@ -24,7 +24,7 @@ from mamlrl.learners.objective import (
     draw_share,
     surrogate,
 )
-from mamlrl.objectives import EXAMPLE_LOSSES, Loss, clipped_loss, with_derivatives_of
+from mamlrl.objectives import EXAMPLE_LOSSES, INNER_LOSSES, Loss, clipped_loss, with_derivatives_of
 from mamlrl.outer import OuterStep, make_outer
 from mamlrl.policies.base import Policy, tells_factors
 from mamlrl.structs import Batch, Data, MetaBatch, MetaParams, Params, cloned, flatten, unflatten
@@ -176,15 +176,18 @@ def check_preconditioner(policy: Policy, config: Config) -> None:
 
 
 def query_loss(config: Config) -> RoundLoss:
-    """The loss on the data of the adapted policies.
+    """The loss on the data of the adapted policies, as goes with the inner loss."""
+    return QUERY_LOSSES[config.adaptation.inner_loss](config)
 
-    That of examples is the inner loss itself. Of rollouts it is the surrogate, clipped where several steps are taken on
-    them without a bound.
-    """
-    of_examples = EXAMPLE_LOSSES.get(config.adaptation.inner_loss)
-    if of_examples is not None:
-        return with_derivatives_of(of_examples, partial(_as_round_loss, loss=of_examples))
+
+def _of_rollouts(config: Config) -> RoundLoss:
+    """The surrogate, clipped where several steps are taken on the rollouts without a bound."""
     return partial(clipped_surrogate, clip=config.adam.clip) if config.outer == "adam" else surrogate
+
+
+def _of_examples(loss: Loss, config: Config) -> RoundLoss:
+    """The inner loss itself."""
+    return with_derivatives_of(loss, partial(_as_round_loss, loss=loss))
 
 
 def _as_round_loss(
@@ -198,3 +201,10 @@ def clipped_surrogate(
 ) -> torch.Tensor:
     """`clipped_loss` as a `RoundLoss`."""
     return clipped_loss(distribution, outputs, batch, clip)
+
+
+QUERY_LOSSES: dict[str, Callable[[Config], RoundLoss]] = {
+    **dict.fromkeys(INNER_LOSSES, _of_rollouts),
+    **{name: partial(_of_examples, loss) for name, loss in EXAMPLE_LOSSES.items()},
+}
+"""Which loss is taken on the query data, by the inner loss."""
