@@ -13,7 +13,7 @@ folder=${2:-runs/reproduced/$name}
 seeds=1 several=""
 case $name in
 navigation-paper)
-    several="maml fomaml context imaml reptile promp anil cavia multitask oracle" learners="$several emaml dice metasgd mamlpp"
+    several="maml fomaml context imaml reptile promp anil cavia dice multitask oracle" learners="$several emaml metasgd mamlpp"
     seeds="1 2 3" evaluation="--protocol paper --random"
     ;;
 cheetah-dir-paper | cheetah-vel-paper)
