@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from mamlrl.config.files import make_config, merge, shipped_settings
+from mamlrl.errors import ConfigError
 from mamlrl.evaluation import held_out
 from mamlrl.evaluation.comparison import Evaluated, base_settings, compare, pool, report
 from mamlrl.evaluation.examples import DIVERGED, estimates_of, with_divergence
+from mamlrl.evaluation.protocols import eval_settings
 from mamlrl.rounds import Round
 from mamlrl.run_folder.figures import figure
 from mamlrl.statistics import INTERVALS, bounds
@@ -86,3 +88,9 @@ def test_runs_that_are_compared_adapt_to_as_many_examples_as_the_first_one() -> 
     config = make_config(merge(shipped_settings("glyphs"), {"data": {"shots": 3}, "eval": {"queries": 0}}))
     settings = base_settings(config)
     assert (settings.shots, settings.queries) == (3, config.data.queries)
+
+
+@pytest.mark.parametrize("name", ["shots", "queries"])
+def test_no_examples_are_refused_where_they_are_asked_for(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"--{name} is 0; it must be at least 1"):
+        eval_settings({name: 0}, None, prefix="--")

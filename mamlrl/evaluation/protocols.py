@@ -225,6 +225,9 @@ def eval_settings(
     excluded = ", ".join(f"{prefix}{name}" for name in given if name != "steps")
     if protocol and excluded:
         raise ConfigError(f"{prefix}protocol {protocol} excludes {excluded}: the protocol says what they are")
+    for name in ("shots", "queries"):
+        if given.get(name) == 0:  # which in a run's settings is as many as in training
+            raise ConfigError(f"{prefix}{name} is 0; it must be at least 1")
     try:
         typed(general, Config)
         return typed(dataclasses.asdict(base) | given, EvalConfig)
