@@ -189,18 +189,23 @@ def images(extra: str = "") -> np.ndarray:
     """
     paths = _extra_fonts(extra)
     path = cache_folder() / f"glyphs-{_key([*font_files(), *paths])}.npy"
-    if path.is_file():
-        try:
-            cached = np.load(path, mmap_mode="r")
-            if cached.shape == (len(characters()), DRAWERS, SIDE, SIDE) and cached.dtype == np.uint8:
-                return cached
-        except (OSError, ValueError):  # damaged: drawn again
-            pass
+    cached = from_cache(path, (len(characters()), DRAWERS, SIDE, SIDE))
+    if cached is not None:
+        return cached
     drawn = draw_all(paths)
     if not paths and hashlib.sha256(drawn.tobytes()).hexdigest() != KNOWN_HASH:
         say("note: glyphs look a little different here than where the documented results are of (another FreeType)")
     _keep(path, drawn)
     return drawn
+
+
+def from_cache(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Images uint8 of a file of the cache, mapped into memory; None where it is missing or another."""
+    try:
+        cached = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    return cached if cached.shape == shape and cached.dtype == np.uint8 else None
 
 
 def _keep(path: Path, drawn: np.ndarray) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from mamlrl.config.schema import require
 from mamlrl.errors import ConfigError, UserError, cut, described, shown
-from mamlrl.supervised.glyphs import cache_folder
+from mamlrl.supervised.glyphs import cache_folder, from_cache
 from mamlrl.supervised.images import ImageTasks, flag
 
 OMNIGLOT = "images_background/ALPHABET/CHARACTER/*.png and images_evaluation/ALPHABET/CHARACTER/*.png"
@@ -119,7 +119,8 @@ def decoded(name: str, classes: Classes, shape: tuple[int, ...]) -> np.ndarray:
     listed = [(str(file.resolve()), file.stat().st_size) for file in files]
     key = hashlib.sha256(f"{VERSION} {shape} {listed}".encode()).hexdigest()[:16]
     path = cache_folder() / f"{name}-{key}.npy"
-    if not _holds(path, (len(files), *shape)):
+    images: Any = from_cache(path, (len(files), *shape))
+    if images is None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.partial")
         try:
@@ -130,16 +131,8 @@ def decoded(name: str, classes: Classes, shape: tuple[int, ...]) -> np.ndarray:
             os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    images: Any = np.load(path, mmap_mode="r")
+        images = np.load(path, mmap_mode="r")
     return images.reshape(len(classes), count, *shape)
-
-
-def _holds(path: Path, shape: tuple[int, ...]) -> bool:
-    """Whether a file of the cache is there, and whole."""
-    try:
-        return bool(np.load(path, mmap_mode="r").shape == shape)
-    except (OSError, ValueError, EOFError):
-        return False
 
 
 def _pixels(file: Path, shape: tuple[int, ...]) -> np.ndarray:
